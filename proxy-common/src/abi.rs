@@ -1,0 +1,277 @@
+//! Keys and values of every kernel table: plain bytes with names, no implicit padding, sizes asserted.
+//!
+//! A layout or meaning that changes here raises [`crate::tables::ABI_VERSION`]. What is switched is one aligned 8-byte
+//! word; everything behind it is immutable until its grace period ends (array values are copied in place and tear).
+
+use crate::addr::{Addr, Be16};
+
+/// Marks a type as plain data and pins its size: `repr(C)`, every byte a named field.
+macro_rules! abi {
+    ($($t:ty = $size:literal),* $(,)?) => { $(
+        const _: () = assert!(size_of::<$t>() == $size, "a field or its padding changed: raise ABI_VERSION");
+        #[cfg(feature = "user")]
+        #[expect(unsafe_code, reason = "aya asks for the marker; this file is one of the rooms for unsafe")]
+        // SAFETY: repr(C), Copy, no padding: the size asserted above is the sum of the fields.
+        unsafe impl aya::Pod for $t {}
+    )* };
+}
+
+/// FRONTENDS: what a client dials. A node port has [`Addr::unspecified`] of its family as address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    pub addr: Addr,
+    pub port: Be16,
+    /// IANA number: TCP 6, UDP 17, SCTP 132.
+    pub proto: u8,
+    pub pad: u8,
+}
+
+/// FRONTEND, by frontend id: a copy of its key and the service port behind it.
+///
+/// The copy catches a hash element that was recycled under a reader: a copy that differs from what was asked means
+/// "look again". Zero `kind` means unused. Immutable while an entry of FRONTENDS names it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    pub key: FrontendKey,
+    /// Index into SERVICE.
+    pub service: u32,
+    /// One of `Frontend::KIND_*`.
+    pub kind: u32,
+}
+
+impl Frontend {
+    pub const KIND_UNUSED: u32 = 0;
+    /// ClusterIP: internalTrafficPolicy decides.
+    pub const KIND_CLUSTER_IP: u32 = 1;
+    /// Node port: externalTrafficPolicy decides.
+    pub const KIND_NODE_PORT: u32 = 2;
+    /// externalIP: externalTrafficPolicy decides.
+    pub const KIND_EXTERNAL_IP: u32 = 3;
+    /// Load-balancer address: externalTrafficPolicy decides, after loadBalancerSourceRanges.
+    pub const KIND_LOAD_BALANCER: u32 = 4;
+}
+
+/// SERVICE, by service port id: the one word that is switched. The number of a VERSION; 0 means none (refuse).
+pub type ServiceWord = u64;
+
+/// A run of SLOTS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub struct Range {
+    pub start: u32,
+    pub len: u32,
+}
+
+/// VERSION: all that one service port is, immutable once SERVICE names it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The cluster set of specification B3.
+    pub cluster: Range,
+    /// The local set of specification B3; only filled when a policy is Local.
+    pub local: Range,
+    /// ClientIP affinity in seconds, 0 for none (specification B8).
+    pub affinity_seconds: u32,
+    /// `Version::INTERNAL_LOCAL` and others.
+    pub flags: u32,
+    /// The service port that owns this version; guards against a stale word.
+    pub service: u32,
+    /// `Version::SCHEDULER_*`.
+    pub scheduler: u32,
+}
+
+impl Version {
+    /// internalTrafficPolicy is Local.
+    pub const INTERNAL_LOCAL: u32 = 1;
+    /// externalTrafficPolicy is Local (and honoured, specification B1).
+    pub const EXTERNAL_LOCAL: u32 = 1 << 1;
+    /// Some endpoint is usable somewhere (`hasAny`, B3): an empty set then means drop, not reject.
+    pub const HAS_ANY: u32 = 1 << 2;
+    /// loadBalancerSourceRanges restrict this family: SOURCES must be asked (B9).
+    pub const SOURCE_RANGES: u32 = 1 << 3;
+    /// The node's own address passes the source ranges: host processes may dial (B9 own-node allowance included).
+    pub const SOURCE_NODE_ALLOWED: u32 = 1 << 4;
+
+    pub const SCHEDULER_RANDOM: u32 = 0;
+}
+
+/// BACKENDS, by backend id: one endpoint of one service port.
+///
+/// An id that is freed keeps its address and gets `generation` and `flags` 0 for a grace period before it is given
+/// away again, so who remembers (id, generation) is never misled. Generations start at 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub addr: Addr,
+    pub port: Be16,
+    /// `Backend::IN_CLUSTER_SET` and others.
+    pub flags: u16,
+    pub service: u32,
+    pub generation: u32,
+    /// Reserved: zone number.
+    pub zone: u32,
+}
+
+impl Backend {
+    /// A member of the cluster set.
+    pub const IN_CLUSTER_SET: u16 = 1;
+    /// A member of the local set.
+    pub const IN_LOCAL_SET: u16 = 1 << 1;
+    /// The endpoint's `serving` condition: flows of UDP stay (specification C1).
+    pub const SERVING: u16 = 1 << 2;
+    /// The endpoint runs on this node.
+    pub const ON_THIS_NODE: u16 = 1 << 3;
+    /// The endpoint is terminating.
+    pub const TERMINATING: u16 = 1 << 4;
+}
+
+/// STATS, by backend id: counters that the socket hooks raise with relaxed adds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BackendStats {
+    /// Connections and UDP flows ever sent there by this id.
+    pub total: u64,
+    /// Open now: a gauge, wrapping; the agent recalibrates it from SOCKETS.
+    pub open: u64,
+}
+
+/// ADDRS values: what an address is to this node. Asked only when FRONTENDS has no entry.
+pub mod address {
+    /// The node owns it: never hijacked.
+    pub const OWN: u32 = 1;
+    /// Node ports are served on it.
+    pub const NODE_PORT: u32 = 1 << 1;
+    /// It is the ClusterIP of a Service: undefined ports are refused.
+    pub const CLUSTER_IP: u32 = 1 << 2;
+    /// A loopback address: belongs to the caller's own network namespace.
+    pub const LOOPBACK: u32 = 1 << 3;
+}
+
+/// SOURCES key: longest-prefix match over service port and client address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceKey {
+    /// Bits of `service` and `addr` that count: 32 + the prefix (an IPv4 prefix adds 96). Native byte order (kernel ABI).
+    pub prefix_len: u32,
+    /// Big-endian service port id, so that whole ids compare.
+    pub service: [u8; 4],
+    pub addr: Addr,
+}
+
+/// The part of [`SourceKey`] behind the prefix length, as LPM tries of aya want it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceData {
+    pub service: [u8; 4],
+    pub addr: Addr,
+}
+
+/// A ServiceCIDR: the leading `prefix_len` bits (IPv4: 96 more) of `addr`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Cidr {
+    pub addr: Addr,
+    pub prefix_len: u32,
+}
+
+/// How many ServiceCIDRs CONFIG holds.
+pub const SERVICE_CIDRS: usize = 8;
+
+/// CONFIG, one entry: what may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Config {
+    pub service_cidrs: [Cidr; SERVICE_CIDRS],
+    pub service_cidr_count: u32,
+    /// `Config::DETECTOR_V4` and others.
+    pub flags: u32,
+    /// Seconds a UDP flow without / with replies keeps its backend (nf_conntrack_udp_timeout, ..._stream).
+    pub udp_timeout: u32,
+    pub udp_stream_timeout: u32,
+}
+
+impl Config {
+    /// A local-traffic detector exists for IPv4 / IPv6 (specification B6): pods get B5's short-circuit.
+    pub const DETECTOR_V4: u32 = 1;
+    pub const DETECTOR_V6: u32 = 1 << 1;
+}
+
+/// AFFINITY key: one client of one service port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// The client's address (packet path), or its network namespace cookie (socket path, see `AffinityKey::namespace`).
+    pub client: Addr,
+    pub service: u32,
+    pub pad: u32,
+}
+
+impl AffinityKey {
+    /// The client "network namespace `cookie`". The first byte 0xff is multicast: no client address has it.
+    #[inline(always)]
+    pub const fn namespace(cookie: u64, service: u32) -> Self {
+        let [a, b, c, d, e, f, g, h] = cookie.to_be_bytes();
+        let client = Addr([0xff, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h]);
+        Self { client, service, pad: 0 }
+    }
+}
+
+/// AFFINITY value: valid only while BACKENDS[backend] has this generation and is in the set asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    pub backend: u32,
+    pub generation: u32,
+    /// CLOCK_MONOTONIC nanoseconds of the last new flow.
+    pub used: u64,
+}
+
+/// SOCKETS and SOCKETS_MORE: one flow of one socket, what it dialled and where it went. One cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFlow {
+    /// Socket cookie; 0 means the slot is free.
+    pub cookie: u64,
+    /// CLOCK_MONOTONIC nanoseconds of the last datagram out (UDP) or of connect (TCP).
+    pub used: u64,
+    pub frontend_addr: Addr,
+    pub backend_addr: Addr,
+    pub frontend_port: Be16,
+    pub backend_port: Be16,
+    pub proto: u8,
+    /// `SocketFlow::CONNECTED` and others.
+    pub flags: u8,
+    /// [`crate::tables::ABI_VERSION`] of the program that wrote it: old and new programs share the table.
+    pub abi: u16,
+    pub backend: u32,
+    pub generation: u32,
+}
+
+impl SocketFlow {
+    /// Made by connect, not by a datagram.
+    pub const CONNECTED: u8 = 1;
+    /// A reply was seen: the stream timeout applies.
+    pub const REPLIED: u8 = 1 << 1;
+    /// The socket has more flows in SOCKETS_MORE.
+    pub const HAS_MORE: u8 = 1 << 2;
+}
+
+abi! {
+    FrontendKey = 20,
+    Frontend = 28,
+    Range = 8,
+    Version = 32,
+    Backend = 32,
+    BackendStats = 16,
+    SourceKey = 24,
+    SourceData = 20,
+    Cidr = 20,
+    Config = 176,
+    AffinityKey = 24,
+    Affinity = 16,
+    SocketFlow = 64,
+    Addr = 16,
+    Be16 = 2,
+}

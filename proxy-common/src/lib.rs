@@ -1,0 +1,15 @@
+//! The contract between the kernel programs and the agent, and every rule about packets and choices.
+//!
+//! ```text
+//! dialled address -> FRONTENDS -> FRONTEND -> SERVICE word -> VERSION -> SLOTS -> BACKENDS -> where it goes
+//!                 \-> ADDRS (only on a miss): leave alone, try the node port, or refuse
+//! ```
+//!
+//! In: bytes of addresses and tables, through traits. Out: a verdict. Refuses to know: kernel contexts, map handles,
+//! Kubernetes. Builds without the standard library and runs the same in the kernel, in the agent and in a unit test.
+#![no_std]
+
+pub mod abi;
+pub mod addr;
+pub mod reason;
+pub mod tables;

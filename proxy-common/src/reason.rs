@@ -1,0 +1,44 @@
+//! Every way in which a hook can end, each a counter in REASONS and a name that people read.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
+        /// Why a hook did what it did; the number is the index into REASONS.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant),* }
+
+        impl Reason {
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Stable name for people and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A new connection or flow was sent to a backend.
+    Translated = "translated",
+    /// A datagram followed the flow its socket already had.
+    FollowedFlow = "followed_flow",
+    /// No backend is usable anywhere: refused (B5 reject).
+    NoEndpoints = "no_endpoints",
+    /// Backends exist, but none here, and the policy is Local: unreachable (B5 drop).
+    NoLocalEndpoints = "no_local_endpoints",
+    /// A port of a ClusterIP that no Service defines: refused.
+    UndefinedPort = "undefined_port",
+    /// An address inside a ServiceCIDR that no Service has: unreachable.
+    UnallocatedAddress = "unallocated_address",
+    /// loadBalancerSourceRanges exclude the client: unreachable.
+    SourceNotAllowed = "source_not_allowed",
+    /// A pod dialled a frontend with source ranges, which only the packet hooks can decide: refused.
+    SourceUnknown = "source_unknown",
+    /// Tables contradicted each other three times in a row: refused, never misdirected.
+    TablesChanging = "tables_changing",
+    /// A socket's flow could not be stored: refused, so that a reply is never misread.
+    SocketTableFull = "socket_table_full",
+    /// An older flow of a socket with many frontends was forgotten to make room.
+    SocketFlowEvicted = "socket_flow_evicted",
+}

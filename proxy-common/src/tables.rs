@@ -1,0 +1,71 @@
+//! Names, capacities and version of the kernel tables, and the look-ups that a decision needs.
+
+use crate::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, ServiceWord, Version};
+use crate::addr::Addr;
+
+/// Raised with every change of a layout or meaning in [`crate::abi`]; the pin folder carries it.
+pub const ABI_VERSION: u16 = 1;
+
+/// Names of the maps, as pinned and as `bpftool` shows them.
+pub mod name {
+    pub const FRONTENDS: &str = "FRONTENDS";
+    pub const FRONTEND: &str = "FRONTEND";
+    pub const SERVICE: &str = "SERVICE";
+    pub const VERSION: &str = "VERSION";
+    pub const SLOTS: &str = "SLOTS";
+    pub const BACKENDS: &str = "BACKENDS";
+    pub const STATS: &str = "STATS";
+    pub const ADDRS: &str = "ADDRS";
+    pub const SOURCES: &str = "SOURCES";
+    pub const CONFIG: &str = "CONFIG";
+    pub const AFFINITY: &str = "AFFINITY";
+    pub const SOCKETS: &str = "SOCKETS";
+    pub const SOCKETS_MORE: &str = "SOCKETS_MORE";
+    pub const REASONS: &str = "REASONS";
+}
+
+/// How many entries each table holds unless told otherwise: 10,000 Services and 250,000 endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub frontends: u32,
+    pub services: u32,
+    pub versions: u32,
+    pub slots: u32,
+    pub backends: u32,
+    pub addrs: u32,
+    pub sources: u32,
+    pub affinity: u32,
+    pub sockets: u32,
+}
+
+impl Capacity {
+    pub const DEFAULT: Self = Self {
+        frontends: 65_536,
+        services: 32_768,
+        versions: 65_536,
+        slots: 786_432,
+        backends: 262_144,
+        addrs: 65_536,
+        sources: 16_384,
+        affinity: 65_536,
+        sockets: 65_536,
+    };
+}
+
+/// The look-ups a decision needs. The kernel implements them over maps, `sluice list` over pinned maps, tests over
+/// plain collections. Values are copies: what is switched is one word, the rest is immutable while it can be reached.
+pub trait Tables {
+    fn frontend_id(&self, key: &FrontendKey) -> Option<u32>;
+    fn frontend(&self, id: u32) -> Option<Frontend>;
+    fn service(&self, id: u32) -> Option<ServiceWord>;
+    fn version(&self, number: u32) -> Option<Version>;
+    fn slot(&self, index: u32) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<Backend>;
+    /// Flags of [`crate::abi::address`].
+    fn address(&self, addr: &Addr) -> Option<u32>;
+    /// True when a source range of service port `service` holds `client`.
+    fn source_allowed(&self, service: u32, client: &Addr) -> bool;
+    fn config(&self) -> Option<&Config>;
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    fn remember(&self, key: &AffinityKey, value: &Affinity);
+}

@@ -1,0 +1,18 @@
+//! The agent of Sluice: what the cluster says in, kernel tables out.
+//!
+//! ```text
+//! API server or manifest files
+//!     -> watch | manifests  typed changes: Apply, Delete, Reset; "synced" when every kind has been listed
+//!     -> model              what the cluster says now
+//!     -> desired            model + this node -> what every service port should be            (pure)
+//!     -> plan               what it should be vs what the kernel holds -> ordered Ops         (pure)
+//!     -> maps               apply the ops
+//!     -> hooks              connect, sendmsg, recvmsg, getpeername (attach puts them there)
+//! ```
+//!
+//! Nothing flows back except counters and status. Without the feature `io` the pure part builds alone.
+
+pub mod desired;
+pub mod maps;
+pub mod model;
+pub mod plan;

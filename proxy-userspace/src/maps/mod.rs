@@ -1,0 +1,53 @@
+//! The kernel tables behind one narrow interface.
+//!
+//! In: [`Op`]s. Out: a [`Snapshot`] of what the tables hold. `kernel` is the real thing, `memory` a stand-in that can be
+//! told to fail.
+
+use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version};
+use proxy_common::addr::Addr;
+use proxy_common::tables::Capacity;
+
+use crate::plan::Op;
+
+/// A table store.
+pub trait MapStore {
+    fn capacity(&self) -> Capacity;
+    /// Everything the tables hold. Bytes are as found: the reader validates them.
+    fn read(&self) -> Result<Snapshot, MapError>;
+    /// Applies ops in order and stops at the first failure; says how many were applied.
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
+}
+
+/// What the tables hold. Arrays: only entries that are not zero, by index.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    pub frontends: Vec<(FrontendKey, u32)>,
+    pub frontend: Vec<(u32, Frontend)>,
+    pub service: Vec<(u32, ServiceWord)>,
+    pub version: Vec<(u32, Version)>,
+    /// The whole arena up to the last slot that is not zero.
+    pub slots: Vec<u32>,
+    pub backends: Vec<(u32, Backend)>,
+    pub addrs: Vec<(Addr, u32)>,
+    pub sources: Vec<SourceKey>,
+    pub config: Option<Config>,
+}
+
+/// A table could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("table {table}: {action} failed: {source}")]
+pub struct MapError {
+    pub table: &'static str,
+    pub action: &'static str,
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Op number `applied` failed; those before it are in the kernel.
+#[derive(Debug, thiserror::Error)]
+#[error("after {applied} writes: {error}")]
+pub struct ApplyError {
+    pub applied: usize,
+    #[source]
+    pub error: MapError,
+}
