@@ -12,6 +12,12 @@
 //!
 //! Nothing flows back except counters and status. Without the feature `io` the pure part builds alone.
 
+#[cfg(feature = "io")]
+pub mod agent;
+#[cfg(feature = "io")]
+pub mod args;
+#[cfg(feature = "io")]
+pub mod config;
 pub mod desired;
 pub mod maps;
 pub mod model;

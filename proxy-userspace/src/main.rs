@@ -1,1 +1,43 @@
-fn main() {}
+//! The binary `sluice`: parse, start, turn the result into an exit code.
+
+use std::process::ExitCode;
+
+use proxy_userspace::args::{self, Command};
+use proxy_userspace::config::Config;
+
+/// The command line was not understood; nothing was touched.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = match args::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => {
+            // Nobody to tell when standard error is closed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let result = match args.command {
+        Command::Run(run) => match Config::new(&run, &hostname()) {
+            Ok(config) => proxy_userspace::agent::run(&config),
+            Err(invalid) => return fail(&invalid.into(), USAGE),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+/// Prints an error with everything that led to it, one cause a line.
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("Error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+    ExitCode::from(code)
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
