@@ -2,12 +2,7 @@
 //!
 //! They decode from the JSON of an API server and from YAML files alike; unknown fields are passed over.
 
-use serde::{Deserialize, Deserializer, Serialize};
-
-/// API servers write `null` for an empty list (`endpoints`, `ports`), people write nothing behind `labels:`.
-fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(field: D) -> Result<T, D::Error> {
-    Option::deserialize(field).map(Option::unwrap_or_default)
-}
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -25,21 +20,16 @@ pub struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    #[serde(deserialize_with = "nullable")]
     pub labels: std::collections::BTreeMap<String, String>,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    #[serde(deserialize_with = "nullable")]
     pub annotations: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Service {
-    #[serde(deserialize_with = "nullable")]
     pub metadata: Metadata,
-    #[serde(deserialize_with = "nullable")]
     pub spec: ServiceSpec,
-    #[serde(deserialize_with = "nullable")]
     pub status: ServiceStatus,
 }
 
@@ -51,16 +41,11 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
-    #[serde(deserialize_with = "nullable")]
     pub cluster_ips: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
     pub ip_families: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,
     #[serde(rename = "externalIPs")]
-    #[serde(deserialize_with = "nullable")]
     pub external_ips: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
     pub load_balancer_source_ranges: Vec<String>,
     pub session_affinity: Option<String>,
     pub session_affinity_config: Option<SessionAffinityConfig>,
@@ -94,14 +79,12 @@ pub struct ClientIpConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
-    #[serde(deserialize_with = "nullable")]
     pub load_balancer: LoadBalancerStatus,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoadBalancerStatus {
-    #[serde(deserialize_with = "nullable")]
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
@@ -115,21 +98,16 @@ pub struct LoadBalancerIngress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
-    #[serde(deserialize_with = "nullable")]
     pub metadata: Metadata,
     pub address_type: String,
-    #[serde(deserialize_with = "nullable")]
     pub endpoints: Vec<Endpoint>,
-    #[serde(deserialize_with = "nullable")]
     pub ports: Vec<EndpointPort>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
-    #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
     pub conditions: EndpointConditions,
     pub node_name: Option<String>,
     pub hints: Option<EndpointHints>,
@@ -146,9 +124,7 @@ pub struct EndpointConditions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
-    #[serde(deserialize_with = "nullable")]
     pub for_zones: Vec<Hint>,
-    #[serde(deserialize_with = "nullable")]
     pub for_nodes: Vec<Hint>,
 }
 
@@ -169,11 +145,8 @@ pub struct EndpointPort {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Node {
-    #[serde(deserialize_with = "nullable")]
     pub metadata: Metadata,
-    #[serde(deserialize_with = "nullable")]
     pub spec: NodeSpec,
-    #[serde(deserialize_with = "nullable")]
     pub status: NodeStatus,
 }
 
@@ -181,9 +154,7 @@ pub struct Node {
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSpec {
     #[serde(rename = "podCIDRs")]
-    #[serde(deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
     pub taints: Vec<Taint>,
 }
 
@@ -196,7 +167,6 @@ pub struct Taint {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeStatus {
-    #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<NodeAddress>,
 }
 
@@ -211,33 +181,12 @@ pub struct NodeAddress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceCidr {
-    #[serde(deserialize_with = "nullable")]
     pub metadata: Metadata,
-    #[serde(deserialize_with = "nullable")]
     pub spec: ServiceCidrSpec,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceCidrSpec {
-    #[serde(deserialize_with = "nullable")]
     pub cidrs: Vec<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn null_means_nothing_given() {
-        let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
-            "metadata": { "name": "a", "labels": null },
-            "addressType": "IPv4",
-            "endpoints": null,
-            "ports": null,
-        }))
-        .unwrap();
-        assert_eq!(slice.metadata.name, "a");
-        assert!(slice.endpoints.is_empty() && slice.ports.is_empty());
-    }
 }
