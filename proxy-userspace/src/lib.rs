@@ -17,8 +17,16 @@ pub mod agent;
 #[cfg(feature = "io")]
 pub mod args;
 #[cfg(feature = "io")]
+pub mod attach;
+#[cfg(feature = "io")]
+pub mod cli;
+#[cfg(feature = "io")]
 pub mod config;
 pub mod desired;
+#[cfg(feature = "io")]
+pub mod lock;
 pub mod maps;
 pub mod model;
 pub mod plan;
+#[cfg(feature = "io")]
+pub mod sys;

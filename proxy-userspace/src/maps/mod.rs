@@ -3,6 +3,11 @@
 //! In: [`Op`]s. Out: a [`Snapshot`] of what the tables hold. `kernel` is the real thing, `memory` a stand-in that can be
 //! told to fail.
 
+#[cfg(feature = "io")]
+pub mod kernel;
+#[cfg(feature = "io")]
+pub mod pinned;
+
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version};
 use proxy_common::addr::Addr;
 use proxy_common::tables::Capacity;

@@ -1,0 +1,145 @@
+//! The embedded kernel object: loaded once per start, with its tables taken from or pinned into a folder.
+//!
+//! In: the folder of the tables, capacities, the node's namespace cookie. Out: loaded programs. Refuses to know where
+//! they are attached.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use aya::programs::{CgroupAttachMode, Program, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Ebpf, EbpfLoader};
+use proxy_common::tables::{Capacity, name};
+
+use crate::maps::pinned::LAYOUTS;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
+
+/// Tables that only the programs use, pinned so that the next agent's programs find the same ones.
+const PRIVATE_TABLES: [&str; 2] = [name::SOCKETS_MORE, name::REASONS];
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    #[error("this build has no kernel programs: run `cargo xtask build-ebpf` and build again")]
+    Missing,
+    #[error("loading the kernel programs: {}{}", chain(.0), advice(.0))]
+    Load(#[source] aya::EbpfError),
+    #[error("the kernel refused program {program}: {}", chain(.source))]
+    Program {
+        program: String,
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    #[error("program {0} is of a kind that cannot be attached to a cgroup")]
+    Kind(String),
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Object {
+    ebpf: Ebpf,
+}
+
+/// One loaded program, with the name it has in the object, in `bpftool` and as a pinned link.
+#[derive(Debug)]
+pub struct LoadedProgram<'a> {
+    pub name: &'a str,
+    program: &'a mut Program,
+}
+
+impl Object {
+    /// Loads the programs over the tables pinned in `folder`, making and pinning those that are not there.
+    pub fn load(folder: &Path, capacity: &Capacity, netns_cookie: Option<u64>) -> Result<Self, ObjectError> {
+        if OBJECT.is_empty() {
+            return Err(ObjectError::Missing);
+        }
+        let has_set_retval = u8::from(has_set_retval());
+        let cookie = netns_cookie.unwrap_or(0);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
+        loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+        for layout in LAYOUTS {
+            loader.map_pin_path(layout.name, folder.join(layout.name));
+            if let Some(entries) = (layout.entries)(capacity) {
+                loader.map_max_entries(layout.name, entries);
+            }
+        }
+        for table in PRIVATE_TABLES {
+            loader.map_pin_path(table, folder.join(table));
+        }
+        let mut object = Self { ebpf: loader.load(OBJECT).map_err(ObjectError::Load)? };
+        object.load_programs()?;
+        Ok(object)
+    }
+
+    fn load_programs(&mut self) -> Result<(), ObjectError> {
+        for (program, loaded) in self.ebpf.programs_mut() {
+            let result = match loaded {
+                Program::CgroupSockAddr(hook) => hook.load(),
+                Program::CgroupSock(hook) => hook.load(),
+                _ => return Err(ObjectError::Kind(program.to_owned())),
+            };
+            result.map_err(|source| ObjectError::Program { program: program.to_owned(), source })?;
+        }
+        Ok(())
+    }
+
+    pub fn programs(&mut self) -> impl Iterator<Item = LoadedProgram<'_>> {
+        self.ebpf.programs_mut().map(|(name, program)| LoadedProgram { name, program })
+    }
+
+    pub fn program_names(&self) -> Vec<String> {
+        self.ebpf.programs().map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
+impl LoadedProgram<'_> {
+    /// The loaded program's descriptor.
+    pub fn fd(&self) -> Result<BorrowedFd<'_>, aya::programs::ProgramError> {
+        self.program.fd().map(AsFd::as_fd)
+    }
+
+    /// Attaches beside whatever others have attached and pins the link at `pin`.
+    pub fn attach(&mut self, cgroup: impl AsFd, pin: &Path) -> Result<(), String> {
+        use aya::programs::links::FdLink;
+        let mode = CgroupAttachMode::AllowMultiple;
+        let link: FdLink = match &mut *self.program {
+            Program::CgroupSockAddr(hook) => {
+                let id = hook.attach(cgroup, mode).map_err(|error| chain(&error))?;
+                hook.take_link(id).map_err(|error| chain(&error))?.try_into()
+            }
+            Program::CgroupSock(hook) => {
+                let id = hook.attach(cgroup, mode).map_err(|error| chain(&error))?;
+                hook.take_link(id).map_err(|error| chain(&error))?.try_into()
+            }
+            _ => return Err("not a program for cgroups".to_owned()),
+        }
+        .map_err(|error| chain(&error))?;
+        link.pin(pin).map(drop).map_err(|error| chain(&error))
+    }
+}
+
+/// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.
+pub fn has_set_retval() -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+/// What to do about the commonest causes.
+fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    let errno = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    match errno {
+        Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_BPF and CAP_NET_ADMIN)",
+        Some(libc::ENOMEM) => " (not enough memory: lower --max-… or raise the memory limit)",
+        _ => "",
+    }
+}

@@ -1,0 +1,288 @@
+//! The pin folder: everything of ours that outlives a process.
+//!
+//! ```text
+//! <pin-dir>/v1/NAME       the tables of this ABI version, complete
+//! <pin-dir>/v1-new/NAME   tables that are being filled; nothing uses them yet
+//! <pin-dir>/links/NAME    what is attached, whichever tables it uses: frozen over ABI versions
+//! ```
+//!
+//! A folder gets its final name in one rename after its tables were filled, so whatever is found under that name is a
+//! complete state. In: the folder's path. Out: paths and checks. Refuses to know programs.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::{AccessFlags, access};
+use proxy_common::tables::{ABI_VERSION, Capacity};
+
+use crate::maps::pinned::{LAYOUTS, Layout};
+use crate::sys::bpf::{Kind, MapInfo, Pin, map_info};
+
+const LINKS: &str = "links";
+const STAGING: &str = "-new";
+const SUPERSEDED: &str = "-old";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error("pin folder {path} is not on a BPF filesystem: mount one (`mount -t bpf bpf /sys/fs/bpf`; in a pod mount the node's /sys/fs/bpf), or name a folder on one with --pin-dir")]
+    NotBpffs { path: PathBuf },
+    #[error("pin folder {path} is read-only: mount the BPF filesystem writable (`mount -o remount,rw /sys/fs/bpf`)")]
+    ReadOnly { path: PathBuf },
+    #[error("pin folder {path} is the BPF filesystem itself: name a folder inside of it with --pin-dir, for example {path}/sluice")]
+    WholeFilesystem { path: PathBuf },
+    #[error("pin folder {path} holds {entry:?}, which sluice did not put there: name another --pin-dir, or remove it if nobody needs it")]
+    Foreign { path: PathBuf, entry: String },
+    #[error("pin folder {path} belongs to user {owner}: name another --pin-dir")]
+    Owner { path: PathBuf, owner: u32 },
+    #[error("{action} {path}: {source}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => PinError::ReadOnly { path },
+        _ => PinError::Io { action, path, source },
+    }
+}
+
+/// The pin folder of one node.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Names the folder without touching it.
+    pub fn at(pin_dir: &Path) -> Self {
+        Self { root: pin_dir.to_owned() }
+    }
+
+    /// Makes the folder, or checks that what is there is ours.
+    pub fn prepare(pin_dir: &Path) -> Result<Self, PinError> {
+        let folder = Self::at(pin_dir);
+        folder.check_filesystem()?;
+        make(pin_dir)?;
+        folder.check_ours()?;
+        fs::set_permissions(pin_dir, fs::Permissions::from_mode(0o700)).map_err(fail("restricting", pin_dir))?;
+        Ok(folder)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The complete tables of our ABI version.
+    pub fn current(&self) -> PathBuf {
+        self.root.join(version_name(""))
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join(version_name(STAGING))
+    }
+
+    pub fn links(&self) -> PathBuf {
+        self.root.join(LINKS)
+    }
+
+    fn check_filesystem(&self) -> Result<(), PinError> {
+        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let kind = statfs(existing).map_err(|errno| fail("looking at", existing)(errno.into()))?.filesystem_type();
+        if kind != BPF_FS_MAGIC {
+            return Err(PinError::NotBpffs { path: self.root.clone() });
+        }
+        access(existing, AccessFlags::W_OK).map_err(|errno| fail("writing to", existing)(errno.into()))?;
+        if existing == self.root && is_mount_point(existing) {
+            return Err(PinError::WholeFilesystem { path: self.root.clone() });
+        }
+        Ok(())
+    }
+
+    fn check_ours(&self) -> Result<(), PinError> {
+        let owner = fs::metadata(&self.root).map_err(fail("looking at", &self.root))?.uid();
+        if owner != nix::unistd::geteuid().as_raw() {
+            return Err(PinError::Owner { path: self.root.clone(), owner });
+        }
+        match self.entries()?.into_iter().find(|entry| !is_ours(entry)) {
+            Some(entry) => Err(PinError::Foreign { path: self.root.clone(), entry }),
+            None => Ok(()),
+        }
+    }
+
+    fn entries(&self) -> Result<Vec<String>, PinError> {
+        names(&self.root).map_err(fail("reading", &self.root))
+    }
+
+    /// Whether complete, usable tables are pinned: `Ok(false)` when there are none, an error with the reason when they
+    /// are not usable.
+    pub fn check_current(&self) -> Result<bool, String> {
+        let current = self.current();
+        if fs::symlink_metadata(&current).is_err() {
+            return Ok(false);
+        }
+        for layout in LAYOUTS {
+            check_table(&current.join(layout.name), layout)?;
+        }
+        Ok(true)
+    }
+
+    /// An empty staging folder; what an interrupted start left there goes.
+    pub fn make_staging(&self) -> Result<PathBuf, PinError> {
+        let staging = self.staging();
+        remove(&staging)?;
+        make(&staging)?;
+        Ok(staging)
+    }
+
+    /// Gives the staging folder the name of the current one. Nothing to do when there is no staging folder.
+    ///
+    /// The folder that was current steps aside first; should we die in between, the next start fills a new one while
+    /// the attached programs go on with the tables they hold.
+    pub fn promote_staging(&self) -> Result<(), PinError> {
+        let (staging, current) = (self.staging(), self.current());
+        if !staging.exists() {
+            return Ok(());
+        }
+        if fs::symlink_metadata(&current).is_ok() {
+            let old = self.root.join(version_name(SUPERSEDED));
+            remove(&old)?;
+            fs::rename(&current, &old).map_err(fail("renaming", &current))?;
+        }
+        fs::rename(&staging, &current).map_err(fail("renaming", &staging))
+    }
+
+    /// The folder of the links.
+    pub fn make_links(&self) -> Result<PathBuf, PinError> {
+        let links = self.links();
+        if fs::symlink_metadata(&links).is_ok_and(|found| !found.is_dir()) {
+            remove(&links)?;
+        }
+        make(&links)?;
+        Ok(links)
+    }
+
+    /// Removes the tables of other versions and links that are none of `programs`.
+    pub fn remove_superseded(&self, programs: &[String]) -> Result<(), PinError> {
+        for entry in self.entries()? {
+            if entry != LINKS && entry != version_name("") && is_ours(&entry) {
+                remove(&self.root.join(entry))?;
+            }
+        }
+        let links = self.links();
+        for entry in names(&links).map_err(fail("reading", &links))? {
+            if !programs.contains(&entry) {
+                remove(&links.join(entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the whole folder, links first so that no program outlives its tables; says what went.
+    pub fn remove_all(&self) -> Result<Vec<PathBuf>, PinError> {
+        let mut removed = Vec::new();
+        let mut entries = self.entries().unwrap_or_default();
+        entries.sort_by_key(|entry| (entry != LINKS, entry.clone()));
+        for entry in entries.iter().filter(|entry| is_ours(entry)) {
+            let path = self.root.join(entry);
+            remove(&path)?;
+            removed.push(path);
+        }
+        if self.root.exists() && self.entries()?.is_empty() {
+            fs::remove_dir(&self.root).map_err(fail("removing", &self.root))?;
+            removed.push(self.root.clone());
+        }
+        Ok(removed)
+    }
+}
+
+/// Compares a pinned table with what our programs need.
+fn check_table(path: &Path, layout: &Layout) -> Result<(), String> {
+    let name = layout.name;
+    let pin = Pin::open(path).map_err(|error| error.to_string())?;
+    if pin.kind != Kind::Map {
+        return Err(format!("{name} is not a map"));
+    }
+    let info = map_info(pin.fd.as_fd()).map_err(|error| format!("{name}: {error}"))?;
+    let wanted = (layout.map_type, layout.key_size, layout.value_size, layout.flags);
+    let found = (info.map_type, info.key_size, info.value_size, info.flags);
+    if found != wanted {
+        return Err(format!("{name} has (type, key, value, flags) {found:?}, expected {wanted:?}"));
+    }
+    check_entries(&info, layout)
+}
+
+/// Any size a user may have chosen is fine; where nobody chooses there is one right size.
+fn check_entries(info: &MapInfo, layout: &Layout) -> Result<(), String> {
+    match (layout.entries)(&Capacity::DEFAULT) {
+        None if info.max_entries != 1 => Err(format!("{} has {} entries, expected 1", layout.name, info.max_entries)),
+        _ => Ok(()),
+    }
+}
+
+/// `v1`, `v1-new`, `v1-old` (a BPF filesystem takes no dots).
+fn version_name(stage: &str) -> String {
+    format!("v{ABI_VERSION}{stage}")
+}
+
+/// True for names that some version of us gives: `links`, `v<number>`, `v<number>-new`, `v<number>-old`.
+fn is_ours(name: &str) -> bool {
+    let Some(version) = name.strip_prefix('v') else { return name == LINKS };
+    let number = version.strip_suffix(STAGING).or_else(|| version.strip_suffix(SUPERSEDED)).unwrap_or(version);
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    device(path) != device(&path.join(".."))
+}
+
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn make(folder: &Path) -> Result<(), PinError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail("making", folder))
+}
+
+/// Removes a pin or a folder of pins; nothing there is fine.
+fn remove(path: &Path) -> Result<(), PinError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_some_version_of_sluice_gives_are_ours() {
+        for name in ["links", "v1", "v1-new", "v1-old", "v27"] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in ["", "v", "vx", "v1-tmp", "v1-new-new", "tc", "cilium", "Links", "v-new"] {
+            assert!(!is_ours(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_folder_outside_of_a_bpf_filesystem_is_refused_before_anything_is_made() {
+        let error = Folder::prepare(Path::new("/proc/sluice-pins")).unwrap_err();
+        assert!(error.to_string().contains("is not on a BPF filesystem: mount one"), "{error}");
+    }
+}

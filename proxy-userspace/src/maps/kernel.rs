@@ -1,0 +1,277 @@
+//! The kernel's tables as a [`MapStore`].
+//!
+//! In: [`Op`]s and pinned maps. Out: a [`Snapshot`] by batched look-ups, and errors that name table, key and the way out.
+//! Ops are written in order; only neighbours of one kind, which cannot depend on each other, share a call.
+
+use std::io;
+
+use aya::Pod;
+use proxy_common::abi::{Backend, BackendStats};
+use proxy_common::tables::{Capacity, name};
+
+use super::pinned::Pinned;
+use super::{ApplyError, MapError, MapStore, Snapshot};
+use crate::plan::Op;
+use crate::sys::bpf::{BatchError, Grace, Map};
+
+/// The pinned tables of this node.
+#[derive(Debug)]
+pub struct KernelStore {
+    maps: Pinned,
+    grace: Grace,
+}
+
+impl KernelStore {
+    pub fn new(maps: Pinned) -> io::Result<Self> {
+        Ok(Self { maps, grace: Grace::find()? })
+    }
+
+    /// The tables themselves, for those who count and watch.
+    pub fn maps(&self) -> &Pinned {
+        &self.maps
+    }
+
+    /// Applies the ops of one kind that `ops` starts with; says how many those were.
+    fn apply_run(&self, ops: &[Op]) -> Result<usize, ApplyError> {
+        let run = &ops[..run_length(ops)];
+        match &run[0] {
+            Op::Backend { .. } => self.write_backends(run)?,
+            Op::Slots { .. } => self.write_slots(run)?,
+            Op::Version { .. } => write(name::VERSION, &self.maps.version, run, |op| match op {
+                Op::Version { number, value } => Some((*number, *value)),
+                _ => None,
+            })?,
+            Op::Service { .. } => write(name::SERVICE, &self.maps.service, run, |op| match op {
+                Op::Service { id, word } => Some((*id, *word)),
+                _ => None,
+            })?,
+            Op::Frontend { .. } => write(name::FRONTEND, &self.maps.frontend, run, |op| match op {
+                Op::Frontend { id, value } => Some((*id, *value)),
+                _ => None,
+            })?,
+            Op::Publish { .. } => write(name::FRONTENDS, &self.maps.frontends, run, |op| match op {
+                Op::Publish { key, id } => Some((*key, *id)),
+                _ => None,
+            })?,
+            Op::Address { .. } => write(name::ADDRS, &self.maps.addrs, run, |op| match op {
+                Op::Address { addr, flags } => Some((*addr, *flags)),
+                _ => None,
+            })?,
+            Op::AllowSource { .. } => write(name::SOURCES, &self.maps.sources, run, |op| match op {
+                Op::AllowSource { key } => Some((*key, 1)),
+                _ => None,
+            })?,
+            single => self.apply_single(single).map_err(|error| ApplyError { applied: 0, error })?,
+        }
+        Ok(run.len())
+    }
+
+    fn apply_single(&self, op: &Op) -> Result<(), MapError> {
+        let maps = &self.maps;
+        match op {
+            Op::Withdraw { key } => maps.frontends.remove(key).map_err(failed(name::FRONTENDS, "removing", key)),
+            Op::ForgetAddress { addr } => maps.addrs.remove(addr).map_err(failed(name::ADDRS, "removing", addr)),
+            Op::ForgetSource { key } => maps.sources.remove(key).map_err(failed(name::SOURCES, "removing", key)),
+            Op::Config { value } => maps.config.set(&0, value).map_err(failed(name::CONFIG, "writing", &0)),
+            Op::Grace => self.grace.wait().map_err(|source| MapError {
+                table: name::SERVICE,
+                action: "waiting for the programs that may read old values",
+                source,
+            }),
+            batched => unreachable!("{batched:?} is written in runs"),
+        }
+    }
+
+    /// STATS first: whoever meets the backend counts from zero.
+    fn write_backends(&self, run: &[Op]) -> Result<(), ApplyError> {
+        let fresh = run.iter().filter_map(|op| match op {
+            Op::Backend { id, fresh: true, .. } => Some(*id),
+            _ => None,
+        });
+        let ids: Vec<u32> = fresh.collect();
+        let zeros = vec![BackendStats::default(); ids.len()];
+        self.maps
+            .stats
+            .set_all(&ids, &zeros)
+            .map_err(|error| ApplyError { applied: 0, error: write_error(name::STATS, &self.maps.stats, &ids, &error) })?;
+        write::<u32, Backend>(name::BACKENDS, &self.maps.backends, run, |op| match op {
+            Op::Backend { id, value, .. } => Some((*id, *value)),
+            _ => None,
+        })
+    }
+
+    fn write_slots(&self, run: &[Op]) -> Result<(), ApplyError> {
+        let mut keys = Vec::new();
+        let mut values = Vec::new();
+        let mut ends = Vec::with_capacity(run.len());
+        for op in run {
+            let Op::Slots { start, backends } = op else { break };
+            keys.extend((*start..).take(backends.len()));
+            values.extend_from_slice(backends);
+            ends.push(keys.len());
+        }
+        self.maps.slots.set_all(&keys, &values).map_err(|error| ApplyError {
+            applied: ends.partition_point(|end| *end <= error.index),
+            error: write_error(name::SLOTS, &self.maps.slots, &keys, &error),
+        })
+    }
+}
+
+impl MapStore for KernelStore {
+    fn capacity(&self) -> Capacity {
+        self.maps.capacity()
+    }
+
+    fn read(&self) -> Result<Snapshot, MapError> {
+        let maps = &self.maps;
+        let config = read(name::CONFIG, &maps.config)?.into_iter().next().map(|(_, config)| config);
+        Ok(Snapshot {
+            frontends: read(name::FRONTENDS, &maps.frontends)?,
+            frontend: not_zero(read(name::FRONTEND, &maps.frontend)?),
+            service: not_zero(read(name::SERVICE, &maps.service)?),
+            version: not_zero(read(name::VERSION, &maps.version)?),
+            slots: arena(read(name::SLOTS, &maps.slots)?),
+            backends: not_zero(read(name::BACKENDS, &maps.backends)?),
+            addrs: read(name::ADDRS, &maps.addrs)?,
+            sources: read(name::SOURCES, &maps.sources)?.into_iter().map(|(key, _)| key).collect(),
+            config: config.filter(|config| !is_zero(config)),
+        })
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        let mut applied = 0;
+        while applied < ops.len() {
+            applied += self
+                .apply_run(&ops[applied..])
+                .map_err(|error| ApplyError { applied: applied + error.applied, error: error.error })?;
+        }
+        Ok(())
+    }
+}
+
+/// How many of the leading ops may share a call: those of one kind, none of which depends on another.
+fn run_length(ops: &[Op]) -> usize {
+    let kind = std::mem::discriminant(&ops[0]);
+    if !is_batched(&ops[0]) {
+        return 1;
+    }
+    ops.iter().take_while(|op| std::mem::discriminant(*op) == kind).count()
+}
+
+fn is_batched(op: &Op) -> bool {
+    !matches!(
+        op,
+        Op::Withdraw { .. } | Op::ForgetAddress { .. } | Op::ForgetSource { .. } | Op::Config { .. } | Op::Grace
+    )
+}
+
+/// Writes what `element` finds in each op of `run`.
+fn write<K: Pod + std::fmt::Debug, V: Pod>(
+    table: &'static str,
+    map: &Map<K, V>,
+    run: &[Op],
+    element: impl Fn(&Op) -> Option<(K, V)>,
+) -> Result<(), ApplyError> {
+    let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(element).unzip();
+    map.set_all(&keys, &values)
+        .map_err(|error| ApplyError { applied: error.index, error: write_error(table, map, &keys, &error) })
+}
+
+/// The failed write of one of `keys`, with the option that helps when the table is full.
+fn write_error<K: Pod + std::fmt::Debug, V: Pod>(
+    table: &'static str,
+    map: &Map<K, V>,
+    keys: &[K],
+    error: &BatchError,
+) -> MapError {
+    let full = matches!(error.source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
+    let key = keys.get(error.index).map_or_else(String::new, |key| format!("key {key:?}: "));
+    let entries = map.max_entries();
+    let source = match option(table) {
+        Some(option) if full => io::Error::new(
+            error.source.kind(),
+            format!("{key}the table is full ({entries} entries): raise {option} ({})", error.source),
+        ),
+        _ => io::Error::new(error.source.kind(), format!("{key}{}", error.source)),
+    };
+    MapError { table, action: "writing", source }
+}
+
+/// The option of `sluice run` that makes a table larger.
+pub fn option(table: &str) -> Option<&'static str> {
+    Some(match table {
+        name::FRONTENDS | name::FRONTEND => "--max-frontends",
+        name::SERVICE => "--max-services",
+        name::VERSION => "--max-versions",
+        name::SLOTS => "--max-slots",
+        name::BACKENDS | name::STATS => "--max-backends",
+        name::ADDRS => "--max-addresses",
+        name::SOURCES => "--max-sources",
+        name::AFFINITY => "--max-affinity",
+        name::SOCKETS => "--max-sockets",
+        _ => return None,
+    })
+}
+
+fn failed<'a, K: std::fmt::Debug>(
+    table: &'static str,
+    action: &'static str,
+    key: &'a K,
+) -> impl FnOnce(io::Error) -> MapError + 'a {
+    move |source| {
+        let source = io::Error::new(source.kind(), format!("key {key:?}: {source}"));
+        MapError { table, action, source }
+    }
+}
+
+fn read<K: Pod, V: Pod>(table: &'static str, map: &Map<K, V>) -> Result<Vec<(K, V)>, MapError> {
+    map.entries().map_err(|source| MapError { table, action: "reading", source })
+}
+
+/// Arrays always hold all their indices; what is zero is not there.
+fn not_zero<V: Pod>(mut entries: Vec<(u32, V)>) -> Vec<(u32, V)> {
+    entries.retain(|(_, value)| !is_zero(value));
+    entries
+}
+
+fn is_zero<V: Pod>(value: &V) -> bool {
+    crate::sys::bpf::bytes_of(value).iter().all(|byte| *byte == 0)
+}
+
+/// Slot values by index, up to the last one that is not zero.
+fn arena(entries: Vec<(u32, u32)>) -> Vec<u32> {
+    let used = entries.iter().filter(|(_, backend)| *backend != 0).map(|(index, _)| index + 1).max().unwrap_or(0);
+    let mut slots = vec![0; used as usize];
+    for (index, backend) in entries {
+        if let Some(slot) = slots.get_mut(index as usize) {
+            *slot = backend;
+        }
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(id: u32) -> Op {
+        Op::Service { id, word: 1 }
+    }
+
+    #[test]
+    fn only_neighbours_of_one_kind_share_a_call() {
+        assert_eq!(run_length(&[service(1), service(2), Op::Grace, service(3)]), 2);
+        assert_eq!(run_length(&[Op::Grace, Op::Grace]), 1);
+    }
+
+    #[test]
+    fn the_arena_ends_with_the_last_slot_in_use() {
+        assert_eq!(arena(vec![(0, 0), (1, 7), (2, 0), (3, 9), (4, 0)]), [0, 7, 0, 9]);
+        assert_eq!(arena(vec![(0, 0), (1, 0)]), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn an_array_entry_of_zeros_is_not_there() {
+        assert_eq!(not_zero(vec![(0, 0_u64), (1, 5), (2, 0)]), [(1, 5)]);
+    }
+}

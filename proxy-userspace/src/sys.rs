@@ -1,0 +1,26 @@
+//! Raw system calls: the one room for `unsafe` in user space.
+//!
+//! In: descriptors, plain values. Out: safe types and [`CallError`]s that name the call, the thing and the errno.
+//! Refuses to know: what a table means, what a hook does. What aya or nix offer safely is used from there instead.
+
+pub mod bpf;
+pub mod net;
+
+use std::io;
+
+/// A system call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} {thing}: {source}")]
+pub struct CallError {
+    pub call: &'static str,
+    /// What the call was about: a path, a table, a socket.
+    pub thing: String,
+    #[source]
+    pub source: io::Error,
+}
+
+impl CallError {
+    pub fn new(call: &'static str, thing: impl std::fmt::Display, source: impl Into<io::Error>) -> Self {
+        Self { call, thing: thing.to_string(), source: source.into() }
+    }
+}

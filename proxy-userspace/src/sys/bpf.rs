@@ -1,0 +1,531 @@
+//! bpf(2): typed maps with batches, links, pins and the grace period.
+//!
+//! aya has no batch calls and cannot swap the program of a cgroup link, so these calls are made here, each with the
+//! part of `union bpf_attr` it needs (the kernel takes a shorter attribute as padded with zeros).
+#![expect(unsafe_code, reason = "bpf(2) takes pointers in integers")]
+
+use std::ffi::CString;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use aya::Pod;
+
+use super::CallError;
+
+const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
+const MAP_DELETE_ELEM: libc::c_int = 3;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
+const OBJ_GET: libc::c_int = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
+const MAP_UPDATE_BATCH: libc::c_int = 26;
+const LINK_UPDATE: libc::c_int = 29;
+
+/// Map types as the kernel numbers them (`enum bpf_map_type`).
+pub mod map_type {
+    pub const HASH: u32 = 1;
+    pub const ARRAY: u32 = 2;
+    pub const PERCPU_ARRAY: u32 = 6;
+    pub const LRU_HASH: u32 = 9;
+    pub const LPM_TRIE: u32 = 11;
+    pub const ARRAY_OF_MAPS: u32 = 12;
+    pub const SK_STORAGE: u32 = 24;
+}
+
+/// Elements per batch call: large enough to make the call itself cheap, small enough to bound the buffers.
+const BATCH: usize = 16_384;
+
+/// `ENOTSUPP` of the kernel, which libc does not know: a map type without batch calls.
+const ENOTSUPP: i32 = 524;
+
+#[repr(C)]
+#[derive(Default)]
+struct ElemAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value_or_next: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+}
+
+/// The leading fields of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapInfo {
+    pub map_type: u32,
+    pub id: u32,
+    pub key_size: u32,
+    pub value_size: u32,
+    pub max_entries: u32,
+    pub flags: u32,
+    pub name: [u8; 16],
+}
+
+/// The leading fields of `struct bpf_link_info` for a link to a cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkInfo {
+    pub link_type: u32,
+    pub id: u32,
+    pub program_id: u32,
+    pad: u32,
+    /// 0 when the cgroup is gone: the link is defunct.
+    pub cgroup_id: u64,
+    pub attach_type: u32,
+    pad2: u32,
+}
+
+impl LinkInfo {
+    /// `BPF_LINK_TYPE_CGROUP`.
+    pub const CGROUP: u32 = 3;
+}
+
+/// What a pinned descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Map,
+    Program,
+    Link,
+    Other,
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// Every address inside `attr` must point to memory that is valid for what `command` reads and writes.
+unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute is live and its size is given; the caller vouches for the addresses in it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: called with what bpf(2) has just returned: a descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }
+}
+
+fn pointer<T: ?Sized>(value: &T) -> u64 {
+    std::ptr::from_ref(value).cast::<()>() as u64
+}
+
+fn pointer_mut<T: ?Sized>(value: &mut T) -> u64 {
+    std::ptr::from_mut(value).cast::<()>() as u64
+}
+
+/// The bytes of plain data.
+pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` promises that every byte of the value is initialised and readable.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// Opens whatever is pinned at `path`.
+pub fn open_pin(path: &Path) -> Result<OwnedFd, CallError> {
+    let fail = |error: io::Error| CallError::new("open pin", path.display(), error);
+    let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|error| fail(error.into()))?;
+    let mut attr = ObjAttr { pathname: c_path.as_ptr() as u64, ..ObjAttr::default() };
+    // SAFETY: `c_path` ends with NUL and outlives the call.
+    unsafe { bpf(OBJ_GET, &mut attr) }.map(owned).map_err(fail)
+}
+
+/// What `fd` is, by the name the kernel gave its inode.
+pub fn kind(fd: BorrowedFd<'_>) -> Kind {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+    match name.to_str() {
+        Some("anon_inode:bpf-map") => Kind::Map,
+        Some("anon_inode:bpf-prog") => Kind::Program,
+        Some("anon_inode:bpf_link" | "anon_inode:bpf-link") => Kind::Link,
+        _ => Kind::Other,
+    }
+}
+
+/// Fills `info` from `fd`, which must be of the kind that `I` describes.
+fn info<I: Default>(fd: BorrowedFd<'_>) -> io::Result<I> {
+    let mut info = I::default();
+    let mut attr =
+        InfoAttr { bpf_fd: raw(fd), info_len: size_of::<I>() as u32, info: pointer_mut(&mut info) };
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, whose fields take any bytes.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info)
+}
+
+/// Type, sizes and name of a map.
+pub fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(fd)
+}
+
+/// Program and cgroup of a link.
+pub fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(fd)
+}
+
+/// Puts `program` in the place of the link's program; packets see the old one or the new one, never none.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdateAttr::default() };
+    // SAFETY: no addresses in the attribute.
+    unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// A map whose keys and values are plain data of the sizes that the kernel holds.
+#[derive(Debug)]
+pub struct Map<K, V> {
+    fd: OwnedFd,
+    info: MapInfo,
+    types: PhantomData<(K, V)>,
+}
+
+/// Writing element number `index` failed; those before it are in the map.
+#[derive(Debug)]
+pub struct BatchError {
+    pub index: usize,
+    pub source: io::Error,
+}
+
+impl<K: Pod, V: Pod> Map<K, V> {
+    /// Opens the map pinned at `path`.
+    pub fn open(path: &Path) -> Result<Self, CallError> {
+        let fd = open_pin(path)?;
+        Self::new(fd).map_err(|error| CallError::new("open map", path.display(), error))
+    }
+
+    /// Takes a map's descriptor, refusing one whose sizes differ: reading it would go past the buffers.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        if kind(fd.as_fd()) != Kind::Map {
+            return Err(io::Error::other("not a map"));
+        }
+        let info = map_info(fd.as_fd())?;
+        let sizes = (info.key_size as usize, info.value_size as usize);
+        let wanted = (size_of::<K>(), size_of::<V>());
+        if sizes != wanted || info.map_type == map_type::PERCPU_ARRAY {
+            return Err(io::Error::other(format!("key and value are {sizes:?} bytes, expected {wanted:?}")));
+        }
+        Ok(Self { fd, info, types: PhantomData })
+    }
+
+    pub fn info(&self) -> &MapInfo {
+        &self.info
+    }
+
+    pub fn max_entries(&self) -> u32 {
+        self.info.max_entries
+    }
+
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = MaybeUninit::<V>::zeroed();
+        let mut attr = self.elem(pointer(key), pointer_mut(&mut value));
+        // SAFETY: key and value have the sizes that `new` compared with the map's.
+        match unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) } {
+            // SAFETY: plain data, zeroed and then written by the kernel.
+            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
+        let mut attr = self.elem(pointer(key), pointer(value));
+        // SAFETY: key and value have the sizes that `new` compared with the map's.
+        unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    }
+
+    /// Removes `key`; one that is not there is fine.
+    pub fn remove(&self, key: &K) -> io::Result<()> {
+        let mut attr = self.elem(pointer(key), 0);
+        // SAFETY: the key has the size that `new` compared with the map's.
+        match unsafe { bpf(MAP_DELETE_ELEM, &mut attr) } {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets `keys` to `values` in order, in few calls where the kernel has batches.
+    pub fn set_all(&self, keys: &[K], values: &[V]) -> Result<(), BatchError> {
+        assert_eq!(keys.len(), values.len(), "each key has its value");
+        let mut done = 0;
+        for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
+            self.set_chunk(keys, values)
+                .map_err(|error| BatchError { index: done + error.index, source: error.source })?;
+            done += keys.len();
+        }
+        Ok(())
+    }
+
+    fn set_chunk(&self, keys: &[K], values: &[V]) -> Result<(), BatchError> {
+        if keys.len() > 1 {
+            match self.update_batch(keys, values) {
+                Err(error) if no_batches(&error.source) => {}
+                result => return result,
+            }
+        }
+        for (index, (key, value)) in keys.iter().zip(values).enumerate() {
+            self.set(key, value).map_err(|source| BatchError { index, source })?;
+        }
+        Ok(())
+    }
+
+    fn update_batch(&self, keys: &[K], values: &[V]) -> Result<(), BatchError> {
+        let mut attr = BatchAttr {
+            keys: pointer(keys),
+            values: pointer(values),
+            count: keys.len() as u32,
+            map_fd: raw(self.fd.as_fd()),
+            ..BatchAttr::default()
+        };
+        // SAFETY: both slices hold `count` elements of the map's sizes.
+        let result = unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) };
+        result.map(drop).map_err(|source| BatchError { index: attr.count as usize, source })
+    }
+
+    /// All elements, in few calls where the kernel has batches.
+    pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
+        match self.lookup_batches() {
+            Err(error) if no_batches(&error) => self.walk(),
+            result => result,
+        }
+    }
+
+    fn lookup_batches(&self) -> io::Result<Vec<(K, V)>> {
+        let mut entries = Vec::new();
+        let mut room = BATCH;
+        // A cursor: a key of an array or trie, a bucket number of a hash.
+        let mut cursor = [0_u64; 8];
+        let mut first = true;
+        loop {
+            let from = if first { 0 } else { pointer(&cursor) };
+            let mut next = cursor;
+            match self.lookup_batch(from, &mut next, room, &mut entries) {
+                Ok(true) => (cursor, first) = (next, false),
+                Ok(false) => return Ok(entries),
+                // A bucket of a hash did not fit.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => room *= 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One batch; says whether there may be more.
+    fn lookup_batch(&self, from: u64, next: &mut [u64; 8], room: usize, to: &mut Vec<(K, V)>) -> io::Result<bool> {
+        let mut keys = Vec::<K>::with_capacity(room);
+        let mut values = Vec::<V>::with_capacity(room);
+        let mut attr = BatchAttr {
+            in_batch: from,
+            out_batch: pointer_mut(next),
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map_fd: raw(self.fd.as_fd()),
+            ..BatchAttr::default()
+        };
+        // SAFETY: both vectors have room for `count` elements of the map's sizes; no map's cursor exceeds 64 bytes.
+        let result = unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) };
+        let more = match result {
+            Ok(_) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+            Err(error) => return Err(error),
+        };
+        let found = (attr.count as usize).min(room);
+        // SAFETY: the kernel filled `count` plain elements of each.
+        unsafe {
+            keys.set_len(found);
+            values.set_len(found);
+        }
+        to.extend(keys.into_iter().zip(values));
+        Ok(more)
+    }
+
+    /// Every element by single calls; elements that vanish meanwhile are left out.
+    fn walk(&self) -> io::Result<Vec<(K, V)>> {
+        let mut entries = Vec::new();
+        let mut key = self.next_key(None)?;
+        while let Some(current) = key {
+            if let Some(value) = self.get(&current)? {
+                entries.push((current, value));
+            }
+            key = self.next_key(Some(&current))?;
+        }
+        Ok(entries)
+    }
+
+    fn next_key(&self, after: Option<&K>) -> io::Result<Option<K>> {
+        let mut next = MaybeUninit::<K>::zeroed();
+        let mut attr = self.elem(after.map_or(0, pointer), pointer_mut(&mut next));
+        // SAFETY: both keys have the size that `new` compared with the map's.
+        match unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) } {
+            // SAFETY: plain data, zeroed and then written by the kernel.
+            Ok(_) => Ok(Some(unsafe { next.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn elem(&self, key: u64, value_or_next: u64) -> ElemAttr {
+        ElemAttr { map_fd: raw(self.fd.as_fd()), key, value_or_next, ..ElemAttr::default() }
+    }
+}
+
+/// True when the kernel or the map type has no batch calls.
+fn no_batches(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
+}
+
+/// True when this kernel and these rights allow batch calls on arrays.
+pub fn batches_work() -> bool {
+    let Ok(fd) = create_map(map_type::ARRAY, 4, 2, None) else { return false };
+    let Ok(map) = Map::<u32, u32>::new(fd) else { return false };
+    map.update_batch(&[0, 1], &[1, 2]).is_ok()
+}
+
+fn create_map(map_type: u32, value_size: u32, max_entries: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let inner_map_fd = inner.map_or(0, raw);
+    let mut attr = MapCreateAttr { map_type, key_size: 4, value_size, max_entries, map_flags: 0, inner_map_fd };
+    // SAFETY: no addresses in the attribute.
+    unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)
+}
+
+/// How this kernel waits for running programs.
+#[derive(Debug)]
+pub enum Grace {
+    /// `membarrier(MEMBARRIER_CMD_GLOBAL)`.
+    Membarrier,
+    /// An array of maps: changing it makes the kernel wait for every program (`maybe_wait_bpf_programs`).
+    OuterMap { outer: OwnedFd, inner: OwnedFd },
+}
+
+impl Grace {
+    /// Finds a way that works here.
+    ///
+    /// membarrier is compiled out of some kernels, refused by seccomp filters and with `nohz_full`, and does nothing on a
+    /// single processor, where a preempted program may still be on its way.
+    pub fn find() -> io::Result<Self> {
+        if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) && membarrier().is_ok() {
+            return Ok(Self::Membarrier);
+        }
+        let inner = create_map(map_type::ARRAY, 4, 1, None)?;
+        let outer = create_map(map_type::ARRAY_OF_MAPS, 4, 1, Some(inner.as_fd()))?;
+        Ok(Self::OuterMap { outer, inner })
+    }
+
+    /// Returns when every program that ran at the time of the call has ended.
+    pub fn wait(&self) -> io::Result<()> {
+        match self {
+            Self::Membarrier => membarrier(),
+            Self::OuterMap { outer, inner } => {
+                let (key, value) = (0_u32, raw(inner.as_fd()));
+                let mut attr = ElemAttr {
+                    map_fd: raw(outer.as_fd()),
+                    key: pointer(&key),
+                    value_or_next: pointer(&value),
+                    ..ElemAttr::default()
+                };
+                // SAFETY: key and value are 4 bytes, as the map was created.
+                unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+            }
+        }
+    }
+}
+
+fn membarrier() -> io::Result<()> {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: no addresses.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A pin and what it is.
+#[derive(Debug)]
+pub struct Pin {
+    pub path: PathBuf,
+    pub kind: Kind,
+    pub fd: OwnedFd,
+}
+
+impl Pin {
+    pub fn open(path: &Path) -> Result<Self, CallError> {
+        let fd = open_pin(path)?;
+        Ok(Self { path: path.to_owned(), kind: kind(fd.as_fd()), fd })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem;
+
+    use super::*;
+
+    #[test]
+    fn attributes_have_the_layout_of_the_kernel() {
+        assert_eq!(mem::offset_of!(ElemAttr, key), 8);
+        assert_eq!(mem::offset_of!(BatchAttr, count), 32);
+        assert_eq!(mem::offset_of!(BatchAttr, elem_flags), 40);
+        assert_eq!(mem::offset_of!(LinkInfo, cgroup_id), 16);
+        assert_eq!(mem::offset_of!(MapInfo, name), 24);
+    }
+
+    #[test]
+    fn a_kernel_without_batches_is_told_from_a_failed_write() {
+        for errno in [libc::EINVAL, libc::EOPNOTSUPP, ENOTSUPP] {
+            assert!(no_batches(&io::Error::from_raw_os_error(errno)));
+        }
+        for errno in [libc::E2BIG, libc::ENOSPC, libc::EPERM, libc::ENOMEM] {
+            assert!(!no_batches(&io::Error::from_raw_os_error(errno)));
+        }
+    }
+}
