@@ -1,0 +1,171 @@
+//! `sluice run --manifests` on a node, and the other subcommands against its pins.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::manifest::Folder;
+use crate::node::Node;
+use crate::probe::PATIENCE;
+use crate::process::{end, pid_of, sluice_binary};
+
+/// What the agent logs when everything that it was given is in the kernel.
+const READY: &str = "ready";
+
+/// A running agent. Killed with the handle; what it put into the kernel stays.
+#[derive(Debug)]
+pub struct Agent<'a> {
+    node: &'a Node,
+    arguments: Vec<String>,
+    child: Child,
+    log: Arc<Log>,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts the agent of `node` and waits until it serves what is in `manifests`.
+    pub fn start(node: &'a Node, manifests: &Folder) -> Result<Self> {
+        Self::start_with(node, manifests, &[])
+    }
+
+    /// Like [`Self::start`], with more arguments.
+    pub fn start_with(node: &'a Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
+        let mut arguments = vec!["--manifests".to_owned(), manifests.path().display().to_string()];
+        arguments.extend(common_arguments(node));
+        arguments.extend(more.iter().map(ToString::to_string));
+        Self::spawn(node, arguments)?.ready()
+    }
+
+    /// Starts it once more with the same arguments.
+    pub fn restart(&self) -> Result<Self> {
+        Self::spawn(self.node, self.arguments.clone())?.ready()
+    }
+
+    /// Starts it with the same arguments and does not wait.
+    pub fn start_another(&self) -> Result<Self> {
+        Self::spawn(self.node, self.arguments.clone())
+    }
+
+    pub fn pid(&self) -> Pid {
+        pid_of(&self.child)
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn end_with(&mut self, signal: Signal) -> Result<ExitStatus> {
+        kill(self.pid(), signal).with_context(|| format!("send {signal} to the agent"))?;
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait()?)
+    }
+
+    /// Waits for a line of the log that holds `text`.
+    pub fn logged(&self, text: &str) -> Result<String> {
+        let found = self.log.wait_for(text);
+        found.with_context(|| format!("the agent never logged {text:?}; its log:\n{}", self.log.text()))
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// What `sluice list` says.
+    pub fn list(&self) -> Result<Value> {
+        list(self.node)
+    }
+
+    fn spawn(node: &'a Node, arguments: Vec<String>) -> Result<Self> {
+        let mut command = node.host()?.command(sluice_binary()?)?;
+        command.arg("run").args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("start the agent")?;
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let (name, sink) = (node.name.clone(), Arc::clone(&log));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{name}: {line}");
+                sink.push(line);
+            }
+            sink.close();
+        });
+        Ok(Self { node, arguments, child, log })
+    }
+
+    fn ready(self) -> Result<Self> {
+        self.logged(READY)?;
+        Ok(self)
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// What every agent of `node` is told: its pins, its cgroup, its name.
+fn common_arguments(node: &Node) -> Vec<String> {
+    let pin_dir = node.pin_dir().display().to_string();
+    let cgroup = node.cgroup.display().to_string();
+    ["--pin-dir", &pin_dir, "--cgroup-root", &cgroup, "--hostname-override", &node.name].map(str::to_owned).into()
+}
+
+/// Runs another subcommand of `sluice` on the node to its end.
+pub fn sluice(node: &Node, arguments: &[&str]) -> Result<Output> {
+    let mut command = node.host()?.command(sluice_binary()?)?;
+    command.args(arguments).stdin(Stdio::null());
+    command.output().with_context(|| format!("start sluice {arguments:?}"))
+}
+
+/// What `sluice list -o json` says on the node.
+pub fn list(node: &Node) -> Result<Value> {
+    let pin_dir = node.pin_dir().display().to_string();
+    let output = sluice(node, &["list", "--pin-dir", &pin_dir, "-o", "json"])?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "sluice list: {errors}");
+    serde_json::from_slice(&output.stdout).context("sluice list -o json")
+}
+
+/// Lines that a thread collects and a test waits for.
+#[derive(Debug, Default)]
+struct Log {
+    state: Mutex<LogState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct LogState {
+    lines: Vec<String>,
+    closed: bool,
+}
+
+impl Log {
+    fn push(&self, line: String) {
+        self.state.lock().expect("no panic under the lock").lines.push(line);
+        self.changed.notify_all();
+    }
+
+    fn close(&self) {
+        self.state.lock().expect("no panic under the lock").closed = true;
+        self.changed.notify_all();
+    }
+
+    fn text(&self) -> String {
+        self.state.lock().expect("no panic under the lock").lines.join("\n")
+    }
+
+    fn wait_for(&self, text: &str) -> Option<String> {
+        let state = self.state.lock().expect("no panic under the lock");
+        let find = |state: &LogState| state.lines.iter().find(|line| line.contains(text)).cloned();
+        let waiting = |state: &mut LogState| !state.closed && find(state).is_none();
+        let (state, _) = self.changed.wait_timeout_while(state, PATIENCE, waiting).expect("no panic under the lock");
+        find(&state)
+    }
+}

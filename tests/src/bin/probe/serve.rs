@@ -1,0 +1,50 @@
+//! Answers every connection and every datagram with `NAME CLIENT-ADDRESS`.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+pub(crate) fn run(name: &str, addresses: &[&str]) -> Result<()> {
+    for address in addresses {
+        let address: SocketAddr = address.parse().with_context(|| format!("address {address}"))?;
+        let streams = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+        let datagrams = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
+        let (tcp, udp) = (name.to_owned(), name.to_owned());
+        thread::spawn(move || serve_streams(&tcp, &streams));
+        thread::spawn(move || serve_datagrams(&udp, &datagrams));
+    }
+    println!("ready");
+    // The test holds the other end and closes it, or kills this process.
+    io::stdin().lines().for_each(drop);
+    Ok(())
+}
+
+fn serve_streams(name: &str, listener: &TcpListener) {
+    for stream in listener.incoming().flatten() {
+        let name = name.to_owned();
+        thread::spawn(move || serve_stream(&name, &stream));
+    }
+}
+
+/// Greets, then answers once more for every line.
+fn serve_stream(name: &str, mut stream: &TcpStream) -> io::Result<()> {
+    let answer = format!("{name} {}\n", stream.peer_addr()?);
+    stream.write_all(answer.as_bytes())?;
+    for line in BufReader::new(stream).lines() {
+        line?;
+        stream.write_all(answer.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn serve_datagrams(name: &str, socket: &UdpSocket) {
+    let mut question = [0; 64];
+    loop {
+        // A refusal that an earlier answer met is reported here; it is not about this question.
+        if let Ok((_, client)) = socket.recv_from(&mut question) {
+            let _ = socket.send_to(format!("{name} {client}\n").as_bytes(), client);
+        }
+    }
+}

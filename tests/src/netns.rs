@@ -1,0 +1,92 @@
+//! Network namespaces without names: one lives as long as somebody holds it open.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::sys;
+
+/// A network namespace with its loopback up. Clones are the same namespace.
+#[derive(Clone, Debug)]
+pub struct Netns(Rc<File>);
+
+impl Netns {
+    pub fn new() -> Result<Self> {
+        let made = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace (needs root)")?;
+            // Addresses are usable at once: nobody else can have them here.
+            for scope in ["all", "default"] {
+                fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0")?;
+            }
+            File::open("/proc/thread-self/ns/net").context("open the new network namespace")
+        });
+        let netns = Self(Rc::new(made.join().expect("the thread does not panic")?));
+        netns.ip(&["link set lo up"])?;
+        Ok(netns)
+    }
+
+    /// The namespace as a path that `ip link … netns PATH` takes.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    /// A descriptor of its own for somebody else.
+    pub(crate) fn file(&self) -> Result<File> {
+        self.0.try_clone().context("duplicate a namespace descriptor")
+    }
+
+    /// Runs `ip` with these lines, one command each.
+    pub fn ip<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
+        let script: String = lines.iter().map(|line| format!("{}\n", line.as_ref())).collect();
+        self.feed("ip", &["-batch", "-"], &script)
+    }
+
+    /// Loads nftables rules.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        self.feed("nft", &["-f", "-"], rules)
+    }
+
+    /// The output of a command that runs in here.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command(program)?;
+        let output = command.args(arguments).output().with_context(|| format!("start {program}"))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program} {arguments:?}: {errors}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Sets sysctls below `/proc/sys/net`.
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let netns = self.file()?;
+        let set = || {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            settings.iter().try_for_each(|(name, value)| {
+                fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("set net/{name} to {value}"))
+            })
+        };
+        thread::scope(|scope| scope.spawn(set).join().expect("the thread does not panic"))
+    }
+
+    fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+        let mut command = self.command(program)?;
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start {program}"))?;
+        child.stdin.take().expect("stdin is piped").write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program} refused:\n{input}{errors}");
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(program);
+        sys::start_in_netns(&mut command, self.file()?);
+        Ok(command)
+    }
+}
