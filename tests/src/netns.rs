@@ -43,8 +43,8 @@ impl Netns {
 
     /// Runs `ip` with these lines, one command each.
     pub fn ip<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
-        let script: String = lines.iter().map(|line| format!("{}\n", line.as_ref())).collect();
-        self.feed("ip", &["-batch", "-"], &script)
+        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+        self.feed("ip", &["-batch", "-"], &lines.join("\n"))
     }
 
     /// Loads nftables rules.
