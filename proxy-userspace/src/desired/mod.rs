@@ -1,23 +1,33 @@
 //! What every service port should be on this node: the model seen through the policies of specification B.
 //!
 //! In: [`crate::model`] and [`ThisNode`]. Out: [`WantedService`]s and [`WantedNode`]. Pure: no clock, no kernel, no ids.
+//!
+//! ```text
+//! Service  -> frontends (which addresses, minus lost claims) \
+//! Slices   -> select    (cluster and local set, B3 and B4)    -> WantedService
+//! ranges   -> sources   (B9)                                 /
+//! ThisNode -> node      (B7 addresses, detector, ServiceCIDRs) -> WantedNode
+//! ```
 
-use std::sync::Arc;
+mod frontends;
+mod node;
+mod select;
+mod sources;
+mod this_node;
 
-use proxy_common::abi::{Cidr, Config, FrontendKey};
+use std::collections::BTreeMap;
+
+use proxy_common::abi::{Cidr, Config, FrontendKey, Version};
 use proxy_common::addr::{Addr, Be16, Family};
 
-/// One service port in one family: the unit of programming.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServicePortName {
-    pub namespace: Arc<str>,
-    pub service: Arc<str>,
-    /// Empty for an unnamed port.
-    pub port: Arc<str>,
-    /// IANA number.
-    pub proto: u8,
-    pub family: Family,
-}
+pub use crate::model::ServicePortName;
+pub use node::node;
+pub use this_node::{Detector, NodePortAddresses, ThisNode};
+
+use crate::model::service::{Port, Service};
+use crate::model::{Dirty, Model};
+use select::{Place, Selected};
+use sources::Sources;
 
 /// What one service port should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,4 +67,59 @@ pub struct WantedNode {
     /// ADDRS: flags by address, sorted by address.
     pub addresses: Vec<(Addr, u32)>,
     pub config: Config,
+}
+
+/// Computes what `dirty` names again; with `dirty.everything` that is all there is.
+///
+/// `None` means that the service port must go: it was there, and now it or its last frontend is not. When `this` changes
+/// (an own address, a setting), call [`Model::mark_everything`] first: frontends, sets and source ranges depend on it.
+pub fn services(model: &Model, this: &ThisNode, dirty: &Dirty) -> Vec<(ServicePortName, Option<WantedService>)> {
+    let mut wanted: BTreeMap<_, _> = dirty.former_ports.iter().map(|name| (name.clone(), None)).collect();
+    for service in dirty_services(model, dirty) {
+        for (port, family) in service.service_ports() {
+            let name = service.port_name(port, family);
+            wanted.insert(name, service_port(model, this, service, port, family));
+        }
+    }
+    wanted.into_iter().collect()
+}
+
+fn dirty_services<'a>(model: &'a Model, dirty: &'a Dirty) -> Box<dyn Iterator<Item = &'a Service> + 'a> {
+    if dirty.everything {
+        Box::new(model.services())
+    } else {
+        Box::new(dirty.services.iter().filter_map(|name| model.service(name)))
+    }
+}
+
+fn service_port(
+    model: &Model,
+    this: &ThisNode,
+    service: &Service,
+    port: &Port,
+    family: Family,
+) -> Option<WantedService> {
+    let frontends = frontends::of(model, this, service, port, family);
+    if frontends.is_empty() {
+        return None;
+    }
+    let endpoints = model.endpoints(&service.name, port, family);
+    let zone = model.node(&this.name).map_or("", |node| &node.zone);
+    let place = Place { node: &this.name, zone };
+    let Selected { backends, has_any } = select::select(&endpoints, select::Rules::of(service, port, family), place);
+    let Sources { ranges, flags: source_flags } = sources::of(service, family, this.node_ip(model, family));
+    Some(WantedService {
+        name: service.port_name(port, family),
+        frontends,
+        backends,
+        affinity_seconds: service.affinity_seconds,
+        flags: policy_flags(service) | if has_any { Version::HAS_ANY } else { 0 } | source_flags,
+        source_ranges: ranges,
+    })
+}
+
+fn policy_flags(service: &Service) -> u32 {
+    let internal = if service.internal_local { Version::INTERNAL_LOCAL } else { 0 };
+    let external = if service.external_local { Version::EXTERNAL_LOCAL } else { 0 };
+    internal | external
 }

@@ -1,19 +1,59 @@
 //! What the cluster says now, in small own types.
 //!
-//! In: [`Change`]s from an API server or from files, in any order. Out: which Services are dirty. Knows nothing of
-//! kernel tables, clients or clocks.
+//! In: [`Change`]s from an API server or from files, in any order. Out: which Services are [`Dirty`], and [`Problem`]s
+//! with objects. Knows nothing of kernel tables, clients or clocks.
+//!
+//! ```text
+//! objects (JSON, YAML) -> service, endpoints, node, cidr  (one file converts one kind)
+//!                      -> Model { services, slices, claims, nodes, ServiceCIDRs } -> Dirty
+//! ```
 
+pub mod address;
+#[cfg(any(test, feature = "test-support"))]
+pub mod build;
+pub mod cidr;
+mod claims;
+mod dirty;
+pub mod endpoints;
+mod kinds;
+mod listing;
+mod names;
+pub mod node;
 pub mod objects;
+mod problem;
+pub mod protocol;
+pub mod service;
+mod slices;
 
-use objects::{EndpointSlice, Node, Service, ServiceCidr};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proxy_common::abi::FrontendKey;
+use proxy_common::addr::Family;
+
+pub use dirty::Dirty;
+pub use names::{ObjectName, ServicePortName};
+pub use problem::Problem;
+pub use slices::Joined;
+
+use claims::Claims;
+use kinds::Kind;
+use names::Names;
+use node::Node;
+use objects::EndpointSlice;
+use problem::Told;
+use service::{Port, Service};
+use slices::Slices;
 
 /// One thing that a source learned about the cluster.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "handed over one at a time, never stored")]
 pub enum Change {
-    Service(Event<Service>),
+    Service(Event<objects::Service>),
     EndpointSlice(Event<EndpointSlice>),
-    Node(Event<Node>),
-    ServiceCidr(Event<ServiceCidr>),
+    Node(Event<objects::Node>),
+    ServiceCidr(Event<objects::ServiceCidr>),
 }
 
 /// What happened to the objects of one kind.
@@ -22,7 +62,170 @@ pub enum Event<T> {
     /// Added or changed.
     Apply(T),
     /// Gone. `namespace` is empty for cluster-scoped kinds.
-    Delete { namespace: String, name: String },
+    Delete {
+        namespace: String,
+        name: String,
+    },
     /// The complete list: whatever is not in it is gone. The first one makes the kind "synced".
     Reset(Vec<T>),
+    /// The complete list in pieces, so that it never has to fit in memory: what is not applied between `Begin` and
+    /// `End` is gone at `End`. Another `Begin` starts over.
+    Begin,
+    End,
+}
+
+/// Everything the cluster said, ready to be looked at Service by Service.
+#[derive(Debug, Default)]
+pub struct Model {
+    names: Names,
+    services: HashMap<ObjectName, Arc<Service>>,
+    claims: Claims,
+    slices: Slices,
+    nodes: BTreeMap<Arc<str>, Node>,
+    cidrs: BTreeMap<Arc<str>, Box<[IpNet]>>,
+    listings: kinds::Listings,
+    told: Told,
+    dirty: Dirty,
+}
+
+impl Model {
+    /// Takes one change in. The problems are those that are new with it.
+    pub fn apply(&mut self, change: Change) -> Vec<Problem> {
+        match change {
+            Change::Service(event) => self.take(event),
+            Change::EndpointSlice(event) => self.take(event),
+            Change::Node(event) => self.take(event),
+            Change::ServiceCidr(event) => self.take(event),
+        }
+    }
+
+    /// Services and EndpointSlices have been listed completely: what is missing is gone, so tables may be written.
+    /// Node and ServiceCIDR are not waited for (specification A3).
+    pub fn synced(&self) -> bool {
+        self.listings.services.complete && self.listings.slices.complete
+    }
+
+    /// What changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Says that something outside of the model changed what every Service should be: an address of this host, a setting.
+    pub fn mark_everything(&mut self) {
+        self.dirty.everything = true;
+        self.dirty.node = true;
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().map(Arc::as_ref)
+    }
+
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name).map(Arc::as_ref)
+    }
+
+    /// The endpoints of one service port, sorted by address and port, each pair once.
+    pub fn endpoints(&self, service: &ObjectName, port: &Port, family: Family) -> Vec<Joined<'_>> {
+        self.slices.join(service, port, family)
+    }
+
+    /// The Service that serves `key`, of all that claim it.
+    pub fn winner(&self, key: &FrontendKey) -> Option<&ObjectName> {
+        self.claims.winner(key)
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &IpNet> {
+        self.cidrs.values().flatten()
+    }
+
+    fn take<T: Kind>(&mut self, event: Event<T>) -> Vec<Problem> {
+        match event {
+            Event::Apply(object) => self.put(&object),
+            Event::Delete { namespace, name } => {
+                self.delete::<T>(&ObjectName::new(&namespace, &name));
+                Vec::new()
+            }
+            Event::Reset(list) => self.reset(&list),
+            Event::Begin => {
+                T::listing(&mut self.listings).begin();
+                Vec::new()
+            }
+            Event::End => {
+                self.end_list::<T>();
+                Vec::new()
+            }
+        }
+    }
+
+    fn reset<T: Kind>(&mut self, list: &[T]) -> Vec<Problem> {
+        T::listing(&mut self.listings).begin();
+        let problems = list.iter().flat_map(|object| self.put(object)).collect();
+        self.end_list::<T>();
+        problems
+    }
+
+    fn end_list<T: Kind>(&mut self) {
+        let known = T::known(self);
+        for gone in T::listing(&mut self.listings).end(known.into_iter()) {
+            self.delete::<T>(&gone);
+        }
+    }
+
+    fn put<T: Kind>(&mut self, object: &T) -> Vec<Problem> {
+        let metadata = object.metadata();
+        let name = ObjectName::new(&metadata.namespace, &metadata.name);
+        if let Some(problem) = T::nameless(&name) {
+            return vec![problem];
+        }
+        T::listing(&mut self.listings).see(&name);
+        let mut problems = problem::Problems::default();
+        let conflicts = T::put(self, name.clone(), object, &mut problems);
+        let title = T::title(&name);
+        let own = problems.into_list(&title);
+        let mut news = self.told.news(title, own);
+        news.extend(conflicts);
+        news
+    }
+
+    fn delete<T: Kind>(&mut self, name: &ObjectName) {
+        T::remove(self, name);
+        self.told.forget(&T::title(name));
+    }
+
+    /// Puts a Service (or its absence) in the place of the one before; nothing happens when they are equal.
+    fn replace_service(&mut self, name: &ObjectName, new: Option<Service>) -> Vec<Problem> {
+        let old = self.services.get(name).cloned();
+        if old.as_deref() == new.as_ref() {
+            return Vec::new();
+        }
+        self.dirty.services.insert(name.clone());
+        self.dirty.node |= old.as_deref().map(Service::cluster_ips) != new.as_ref().map(Service::cluster_ips);
+        if let Some(old) = old {
+            self.drop_service(&old);
+        }
+        new.map(|new| self.add_service(new)).unwrap_or_default()
+    }
+
+    fn drop_service(&mut self, old: &Arc<Service>) {
+        self.services.remove(&old.name);
+        self.dirty.former_ports.extend(old.service_ports().map(|(port, family)| old.port_name(port, family)));
+        self.dirty.services.extend(self.claims.remove(old));
+    }
+
+    fn add_service(&mut self, new: Service) -> Vec<Problem> {
+        let new = Arc::new(new);
+        self.services.insert(new.name.clone(), Arc::clone(&new));
+        let losses = self.claims.add(&new);
+        let told = losses.iter().map(claims::Loss::problem).collect();
+        self.dirty.services.extend(losses.into_iter().map(|loss| loss.loser));
+        told
+    }
+
+    fn mark_services(&mut self, names: Vec<ObjectName>) {
+        self.dirty.services.extend(names);
+    }
 }

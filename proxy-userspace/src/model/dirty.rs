@@ -1,0 +1,23 @@
+//! What has to be computed again.
+
+use std::collections::BTreeSet;
+
+use super::names::{ObjectName, ServicePortName};
+
+/// Collected since the last [`super::Model::take_dirty`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Every Service: the node, its zone or its addresses changed.
+    pub everything: bool,
+    pub services: BTreeSet<ObjectName>,
+    /// Service ports that were there at the last call and have changed or gone since.
+    pub former_ports: BTreeSet<ServicePortName>,
+    /// The tables about the node: ClusterIPs, ServiceCIDRs or node addresses changed.
+    pub node: bool,
+}
+
+impl Dirty {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,191 @@
+//! EndpointSlice: where traffic may go (specification A5, B2).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proxy_common::addr::{Addr, Family};
+
+use super::address::{family_of, parse_ip, parse_port, unfit_for_endpoint};
+use super::names::{Names, ObjectName};
+use super::objects;
+use super::problem::Problems;
+use super::protocol;
+
+/// Names the Service that a slice belongs to.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Slices with this label, whatever its value, are hidden from proxies.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// One slice. A hundred thousand endpoints live in these: 48 bytes each, names and hints shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    pub family: Family,
+    pub ports: Box<[SlicePort]>,
+    pub endpoints: Box<[Endpoint]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Empty for an unnamed port.
+    pub name: Arc<str>,
+    /// IANA number.
+    pub proto: u8,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub addr: Addr,
+    pub node: Option<Arc<str>>,
+    pub hints: Option<Arc<Hints>>,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+/// Where an endpoint is meant to be used; an empty list is no hint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    pub zones: Box<[Arc<str>]>,
+    pub nodes: Box<[Arc<str>]>,
+}
+
+impl Endpoint {
+    pub fn is_on(&self, node: &str) -> bool {
+        self.node.as_deref() == Some(node)
+    }
+
+    /// Usable when nothing is ready: it still answers while it goes away.
+    pub fn is_last_resort(&self) -> bool {
+        self.serving && self.terminating
+    }
+
+    pub fn zones(&self) -> &[Arc<str>] {
+        self.hints.as_deref().map_or(&[], |hints| &hints.zones)
+    }
+
+    pub fn nodes(&self) -> &[Arc<str>] {
+        self.hints.as_deref().map_or(&[], |hints| &hints.nodes)
+    }
+}
+
+/// The slice and the Service it belongs to; `None` when it is none of our business.
+pub(super) fn convert(
+    object: &objects::EndpointSlice,
+    names: &mut Names,
+    problems: &mut Problems,
+) -> Option<(ObjectName, Slice)> {
+    if object.metadata.labels.contains_key(HEADLESS_LABEL) {
+        return None;
+    }
+    let service = service_of(object, names, problems)?;
+    let family = address_family(&object.address_type, problems)?;
+    let ports =
+        object.ports.iter().enumerate().filter_map(|(at, port)| slice_port(at, port, names, problems)).collect();
+    Some((service, Slice { family, ports, endpoints: endpoints(object, family, names, problems) }))
+}
+
+fn service_of(object: &objects::EndpointSlice, names: &mut Names, problems: &mut Problems) -> Option<ObjectName> {
+    let Some(service) = object.metadata.labels.get(SERVICE_LABEL).filter(|service| !service.is_empty()) else {
+        problems.push(format!("has no label {SERVICE_LABEL} and is not used; name its Service there"));
+        return None;
+    };
+    Some(ObjectName { namespace: names.share(&object.metadata.namespace), name: names.share(service) })
+}
+
+fn address_family(text: &str, problems: &mut Problems) -> Option<Family> {
+    match text {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        other => {
+            problems.push(format!("addressType {other:?} is not used; a proxy serves IPv4 and IPv6"));
+            None
+        }
+    }
+}
+
+/// A port without a number stands for "all ports", which no service port can join: passed over in silence.
+fn slice_port(
+    at: usize,
+    object: &objects::EndpointPort,
+    names: &mut Names,
+    problems: &mut Problems,
+) -> Option<SlicePort> {
+    let number = object.port.filter(|number| *number != 0)?;
+    let Some(name) = object.name.as_deref() else {
+        problems.push(format!("ports[{at}] has no name and is not used; write name: \"\" for an unnamed port"));
+        return None;
+    };
+    let Some(proto) = protocol::number(object.protocol.as_deref()) else {
+        let protocol = object.protocol.as_deref().unwrap_or_default();
+        problems.push(format!("ports[{at}].protocol {protocol:?} is not used; use TCP, UDP or SCTP"));
+        return None;
+    };
+    let Some(port) = parse_port(number) else {
+        problems.push(format!("ports[{at}].port {number} is not used; use 1 to 65535"));
+        return None;
+    };
+    Some(SlicePort { name: names.share(name), proto, port })
+}
+
+fn endpoints(
+    object: &objects::EndpointSlice,
+    family: Family,
+    names: &mut Names,
+    problems: &mut Problems,
+) -> Box<[Endpoint]> {
+    let mut hints = SharedHints::default();
+    let read = |(at, endpoint)| {
+        let addr = endpoint_address(at, endpoint, family, problems)?;
+        Some(Endpoint {
+            addr,
+            node: endpoint.node_name.as_deref().map(|node| names.share(node)),
+            hints: endpoint.hints.as_ref().and_then(|object| hints.share(object, names)),
+            ready: endpoint.conditions.ready.unwrap_or(true),
+            serving: endpoint.conditions.serving.unwrap_or(true),
+            terminating: endpoint.conditions.terminating.unwrap_or(false),
+        })
+    };
+    object.endpoints.iter().enumerate().filter_map(read).collect()
+}
+
+/// Only the first address of an endpoint counts.
+fn endpoint_address(at: usize, endpoint: &objects::Endpoint, family: Family, problems: &mut Problems) -> Option<Addr> {
+    let Some(text) = endpoint.addresses.first() else {
+        problems.push(format!("endpoints[{at}] has no address and is not used; give it one"));
+        return None;
+    };
+    match usable(text, family) {
+        Ok(ip) => Some(ip.into()),
+        Err(why) => {
+            problems.push(format!("endpoints[{at}] {text:?} {why} and is not used; correct or remove it"));
+            None
+        }
+    }
+}
+
+fn usable(text: &str, family: Family) -> Result<IpAddr, String> {
+    let ip = parse_ip(text).ok_or("is no IP address")?;
+    if family_of(ip) != family {
+        return Err("is not of the slice's addressType".into());
+    }
+    unfit_for_endpoint(ip).map_or(Ok(ip), |what| Err(format!("is {what}")))
+}
+
+/// The hints of one slice; neighbours mostly have the same.
+#[derive(Default)]
+struct SharedHints(Option<Arc<Hints>>);
+
+impl SharedHints {
+    fn share(&mut self, object: &objects::EndpointHints, names: &mut Names) -> Option<Arc<Hints>> {
+        let mut list = |hints: &[objects::Hint]| hints.iter().map(|hint| names.share(&hint.name)).collect();
+        let hints = Hints { zones: list(&object.for_zones), nodes: list(&object.for_nodes) };
+        if hints == Hints::default() {
+            return None;
+        }
+        if self.0.as_deref() != Some(&hints) {
+            self.0 = Some(Arc::new(hints));
+        }
+        self.0.clone()
+    }
+}

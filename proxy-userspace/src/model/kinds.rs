@@ -1,0 +1,163 @@
+//! The four kinds, each with the verbs that every event is made of.
+
+use std::sync::Arc;
+
+use super::listing::Listing;
+use super::names::ObjectName;
+use super::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
+use super::problem::{Problem, Problems};
+use super::{Model, cidr, endpoints, node, service};
+
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    pub(super) services: Listing,
+    pub(super) slices: Listing,
+    pub(super) nodes: Listing,
+    pub(super) cidrs: Listing,
+}
+
+pub(super) trait Kind: Sized {
+    const NAME: &'static str;
+    const NAMESPACED: bool;
+
+    fn metadata(&self) -> &Metadata;
+    fn listing(listings: &mut Listings) -> &mut Listing;
+    fn known(model: &Model) -> Vec<ObjectName>;
+    /// Puts the object in. Returns the problems it makes for others.
+    fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem>;
+    fn remove(model: &mut Model, name: &ObjectName);
+
+    /// As people call the object.
+    fn title(name: &ObjectName) -> String {
+        if Self::NAMESPACED { format!("{} {name}", Self::NAME) } else { format!("{} {}", Self::NAME, name.name) }
+    }
+
+    fn nameless(name: &ObjectName) -> Option<Problem> {
+        let nameless = name.name.is_empty() || (Self::NAMESPACED && name.namespace.is_empty());
+        nameless.then(|| Problem {
+            object: Self::title(name),
+            message: "has no name or no namespace and is not used; give it both".into(),
+        })
+    }
+}
+
+impl Kind for Service {
+    const NAME: &'static str = "Service";
+    const NAMESPACED: bool = true;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn listing(listings: &mut Listings) -> &mut Listing {
+        &mut listings.services
+    }
+
+    fn known(model: &Model) -> Vec<ObjectName> {
+        model.services.keys().cloned().collect()
+    }
+
+    fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
+        let service = service::convert(object, &mut model.names, problems);
+        model.replace_service(&name, service)
+    }
+
+    fn remove(model: &mut Model, name: &ObjectName) {
+        model.replace_service(name, None);
+    }
+}
+
+impl Kind for EndpointSlice {
+    const NAME: &'static str = "EndpointSlice";
+    const NAMESPACED: bool = true;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn listing(listings: &mut Listings) -> &mut Listing {
+        &mut listings.slices
+    }
+
+    fn known(model: &Model) -> Vec<ObjectName> {
+        model.slices.names().cloned().collect()
+    }
+
+    fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
+        let changed = match endpoints::convert(object, &mut model.names, problems) {
+            Some((service, slice)) => model.slices.put(name, service, slice),
+            None => model.slices.remove(&name),
+        };
+        model.mark_services(changed);
+        Vec::new()
+    }
+
+    fn remove(model: &mut Model, name: &ObjectName) {
+        let changed = model.slices.remove(name);
+        model.mark_services(changed);
+    }
+}
+
+impl Kind for Node {
+    const NAME: &'static str = "Node";
+    const NAMESPACED: bool = false;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn listing(listings: &mut Listings) -> &mut Listing {
+        &mut listings.nodes
+    }
+
+    fn known(model: &Model) -> Vec<ObjectName> {
+        cluster_scoped(model.nodes.keys())
+    }
+
+    fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
+        let node = node::convert(object, &mut model.names, problems);
+        if model.nodes.get(&name.name) != Some(&node) {
+            model.nodes.insert(name.name, node);
+            model.mark_everything();
+        }
+        Vec::new()
+    }
+
+    /// A Node that is deleted keeps its zone and addresses in force: kube-proxy does not let go either (A4, F4).
+    fn remove(_: &mut Model, _: &ObjectName) {}
+}
+
+impl Kind for ServiceCidr {
+    const NAME: &'static str = "ServiceCIDR";
+    const NAMESPACED: bool = false;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn listing(listings: &mut Listings) -> &mut Listing {
+        &mut listings.cidrs
+    }
+
+    fn known(model: &Model) -> Vec<ObjectName> {
+        cluster_scoped(model.cidrs.keys())
+    }
+
+    fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
+        let cidrs = cidr::convert(object, problems);
+        if model.cidrs.get(&name.name) != Some(&cidrs) {
+            model.cidrs.insert(name.name, cidrs);
+            model.dirty.node = true;
+        }
+        Vec::new()
+    }
+
+    fn remove(model: &mut Model, name: &ObjectName) {
+        model.dirty.node |= model.cidrs.remove(&name.name).is_some();
+    }
+}
+
+/// Names of a kind without namespaces. Lists of those carry an empty namespace.
+fn cluster_scoped<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<ObjectName> {
+    names.map(|name| ObjectName { namespace: "".into(), name: Arc::clone(name) }).collect()
+}
