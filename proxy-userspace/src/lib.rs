@@ -30,3 +30,5 @@ pub mod model;
 pub mod plan;
 #[cfg(feature = "io")]
 pub mod sys;
+#[cfg(feature = "io")]
+pub mod watch;
