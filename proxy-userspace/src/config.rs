@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use proxy_common::addr::Family;
 use proxy_common::tables::Capacity;
 
-use crate::args;
+use crate::{args, attach};
 
 /// `sluice run`, understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub source: Source,
     pub node_name: String,
@@ -26,7 +26,7 @@ pub struct Config {
     pub loopback_node_ports: bool,
     pub healthz: SocketAddr,
     pub verbosity: u8,
-    pub kernel: Kernel,
+    pub kernel: attach::Options,
 }
 
 /// Where Services come from.
@@ -61,17 +61,6 @@ pub enum NodePorts {
     Primary,
     /// Own addresses inside these; a family without any matches all of them.
     Within(Vec<IpNet>),
-}
-
-/// Where in the kernel things go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    pub pin_dir: PathBuf,
-    /// `None`: the cgroup2 root.
-    pub cgroup_root: Option<PathBuf>,
-    /// `None`: the agent's own.
-    pub netns: Option<PathBuf>,
-    pub capacity: Capacity,
 }
 
 /// A flag with a value that cannot be used.
@@ -223,11 +212,11 @@ fn healthz(typed: &str) -> Result<SocketAddr> {
     }
 }
 
-fn kernel(run: &args::Kernel) -> Result<Kernel> {
+fn kernel(run: &args::Kernel) -> Result<attach::Options> {
     if !run.pin_dir.is_absolute() {
         return invalid("pin-dir", format!("{} is not an absolute path", run.pin_dir.display()));
     }
-    Ok(Kernel {
+    Ok(attach::Options {
         pin_dir: run.pin_dir.clone(),
         cgroup_root: run.cgroup_root.clone(),
         netns: run.netns.clone(),

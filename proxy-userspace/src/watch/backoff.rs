@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(30);
 /// After this long without a failure the next one counts as the first.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
+const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 
 /// Doubles from [`FIRST`] to [`LONGEST`], each time with up to as much again by chance, never above the longest.
 #[derive(Debug)]

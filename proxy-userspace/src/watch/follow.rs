@@ -30,7 +30,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Even when the server forgets our place again and again, it is not asked for everything more often than this.
 const BETWEEN_LISTS: Duration = Duration::from_secs(5);
 /// An API that the server does not have may appear with an upgrade.
-const ABSENT_RETRY: Duration = Duration::from_secs(300);
+const ABSENT_RETRY: Duration = Duration::from_mins(5);
 /// After so many failures to resume in a row, the place itself is doubted.
 const DOUBT_AFTER: u32 = 5;
 
@@ -88,18 +88,7 @@ struct Unheard;
 impl<K: Kind> Follower<K> {
     /// Lists if need be, then watches until the watch ends.
     async fn turn(&mut self) -> Result<(), Halt> {
-        let events = match &self.version {
-            Some(version) => self.watch(version, false).await?,
-            None => {
-                self.spare_the_server().await;
-                if self.stream_lists {
-                    self.stream_list().await?
-                } else {
-                    let version = self.page_list().await?;
-                    self.watch(&version, false).await?
-                }
-            }
-        };
+        let events = if let Some(version) = &self.version { self.watch(version, false).await? } else { self.list().await? };
         self.forward(events).await
     }
 
@@ -137,6 +126,16 @@ impl<K: Kind> Follower<K> {
             () = sleep(wait) => {}
             () = self.changes.closed() => {}
         }
+    }
+
+    /// Learns everything; gives the watch that goes on from there.
+    async fn list(&mut self) -> Result<Events<K>, Halt> {
+        self.spare_the_server().await;
+        if self.stream_lists {
+            return self.stream_list().await;
+        }
+        let version = self.page_list().await?;
+        self.watch(&version, false).await
     }
 
     async fn spare_the_server(&mut self) {
