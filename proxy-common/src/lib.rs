@@ -11,5 +11,6 @@
 
 pub mod abi;
 pub mod addr;
+pub mod policy;
 pub mod reason;
 pub mod tables;

@@ -58,7 +58,7 @@ pub(super) fn select(endpoints: &[Joined<'_>], rules: Rules, place: Place<'_>) -
         port: joined.port,
         flags: flags(joined.endpoint),
     });
-    Selected { backends: backends.filter(is_worth_keeping).collect(), has_any: has_any(endpoints, rules, &cluster) }
+    Selected { backends: backends.filter(is_worth_keeping).collect(), has_any: has_any(endpoints, rules, cluster) }
 }
 
 fn flag(is_set: bool, flag: u16) -> u16 {
@@ -70,8 +70,8 @@ fn is_worth_keeping(backend: &WantedBackend) -> bool {
 }
 
 /// Any usable endpoint anywhere in the cluster, topology aside. A non-empty cluster set is one already.
-fn has_any(endpoints: &[Joined<'_>], rules: Rules, cluster: &Set) -> bool {
-    *cluster != Set::Empty
+fn has_any(endpoints: &[Joined<'_>], rules: Rules, cluster: Set) -> bool {
+    cluster != Set::Empty
         || (rules.uses_local && any(endpoints, |endpoint| endpoint.ready || endpoint.is_last_resort()))
 }
 

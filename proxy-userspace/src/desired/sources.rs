@@ -24,17 +24,17 @@ pub(super) fn of(service: &Service, family: Family, node_ip: Option<IpAddr>) -> 
         return Sources::default();
     }
     let node_allowed = node_ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(&ip)));
-    if node_allowed { with_own_node(service, family, ranges) } else { restricted(ranges, Version::SOURCE_RANGES) }
+    if node_allowed { with_own_node(service, family, ranges) } else { restricted(&ranges, Version::SOURCE_RANGES) }
 }
 
 /// A host that holds a load-balancer address dials it with that address as source.
 fn with_own_node(service: &Service, family: Family, mut ranges: Vec<IpNet>) -> Sources {
     let addresses = service.load_balancer_ips.iter().filter(|ip| family_of(**ip) == family);
     ranges.extend(addresses.map(|ip| IpNet::from(*ip)));
-    restricted(ranges, Version::SOURCE_RANGES | Version::SOURCE_NODE_ALLOWED)
+    restricted(&ranges, Version::SOURCE_RANGES | Version::SOURCE_NODE_ALLOWED)
 }
 
-fn restricted(ranges: Vec<IpNet>, flags: u32) -> Sources {
+fn restricted(ranges: &[IpNet], flags: u32) -> Sources {
     let mut ranges: Vec<_> = ranges.iter().map(cidr).collect();
     ranges.sort_by_key(|range| (range.addr, range.prefix_len));
     ranges.dedup();

@@ -13,6 +13,7 @@ pub mod address;
 pub mod build;
 pub mod cidr;
 mod claims;
+mod defaults;
 mod dirty;
 pub mod endpoints;
 mod kinds;

@@ -1,0 +1,137 @@
+//! Which set of endpoints a client gets and whether its address is rewritten (specification B5).
+//!
+//! In: the kind of the frontend, the policies of the service port, where the client is. Out: [`Set`] and masquerade. Knows
+//! no endpoints, tables or packets: the socket hooks, the packet hooks and the tests of the agent ask the same rule.
+
+use crate::abi::{Frontend, Version};
+
+/// Where a client is, seen from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// A pod that the local-traffic detector (specification B6) would tell from others.
+    Pod,
+    /// The node itself: the source address is its own.
+    Node,
+    /// Anything else: outside of the cluster, or a pod that no detector recognises.
+    Outside,
+}
+
+/// What the policies of specification B5 depend on, besides the service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// A local-traffic detector exists for the family.
+    pub detector: bool,
+    /// `masqueradeAll`.
+    pub masquerade_all: bool,
+}
+
+/// The endpoints that a flow chooses from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Set {
+    Cluster,
+    Local,
+}
+
+impl Source {
+    /// Without a detector a pod is like any other client.
+    #[inline]
+    #[must_use]
+    pub const fn as_detected(self, detector: bool) -> Self {
+        match self {
+            Self::Pod if !detector => Self::Outside,
+            source => source,
+        }
+    }
+}
+
+/// The set for a client at `source` of a frontend of `kind` (`Frontend::KIND_*`) with the policies in `flags` (`Version`).
+///
+/// internalTrafficPolicy decides for ClusterIPs only, externalTrafficPolicy for all others; there pods and the node itself
+/// take the short way to the whole cluster.
+#[inline]
+pub const fn endpoint_set(kind: u32, flags: u32, source: Source, detector: bool) -> Set {
+    let is_local = if kind == Frontend::KIND_CLUSTER_IP {
+        flags & Version::INTERNAL_LOCAL != 0
+    } else {
+        flags & Version::EXTERNAL_LOCAL != 0 && matches!(source.as_detected(detector), Source::Outside)
+    };
+    if is_local { Set::Local } else { Set::Cluster }
+}
+
+/// True when the backend must see an address of this node. A flow that returns to its own client (`hairpin`) always does.
+#[inline]
+pub const fn masquerade(kind: u32, flags: u32, source: Source, settings: Settings, hairpin: bool) -> bool {
+    let source = source.as_detected(settings.detector);
+    let by_policy = if kind == Frontend::KIND_CLUSTER_IP {
+        settings.masquerade_all || (settings.detector && !matches!(source, Source::Pod))
+    } else {
+        flags & Version::EXTERNAL_LOCAL == 0 || matches!(source, Source::Node)
+    };
+    by_policy || hairpin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER_IP: &[u32] = &[Frontend::KIND_CLUSTER_IP];
+    const EXTERNAL: &[u32] = &[Frontend::KIND_NODE_PORT, Frontend::KIND_EXTERNAL_IP, Frontend::KIND_LOAD_BALANCER];
+    const DEFAULT: u32 = 0;
+    const INTERNAL_LOCAL: u32 = Version::INTERNAL_LOCAL;
+    const EXTERNAL_LOCAL: u32 = Version::EXTERNAL_LOCAL;
+
+    /// The four variants of the truth table, in the order of its columns.
+    const VARIANTS: [Settings; 4] = [
+        Settings { detector: true, masquerade_all: false },
+        Settings { detector: false, masquerade_all: false },
+        Settings { detector: true, masquerade_all: true },
+        Settings { detector: false, masquerade_all: true },
+    ];
+
+    const C: (Set, bool) = (Set::Cluster, false);
+    const C_MASQ: (Set, bool) = (Set::Cluster, true);
+    const L: (Set, bool) = (Set::Local, false);
+    const L_MASQ: (Set, bool) = (Set::Local, true);
+
+    #[test]
+    fn every_row_of_the_truth_table_holds_in_all_four_variants() {
+        use Source::{Node, Outside, Pod};
+        for (sentence, kinds, flags, source, expected) in [
+            ("pod to ClusterIP", CLUSTER_IP, DEFAULT, Pod, [C, C, C_MASQ, C_MASQ]),
+            ("pod to ClusterIP, eTP Local", CLUSTER_IP, EXTERNAL_LOCAL, Pod, [C, C, C_MASQ, C_MASQ]),
+            ("pod to ClusterIP, iTP Local", CLUSTER_IP, INTERNAL_LOCAL, Pod, [L, L, L_MASQ, L_MASQ]),
+            ("pod to external", EXTERNAL, DEFAULT, Pod, [C_MASQ; 4]),
+            ("pod to external, eTP Local", EXTERNAL, EXTERNAL_LOCAL, Pod, [C, L, C, L]),
+            ("pod to external, iTP Local", EXTERNAL, INTERNAL_LOCAL, Pod, [C_MASQ; 4]),
+            ("node to ClusterIP", CLUSTER_IP, DEFAULT, Node, [C_MASQ, C, C_MASQ, C_MASQ]),
+            ("node to ClusterIP, eTP Local", CLUSTER_IP, EXTERNAL_LOCAL, Node, [C_MASQ, C, C_MASQ, C_MASQ]),
+            ("node to ClusterIP, iTP Local", CLUSTER_IP, INTERNAL_LOCAL, Node, [L_MASQ, L, L_MASQ, L_MASQ]),
+            ("node to external", EXTERNAL, DEFAULT, Node, [C_MASQ; 4]),
+            ("node to external, eTP Local", EXTERNAL, EXTERNAL_LOCAL, Node, [C_MASQ; 4]),
+            ("node to external, iTP Local", EXTERNAL, INTERNAL_LOCAL, Node, [C_MASQ; 4]),
+            ("outside to ClusterIP", CLUSTER_IP, DEFAULT, Outside, [C_MASQ, C, C_MASQ, C_MASQ]),
+            ("outside to ClusterIP, eTP Local", CLUSTER_IP, EXTERNAL_LOCAL, Outside, [C_MASQ, C, C_MASQ, C_MASQ]),
+            ("outside to ClusterIP, iTP Local", CLUSTER_IP, INTERNAL_LOCAL, Outside, [L_MASQ, L, L_MASQ, L_MASQ]),
+            ("outside to external", EXTERNAL, DEFAULT, Outside, [C_MASQ; 4]),
+            ("outside to external, eTP Local", EXTERNAL, EXTERNAL_LOCAL, Outside, [L; 4]),
+            ("outside to external, iTP Local", EXTERNAL, INTERNAL_LOCAL, Outside, [C_MASQ; 4]),
+        ] {
+            for (settings, expected) in VARIANTS.into_iter().zip(expected) {
+                for kind in kinds {
+                    let set = endpoint_set(*kind, flags, source, settings.detector);
+                    let masquerade = masquerade(*kind, flags, source, settings, false);
+                    assert_eq!((set, masquerade), expected, "{sentence}, kind {kind}, {settings:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_flow_that_returns_to_its_client_is_always_masqueraded() {
+        for kind in CLUSTER_IP.iter().chain(EXTERNAL) {
+            for settings in VARIANTS {
+                assert!(masquerade(*kind, EXTERNAL_LOCAL | INTERNAL_LOCAL, Source::Pod, settings, true));
+            }
+        }
+    }
+}
