@@ -24,3 +24,9 @@ impl CallError {
         Self { call, thing: thing.to_string(), source: source.into() }
     }
 }
+
+/// Nanoseconds of the clock that the hooks stamp with (`bpf_ktime_get_ns`).
+pub fn monotonic_nanos() -> u64 {
+    let now = nix::time::ClockId::CLOCK_MONOTONIC.now().expect("every kernel has this clock");
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}

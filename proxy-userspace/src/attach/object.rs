@@ -9,9 +9,11 @@ use std::path::Path;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
+use proxy_common::abi::SocketFlow;
 use proxy_common::tables::{Capacity, name};
 
 use crate::maps::pinned::LAYOUTS;
+use crate::sys::bpf::Map;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
 
@@ -55,12 +57,15 @@ impl Object {
         }
         let has_set_retval = u8::from(has_set_retval());
         let cookie = netns_cookie.unwrap_or(0);
+        let capacity = Capacity { sockets: socket_slots(folder, capacity), ..*capacity };
+        let sockets_mask = capacity.sockets - 1;
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+        loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         for layout in LAYOUTS {
             loader.map_pin_path(layout.name, folder.join(layout.name));
-            if let Some(entries) = (layout.entries)(capacity) {
+            if let Some(entries) = (layout.entries)(&capacity) {
                 loader.map_max_entries(layout.name, entries);
             }
         }
@@ -102,7 +107,8 @@ impl LoadedProgram<'_> {
     /// Attaches beside whatever others have attached and pins the link at `pin`.
     pub fn attach(&mut self, cgroup: impl AsFd, pin: &Path) -> Result<(), String> {
         use aya::programs::links::FdLink;
-        let mode = CgroupAttachMode::AllowMultiple;
+        // No flags: a link always allows others beside it, and the kernel refuses to be told so.
+        let mode = CgroupAttachMode::Single;
         let link: FdLink = match &mut *self.program {
             Program::CgroupSockAddr(hook) => {
                 let id = hook.attach(cgroup, mode).map_err(|error| chain(&error))?;
@@ -117,6 +123,13 @@ impl LoadedProgram<'_> {
         .map_err(|error| chain(&error))?;
         link.pin(pin).map(drop).map_err(|error| chain(&error))
     }
+}
+
+/// Slots of SOCKETS: as many as the pinned table has, else what was asked for as a power of two (a slot is a cookie under
+/// a mask).
+fn socket_slots(folder: &Path, capacity: &Capacity) -> u32 {
+    let pinned = Map::<u32, SocketFlow>::open(&folder.join(name::SOCKETS));
+    pinned.map_or_else(|_| capacity.sockets.next_power_of_two(), |sockets| sockets.max_entries())
 }
 
 /// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
-use proxy_common::tables::{ABI_VERSION, Capacity};
+use proxy_common::tables::{ABI_VERSION, Capacity, name};
 
 use crate::maps::pinned::{LAYOUTS, Layout};
 use crate::sys::bpf::{Kind, MapInfo, Pin, map_info};
@@ -222,10 +222,12 @@ fn check_table(path: &Path, layout: &Layout) -> Result<(), String> {
 
 /// Any size a user may have chosen is fine; where nobody chooses there is one right size.
 fn check_entries(info: &MapInfo, layout: &Layout) -> Result<(), String> {
-    match (layout.entries)(&Capacity::DEFAULT) {
-        None if info.max_entries != 1 => Err(format!("{} has {} entries, expected 1", layout.name, info.max_entries)),
-        _ => Ok(()),
-    }
+    let fits = match (layout.entries)(&Capacity::DEFAULT) {
+        None => info.max_entries == 1,
+        Some(_) if layout.name == name::SOCKETS => info.max_entries.is_power_of_two(),
+        Some(_) => true,
+    };
+    if fits { Ok(()) } else { Err(format!("{} has {} entries", layout.name, info.max_entries)) }
 }
 
 /// `v1`, `v1-new`, `v1-old` (a BPF filesystem takes no dots).

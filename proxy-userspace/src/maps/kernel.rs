@@ -123,19 +123,7 @@ impl MapStore for KernelStore {
     }
 
     fn read(&self) -> Result<Snapshot, MapError> {
-        let maps = &self.maps;
-        let config = read(name::CONFIG, &maps.config)?.into_iter().next().map(|(_, config)| config);
-        Ok(Snapshot {
-            frontends: read(name::FRONTENDS, &maps.frontends)?,
-            frontend: not_zero(read(name::FRONTEND, &maps.frontend)?),
-            service: not_zero(read(name::SERVICE, &maps.service)?),
-            version: not_zero(read(name::VERSION, &maps.version)?),
-            slots: arena(read(name::SLOTS, &maps.slots)?),
-            backends: not_zero(read(name::BACKENDS, &maps.backends)?),
-            addrs: read(name::ADDRS, &maps.addrs)?,
-            sources: read(name::SOURCES, &maps.sources)?.into_iter().map(|(key, _)| key).collect(),
-            config: config.filter(|config| !is_zero(config)),
-        })
+        self.maps.read()
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
@@ -192,21 +180,21 @@ fn write_error<K: Pod + std::fmt::Debug, V: Pod>(
             error.source.kind(),
             format!("{key}the table is full ({entries} entries): raise {option} ({})", error.source),
         ),
+        None if full => io::Error::new(
+            error.source.kind(),
+            format!("{key}the table is full ({entries} entries, no option makes it larger): {}", error.source),
+        ),
         _ => io::Error::new(error.source.kind(), format!("{key}{}", error.source)),
     };
     MapError { table, action: "writing", source }
 }
 
-/// The option of `sluice run` that makes a table larger.
+/// The option of `sluice run` that makes a table larger; some sizes are fixed.
 pub fn option(table: &str) -> Option<&'static str> {
     Some(match table {
         name::FRONTENDS | name::FRONTEND => "--max-frontends",
-        name::SERVICE => "--max-services",
-        name::VERSION => "--max-versions",
-        name::SLOTS => "--max-slots",
-        name::BACKENDS | name::STATS => "--max-backends",
-        name::ADDRS => "--max-addresses",
-        name::SOURCES => "--max-sources",
+        name::SERVICE | name::VERSION => "--max-services",
+        name::SLOTS | name::BACKENDS | name::STATS => "--max-backends",
         name::AFFINITY => "--max-affinity",
         name::SOCKETS => "--max-sockets",
         _ => return None,
@@ -224,32 +212,6 @@ fn failed<'a, K: std::fmt::Debug>(
     }
 }
 
-fn read<K: Pod, V: Pod>(table: &'static str, map: &Map<K, V>) -> Result<Vec<(K, V)>, MapError> {
-    map.entries().map_err(|source| MapError { table, action: "reading", source })
-}
-
-/// Arrays always hold all their indices; what is zero is not there.
-fn not_zero<V: Pod>(mut entries: Vec<(u32, V)>) -> Vec<(u32, V)> {
-    entries.retain(|(_, value)| !is_zero(value));
-    entries
-}
-
-fn is_zero<V: Pod>(value: &V) -> bool {
-    crate::sys::bpf::bytes_of(value).iter().all(|byte| *byte == 0)
-}
-
-/// Slot values by index, up to the last one that is not zero.
-fn arena(entries: Vec<(u32, u32)>) -> Vec<u32> {
-    let used = entries.iter().filter(|(_, backend)| *backend != 0).map(|(index, _)| index + 1).max().unwrap_or(0);
-    let mut slots = vec![0; used as usize];
-    for (index, backend) in entries {
-        if let Some(slot) = slots.get_mut(index as usize) {
-            *slot = backend;
-        }
-    }
-    slots
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,16 +224,5 @@ mod tests {
     fn only_neighbours_of_one_kind_share_a_call() {
         assert_eq!(run_length(&[service(1), service(2), Op::Grace, service(3)]), 2);
         assert_eq!(run_length(&[Op::Grace, Op::Grace]), 1);
-    }
-
-    #[test]
-    fn the_arena_ends_with_the_last_slot_in_use() {
-        assert_eq!(arena(vec![(0, 0), (1, 7), (2, 0), (3, 9), (4, 0)]), [0, 7, 0, 9]);
-        assert_eq!(arena(vec![(0, 0), (1, 0)]), Vec::<u32>::new());
-    }
-
-    #[test]
-    fn an_array_entry_of_zeros_is_not_there() {
-        assert_eq!(not_zero(vec![(0, 0_u64), (1, 5), (2, 0)]), [(1, 5)]);
     }
 }

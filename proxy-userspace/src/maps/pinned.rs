@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use aya::Pod;
 use proxy_common::abi::{
     Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, ServiceWord, SocketFlow, SourceKey,
     Version,
@@ -11,8 +12,9 @@ use proxy_common::abi::{
 use proxy_common::addr::Addr;
 use proxy_common::tables::{Capacity, Tables, name};
 
+use super::{MapError, Snapshot};
 use crate::sys::CallError;
-use crate::sys::bpf::{Map, map_type};
+use crate::sys::bpf::{Map, bytes_of, map_type};
 
 /// What one table has to be so that our programs and our agent can use it.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +29,10 @@ pub struct Layout {
     pub entries: fn(&Capacity) -> Option<u32>,
 }
 
-const NO_PREALLOC: u32 = 1;
+/// `BPF_F_NO_PREALLOC`: memory follows use.
+const SPARSE: u32 = 1;
+/// `BPF_F_RDONLY_PROG`: no program writes.
+const FROZEN: u32 = 1 << 7;
 
 /// A table of `$map_type` from key to value type.
 macro_rules! layout {
@@ -45,16 +50,16 @@ macro_rules! layout {
 
 /// Every table, in the order in which people should read them.
 pub const LAYOUTS: &[Layout] = &[
-    layout!(FRONTENDS, HASH, FrontendKey => u32, 0, |c| Some(c.frontends)),
-    layout!(FRONTEND, ARRAY, u32 => Frontend, 0, |c| Some(c.frontends)),
-    layout!(SERVICE, ARRAY, u32 => ServiceWord, 0, |c| Some(c.services)),
-    layout!(VERSION, ARRAY, u32 => Version, 0, |c| Some(c.versions)),
-    layout!(SLOTS, ARRAY, u32 => u32, 0, |c| Some(c.slots)),
-    layout!(BACKENDS, ARRAY, u32 => Backend, 0, |c| Some(c.backends)),
+    layout!(FRONTENDS, HASH, FrontendKey => u32, SPARSE | FROZEN, |c| Some(c.frontends)),
+    layout!(FRONTEND, ARRAY, u32 => Frontend, FROZEN, |c| Some(c.frontends)),
+    layout!(SERVICE, ARRAY, u32 => ServiceWord, FROZEN, |c| Some(c.services)),
+    layout!(VERSION, ARRAY, u32 => Version, FROZEN, |c| Some(c.versions)),
+    layout!(SLOTS, ARRAY, u32 => u32, FROZEN, |c| Some(c.slots)),
+    layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, |c| Some(c.backends)),
     layout!(STATS, ARRAY, u32 => BackendStats, 0, |c| Some(c.backends)),
-    layout!(ADDRS, HASH, Addr => u32, 0, |c| Some(c.addrs)),
-    layout!(SOURCES, LPM_TRIE, SourceKey => u32, NO_PREALLOC, |c| Some(c.sources)),
-    layout!(CONFIG, ARRAY, u32 => Config, 0, |_| None),
+    layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, |c| Some(c.addrs)),
+    layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, |c| Some(c.sources)),
+    layout!(CONFIG, ARRAY, u32 => Config, FROZEN, |_| None),
     layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, |c| Some(c.affinity)),
     layout!(SOCKETS, ARRAY, u32 => SocketFlow, 0, |c| Some(c.sockets)),
 ];
@@ -109,7 +114,51 @@ impl Pinned {
             sockets: self.sockets.max_entries(),
         }
     }
+
+    /// Everything the agent writes, as found.
+    pub fn read(&self) -> Result<Snapshot, MapError> {
+        let config = read(name::CONFIG, &self.config)?.into_iter().next().map(|(_, config)| config);
+        Ok(Snapshot {
+            frontends: read(name::FRONTENDS, &self.frontends)?,
+            frontend: not_zero(read(name::FRONTEND, &self.frontend)?),
+            service: not_zero(read(name::SERVICE, &self.service)?),
+            version: not_zero(read(name::VERSION, &self.version)?),
+            slots: arena(read(name::SLOTS, &self.slots)?),
+            backends: not_zero(read(name::BACKENDS, &self.backends)?),
+            addrs: read(name::ADDRS, &self.addrs)?,
+            sources: read(name::SOURCES, &self.sources)?.into_iter().map(|(key, _)| key).collect(),
+            config: config.filter(|config| !is_zero(config)),
+        })
+    }
 }
+
+/// All elements of one table.
+pub fn read<K: Pod, V: Pod>(table: &'static str, map: &Map<K, V>) -> Result<Vec<(K, V)>, MapError> {
+    map.entries().map_err(|source| MapError { table, action: "reading", source })
+}
+
+/// Arrays always hold all their indices; what is zero is not there.
+fn not_zero<V: Pod>(mut entries: Vec<(u32, V)>) -> Vec<(u32, V)> {
+    entries.retain(|(_, value)| !is_zero(value));
+    entries
+}
+
+fn is_zero<V: Pod>(value: &V) -> bool {
+    bytes_of(value).iter().all(|byte| *byte == 0)
+}
+
+/// Slot values by index, up to the last one that is not zero.
+fn arena(entries: Vec<(u32, u32)>) -> Vec<u32> {
+    let used = entries.iter().filter(|(_, backend)| *backend != 0).map(|(index, _)| index + 1).max().unwrap_or(0);
+    let mut slots = vec![0; used as usize];
+    for (index, backend) in entries {
+        if let Some(slot) = slots.get_mut(index as usize) {
+            *slot = backend;
+        }
+    }
+    slots
+}
+
 
 /// The pinned tables as a decision sees them, with CONFIG as it was when they were opened. Remembers nothing.
 #[derive(Debug)]
@@ -170,4 +219,20 @@ impl Tables for Lookups {
     }
 
     fn remember(&self, _key: &AffinityKey, _value: &Affinity) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arena_ends_with_the_last_slot_in_use() {
+        assert_eq!(arena(vec![(0, 0), (1, 7), (2, 0), (3, 9), (4, 0)]), [0, 7, 0, 9]);
+        assert_eq!(arena(vec![(0, 0), (1, 0)]), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn an_array_entry_of_zeros_is_not_there() {
+        assert_eq!(not_zero(vec![(0, 0_u64), (1, 5), (2, 0)]), [(1, 5)]);
+    }
 }
