@@ -25,6 +25,8 @@ pub mod config;
 pub mod desired;
 #[cfg(feature = "io")]
 pub mod lock;
+#[cfg(feature = "io")]
+pub mod manifests;
 pub mod maps;
 pub mod model;
 pub mod plan;
