@@ -23,6 +23,7 @@ pub mod cli;
 #[cfg(feature = "io")]
 pub mod config;
 pub mod desired;
+pub mod facts;
 #[cfg(feature = "io")]
 pub mod lock;
 #[cfg(feature = "io")]
