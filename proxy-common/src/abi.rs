@@ -110,7 +110,7 @@ pub struct Backend {
     pub flags: u16,
     pub service: u32,
     pub generation: u32,
-    /// Reserved: zone number. In a freed id: its last generation, so that the next process goes on counting.
+    /// Reserved: zone number.
     pub zone: u32,
 }
 
@@ -213,7 +213,7 @@ impl AffinityKey {
     #[inline(always)]
     pub const fn namespace(cookie: u64, service: u32) -> Self {
         let [a, b, c, d, e, f, g, h] = cookie.to_be_bytes();
-        let client = Addr([0xff, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h]);
+        let client = Addr::new([0xff, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h]);
         Self { client, service, pad: 0 }
     }
 }
@@ -234,7 +234,7 @@ pub struct Affinity {
 pub struct SocketFlow {
     /// Socket cookie; 0 means the slot is free.
     pub cookie: u64,
-    /// CLOCK_MONOTONIC nanoseconds of the last datagram out (UDP) or of connect (TCP).
+    /// CLOCK_MONOTONIC nanoseconds of the last datagram seen (UDP) or of connect (TCP).
     pub used: u64,
     pub frontend_addr: Addr,
     pub backend_addr: Addr,
@@ -254,8 +254,6 @@ impl SocketFlow {
     pub const CONNECTED: u8 = 1;
     /// A reply was seen: the stream timeout applies.
     pub const REPLIED: u8 = 1 << 1;
-    /// The socket has more flows in SOCKETS_MORE.
-    pub const HAS_MORE: u8 = 1 << 2;
 }
 
 abi! {

@@ -5,10 +5,11 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 (mapped) or IPv6 address in network byte order. All zero means "no address".
+/// An IPv4 (mapped) or IPv6 address in network byte order. All zero means "no address". Four words, since the kernel's
+/// virtual machine copies and compares whole words only where the type promises them.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Addr(pub [u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Addr([u32; 4]);
 
 /// The address families a Service can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,15 +20,37 @@ pub enum Family {
 
 impl Addr {
     /// `::`, in IPv6 the address of "any".
-    pub const UNSPECIFIED_V6: Self = Self([0; 16]);
+    pub const UNSPECIFIED_V6: Self = Self([0; 4]);
     /// `::ffff:0.0.0.0`, in IPv4 the address of "any".
     pub const UNSPECIFIED_V4: Self = Self::v4([0; 4]);
+
+    /// The address with these octets.
+    #[inline(always)]
+    pub const fn new(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l]), word([m, n, o, p])])
+    }
+
+    /// The address whose words in memory are these, as the kernel hands them out.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The inverse of [`Self::from_words`].
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        self.0
+    }
 
     /// The IPv4 address `octets`, mapped.
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self([0, 0, MAPPED, word(octets)])
+    }
+
+    pub const fn octets(&self) -> [u8; 16] {
+        self.bits().to_be_bytes()
     }
 
     /// The family this address belongs to on the wire.
@@ -38,14 +61,27 @@ impl Addr {
 
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+        matches!(self.0, [0, 0, MAPPED, _])
     }
 
     /// The last four octets: the IPv4 address when [`Self::is_v4`].
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.0;
-        [a, b, c, d]
+        self.0[3].to_ne_bytes()
+    }
+
+    /// The address as a number: network order is numeric order.
+    #[inline(always)]
+    pub const fn bits(&self) -> u128 {
+        let (high, low) = self.halves();
+        (high as u128) << 64 | low as u128
+    }
+
+    /// Both 64-bit halves of [`Self::bits`]: what the kernel's virtual machine compares in one step each.
+    #[inline(always)]
+    pub const fn halves(&self) -> (u64, u64) {
+        let [a, b, c, d] = self.0;
+        (half(a, b), half(c, d))
     }
 
     /// "Any" in the family of this address: the address part of a node-port frontend.
@@ -58,11 +94,37 @@ impl Addr {
     }
 }
 
+/// `::ffff` as a word in memory.
+const MAPPED: u32 = word([0, 0, 0xff, 0xff]);
+
+#[inline(always)]
+const fn word(octets: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(octets)
+}
+
+#[inline(always)]
+const fn half(high: u32, low: u32) -> u64 {
+    (u32::from_be(high) as u64) << 32 | u32::from_be(low) as u64
+}
+
+/// As the octets are ordered, so that sorted lists read naturally.
+impl Ord for Addr {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.bits().cmp(&other.bits())
+    }
+}
+
+impl PartialOrd for Addr {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl From<IpAddr> for Addr {
     fn from(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(ip) => Self::v4(ip.octets()),
-            IpAddr::V6(ip) => Self(ip.octets()),
+            IpAddr::V6(ip) => Self::new(ip.octets()),
         }
     }
 }
@@ -71,7 +133,7 @@ impl From<Addr> for IpAddr {
     fn from(addr: Addr) -> Self {
         match addr.family() {
             Family::V4 => Self::V4(Ipv4Addr::from(addr.v4_octets())),
-            Family::V6 => Self::V6(Ipv6Addr::from(addr.0)),
+            Family::V6 => Self::V6(Ipv6Addr::from(addr.octets())),
         }
     }
 }
@@ -90,18 +152,43 @@ impl core::fmt::Display for Addr {
 
 /// A port in network byte order.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Be16(pub [u8; 2]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Be16(u16);
 
 impl Be16 {
     #[inline(always)]
     pub const fn new(host: u16) -> Self {
-        Self(host.to_be_bytes())
+        Self(host.to_be())
+    }
+
+    /// The port whose two bytes in memory are these, as the kernel hands them out.
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// The inverse of [`Self::from_raw`].
+    #[inline(always)]
+    pub const fn raw(self) -> u16 {
+        self.0
     }
 
     #[inline(always)]
     pub const fn get(self) -> u16 {
-        u16::from_be_bytes(self.0)
+        u16::from_be(self.0)
+    }
+}
+
+/// As numbers, so that sorted lists read naturally.
+impl Ord for Be16 {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.get().cmp(&other.get())
+    }
+}
+
+impl PartialOrd for Be16 {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -117,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_mapped_address_is_the_ipv4_address() {
-        let mapped = Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 96, 0, 1]);
+        let mapped = Addr::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 96, 0, 1]);
         assert_eq!(mapped, Addr::from(IpAddr::from([10, 96, 0, 1])));
         assert_eq!(mapped.family(), Family::V4);
         assert_eq!(IpAddr::from(mapped), IpAddr::from([10, 96, 0, 1]));
@@ -132,8 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn octets_lie_in_memory_in_network_order() {
+        let octets = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+        let addr = Addr::new(octets);
+        assert_eq!(addr.words().map(u32::to_ne_bytes).as_flattened(), octets);
+        assert_eq!(addr.octets(), octets);
+        assert_eq!(addr.halves(), (0x2001_0db8_0000_0000, 9));
+    }
+
+    #[test]
+    fn addresses_and_ports_sort_as_people_read_them() {
+        let v4 = |octets| Addr::v4(octets);
+        assert!(v4([10, 0, 0, 2]) < v4([10, 0, 1, 1]));
+        assert!(Be16::new(80) < Be16::new(256));
+    }
+
+    #[test]
     fn ports_are_stored_in_network_order() {
-        assert_eq!(Be16::new(80).0, [0, 80]);
-        assert_eq!(Be16([0x1f, 0x90]).get(), 8080);
+        assert_eq!(Be16::new(80).raw().to_ne_bytes(), [0, 80]);
+        assert_eq!(Be16::from_raw(u16::from_ne_bytes([0x1f, 0x90])).get(), 8080);
     }
 }

@@ -11,6 +11,8 @@
 
 pub mod abi;
 pub mod addr;
+pub mod balance;
 pub mod policy;
 pub mod reason;
+pub mod socket;
 pub mod tables;

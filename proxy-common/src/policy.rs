@@ -34,7 +34,7 @@ pub enum Set {
 
 impl Source {
     /// Without a detector a pod is like any other client.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn as_detected(self, detector: bool) -> Self {
         match self {
@@ -48,7 +48,7 @@ impl Source {
 ///
 /// internalTrafficPolicy decides for ClusterIPs only, externalTrafficPolicy for all others; there pods and the node itself
 /// take the short way to the whole cluster.
-#[inline]
+#[inline(always)]
 pub const fn endpoint_set(kind: u32, flags: u32, source: Source, detector: bool) -> Set {
     let is_local = if kind == Frontend::KIND_CLUSTER_IP {
         flags & Version::INTERNAL_LOCAL != 0
@@ -59,7 +59,7 @@ pub const fn endpoint_set(kind: u32, flags: u32, source: Source, detector: bool)
 }
 
 /// True when the backend must see an address of this node. A flow that returns to its own client (`hairpin`) always does.
-#[inline]
+#[inline(always)]
 pub const fn masquerade(kind: u32, flags: u32, source: Source, settings: Settings, hairpin: bool) -> bool {
     let source = source.as_detected(settings.detector);
     let by_policy = if kind == Frontend::KIND_CLUSTER_IP {

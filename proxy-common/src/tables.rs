@@ -24,6 +24,13 @@ pub mod name {
     pub const REASONS: &str = "REASONS";
 }
 
+/// Entries of REASONS: more than there are, so that a new reason changes no layout.
+pub const REASONS_CAPACITY: u32 = 64;
+const _: () = assert!(crate::reason::Reason::ALL.len() <= REASONS_CAPACITY as usize);
+
+/// Flows of one socket that SOCKETS_MORE holds, besides the one in SOCKETS.
+pub const FLOWS_MORE: usize = 16;
+
 /// How many entries each table holds unless told otherwise: 10,000 Services and 250,000 endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -35,6 +42,7 @@ pub struct Capacity {
     pub addrs: u32,
     pub sources: u32,
     pub affinity: u32,
+    /// A power of two: the slot of a socket is its cookie under a mask.
     pub sockets: u32,
 }
 

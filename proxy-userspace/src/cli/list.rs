@@ -211,7 +211,7 @@ fn backend_row(backend: &Backend, state: &'static str, stats: BackendStats) -> B
 }
 
 fn client(key: &AffinityKey) -> String {
-    match key.client.0 {
+    match key.client.octets() {
         [0xff, 0, 0, 0, 0, 0, 0, 0, cookie @ ..] => format!("namespace {}", u64::from_be_bytes(cookie)),
         _ => IpAddr::from(key.client).to_string(),
     }

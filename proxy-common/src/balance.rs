@@ -1,0 +1,303 @@
+//! The decision: what a client dialled, seen through the tables, becomes a backend, a refusal, or nothing of ours.
+//!
+//! In: a [`FrontendKey`], a [`Client`] and [`Tables`]. Out: a [`Verdict`]. Refuses to know what a hook or a socket is.
+//! Rules are those of nftables mode: look-up order and sets (specification B5), affinity (B8), source ranges (B9).
+
+use crate::abi::{Affinity, AffinityKey, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
+use crate::addr::{Addr, Be16, Family};
+use crate::policy::{Set, Source, endpoint_set};
+use crate::reason::Reason;
+use crate::tables::Tables;
+
+/// Who dials, and the moment. Asked only for what is needed: in the kernel each answer is a helper call.
+pub trait Client {
+    /// Cookie of the network namespace that dials.
+    fn namespace(&self) -> u64;
+    /// The caller lives in the node's own network namespace; everybody else is a local pod.
+    fn is_host(&self) -> bool;
+    /// The address the socket is bound to, if it is bound to one.
+    fn source(&self) -> Option<Addr>;
+    fn random(&self) -> u32;
+    /// CLOCK_MONOTONIC in nanoseconds.
+    fn now(&self) -> u64;
+}
+
+/// What to do with a new connection or flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours.
+    Leave,
+    To(Choice),
+    /// ECONNREFUSED: specification B5 "reject".
+    Refuse(Reason),
+    /// EHOSTUNREACH: specification B5 "drop", told at once.
+    Unreachable(Reason),
+}
+
+/// A backend, and what remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub backend: u32,
+    pub generation: u32,
+    pub addr: Addr,
+    pub port: Be16,
+    /// `Frontend::KIND_*` of what was dialled.
+    pub kind: u32,
+}
+
+/// Two tables contradict each other: one of them changed in between. Looking again helps.
+struct Changing;
+
+const TRIES: usize = 3;
+
+/// Decides where `key`, dialled by `client`, goes.
+#[inline(always)]
+pub fn balance(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Verdict {
+    for _ in 0..TRIES {
+        if let Ok(verdict) = once(tables, client, key) {
+            return verdict;
+        }
+    }
+    Verdict::Refuse(Reason::TablesChanging)
+}
+
+#[inline(always)]
+fn once(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Verdict, Changing> {
+    match find(tables, client, key)? {
+        Found::Frontend(frontend) => serve(tables, client, &frontend),
+        Found::Nothing(verdict) => Ok(verdict),
+    }
+}
+
+/// What a dialled address turned out to be.
+enum Found {
+    Frontend(Frontend),
+    Nothing(Verdict),
+}
+
+/// The frontend of `key`: the exact one, else the node port (B5 "look-up order").
+#[inline(always)]
+fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Found, Changing> {
+    if let Some(frontend) = frontend(tables, key)? {
+        return Ok(Found::Frontend(frontend));
+    }
+    let Some(flags) = tables.address(&key.addr) else {
+        return Ok(Found::Nothing(unknown_address(tables, &key.addr)));
+    };
+    if serves_node_ports(flags, client) {
+        let node_port = FrontendKey { addr: Addr::unspecified(key.addr.family()), ..*key };
+        if let Some(frontend) = frontend(tables, &node_port)? {
+            return Ok(Found::Frontend(frontend));
+        }
+    }
+    Ok(Found::Nothing(undefined_port(flags)))
+}
+
+/// FRONTENDS may hand out an element that was recycled while it was read; the copy of the key tells.
+#[inline(always)]
+fn frontend(tables: &impl Tables, key: &FrontendKey) -> Result<Option<Frontend>, Changing> {
+    let Some(id) = tables.frontend_id(key) else { return Ok(None) };
+    match tables.frontend(id) {
+        Some(frontend) if frontend.key == *key && frontend.kind != Frontend::KIND_UNUSED => Ok(Some(frontend)),
+        _ => Err(Changing),
+    }
+}
+
+/// A loopback address is another one in every namespace: only the node's own is the node's.
+#[inline(always)]
+fn serves_node_ports(flags: u32, client: &impl Client) -> bool {
+    flags & address::NODE_PORT != 0 && (flags & address::LOOPBACK == 0 || client.is_host())
+}
+
+/// An address the node owns is never hijacked, also when it is a ClusterIP (a DNS cache listens there).
+#[inline(always)]
+fn undefined_port(flags: u32) -> Verdict {
+    if flags & (address::CLUSTER_IP | address::OWN) == address::CLUSTER_IP {
+        Verdict::Refuse(Reason::UndefinedPort)
+    } else {
+        Verdict::Leave
+    }
+}
+
+#[inline(always)]
+fn unknown_address(tables: &impl Tables, addr: &Addr) -> Verdict {
+    match tables.config() {
+        Some(config) if in_service_cidr(config, addr) => Verdict::Unreachable(Reason::UnallocatedAddress),
+        _ => Verdict::Leave,
+    }
+}
+
+#[inline(always)]
+fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
+    let mut inside = false;
+    for (i, cidr) in config.service_cidrs.iter().enumerate() {
+        inside |= (i as u32) < config.service_cidr_count && cidr.contains(addr);
+    }
+    inside
+}
+
+/// One service port through its policies; `frontend` is immutable while FRONTENDS names it.
+#[inline(always)]
+fn serve(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Result<Verdict, Changing> {
+    // The one word that is switched; everything behind it stays as it is until we are done (grace period).
+    let Some(number @ 1..) = tables.service(frontend.service) else {
+        return Ok(Verdict::Refuse(Reason::NoEndpoints));
+    };
+    let version = tables.version(number as u32).filter(|v| v.service == frontend.service).ok_or(Changing)?;
+    if let Err(denied) = admit(tables, client, frontend, &version) {
+        return Ok(denied);
+    }
+    let set = members(tables, client, frontend, &version);
+    if set.range.len == 0 {
+        return Ok(nobody(&version));
+    }
+    let choice = choose(tables, client, frontend, &version, &set)?;
+    Ok(Verdict::To(choice))
+}
+
+/// loadBalancerSourceRanges (B9), before anything else. An unbound socket of the host has no address yet: it gets what
+/// the node's own address gets. The address of a pod is known only to the packet hooks.
+#[inline(always)]
+fn admit(
+    tables: &impl Tables,
+    client: &impl Client,
+    frontend: &Frontend,
+    version: &Version,
+) -> Result<(), Verdict> {
+    if frontend.kind != Frontend::KIND_LOAD_BALANCER || version.flags & Version::SOURCE_RANGES == 0 {
+        return Ok(());
+    }
+    if !client.is_host() {
+        return Err(Verdict::Refuse(Reason::SourceUnknown));
+    }
+    let allowed = match client.source() {
+        None => version.flags & Version::SOURCE_NODE_ALLOWED != 0,
+        Some(source) => tables.source_allowed(frontend.service, &source),
+    };
+    if allowed { Ok(()) } else { Err(Verdict::Unreachable(Reason::SourceNotAllowed)) }
+}
+
+/// An empty set: reject when nobody serves anywhere, drop when only this node lacks an endpoint (B5).
+#[inline(always)]
+fn nobody(version: &Version) -> Verdict {
+    if version.flags & Version::HAS_ANY == 0 {
+        Verdict::Refuse(Reason::NoEndpoints)
+    } else {
+        Verdict::Unreachable(Reason::NoLocalEndpoints)
+    }
+}
+
+/// The endpoints that may be chosen, and the flag that its members carry.
+struct Members {
+    range: Range,
+    flag: u16,
+}
+
+/// A namespace other than the node's own is a pod of this node.
+#[inline(always)]
+fn members(tables: &impl Tables, client: &impl Client, frontend: &Frontend, version: &Version) -> Members {
+    let source = if client.is_host() { Source::Node } else { Source::Pod };
+    let detector = has_detector(tables, frontend.key.addr.family());
+    match endpoint_set(frontend.kind, version.flags, source, detector) {
+        Set::Cluster => Members { range: version.cluster, flag: Backend::IN_CLUSTER_SET },
+        Set::Local => Members { range: version.local, flag: Backend::IN_LOCAL_SET },
+    }
+}
+
+#[inline(always)]
+fn has_detector(tables: &impl Tables, family: Family) -> bool {
+    let flag = match family {
+        Family::V4 => Config::DETECTOR_V4,
+        Family::V6 => Config::DETECTOR_V6,
+    };
+    tables.config().is_some_and(|config| config.flags & flag != 0)
+}
+
+#[inline(always)]
+fn choose(
+    tables: &impl Tables,
+    client: &impl Client,
+    frontend: &Frontend,
+    version: &Version,
+    set: &Members,
+) -> Result<Choice, Changing> {
+    if version.affinity_seconds == 0 {
+        return draw(tables, client, frontend, set);
+    }
+    let key = AffinityKey::namespace(client.namespace(), frontend.service);
+    let now = client.now();
+    let choice = match remembered(tables, &key, now, frontend, version, set) {
+        Some(choice) => choice,
+        None => draw(tables, client, frontend, set)?,
+    };
+    // Whichever way it was chosen, the timer starts again (B8).
+    tables.remember(&key, &Affinity { backend: choice.backend, generation: choice.generation, used: now });
+    Ok(choice)
+}
+
+/// The backend this client had, if its record is young and the backend is still a member of the set asked for.
+#[inline(always)]
+fn remembered(
+    tables: &impl Tables,
+    key: &AffinityKey,
+    now: u64,
+    frontend: &Frontend,
+    version: &Version,
+    set: &Members,
+) -> Option<Choice> {
+    let affinity = tables.affinity(key)?;
+    if now.saturating_sub(affinity.used) >= u64::from(version.affinity_seconds) * NANOSECONDS {
+        return None;
+    }
+    let backend = tables.backend(affinity.backend)?;
+    let valid = backend.generation == affinity.generation
+        && backend.service == frontend.service
+        && backend.flags & set.flag != 0;
+    valid.then(|| Choice::of(affinity.backend, &backend, frontend))
+}
+
+/// Nanoseconds in a second.
+pub const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Uniformly at random, independently for each new flow (B5).
+#[inline(always)]
+fn draw(tables: &impl Tables, client: &impl Client, frontend: &Frontend, set: &Members) -> Result<Choice, Changing> {
+    // The caller has seen that the set is not empty; the verifier has not.
+    let offset = client.random().checked_rem(set.range.len).ok_or(Changing)?;
+    let id = tables.slot(set.range.start.wrapping_add(offset)).ok_or(Changing)?;
+    let backend = tables.backend(id).ok_or(Changing)?;
+    if backend.service != frontend.service || backend.generation == 0 {
+        return Err(Changing);
+    }
+    Ok(Choice::of(id, &backend, frontend))
+}
+
+impl Choice {
+    #[inline(always)]
+    fn of(id: u32, backend: &Backend, frontend: &Frontend) -> Self {
+        Self {
+            backend: id,
+            generation: backend.generation,
+            addr: backend.addr,
+            port: backend.port,
+            kind: frontend.kind,
+        }
+    }
+}
+
+impl Cidr {
+    /// True when `addr` starts with the first `prefix_len` bits of this CIDR.
+    #[inline(always)]
+    pub fn contains(&self, addr: &Addr) -> bool {
+        let (high, low) = self.addr.halves();
+        let (other_high, other_low) = addr.halves();
+        (high ^ other_high) & leading_ones(self.prefix_len) == 0
+            && (low ^ other_low) & leading_ones(self.prefix_len.saturating_sub(64)) == 0
+    }
+}
+
+/// A word whose first `count` bits are set.
+#[inline(always)]
+const fn leading_ones(count: u32) -> u64 {
+    if count >= u64::BITS { u64::MAX } else { !(u64::MAX >> count) }
+}

@@ -1,0 +1,245 @@
+//! Every kernel table, and the only place that dereferences map memory.
+//!
+//! In: keys. Out: copies of values, through [`Tables`] and [`Sockets`]. Capacities are defaults; the loader overrides them.
+#![expect(unsafe_code, reason = "one of the rooms for unsafe: map memory")]
+
+use core::arch::asm;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
+use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use proxy_common::abi::{
+    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, ServiceWord, SocketFlow, SourceData,
+    Version,
+};
+use proxy_common::addr::Addr;
+use proxy_common::reason::Reason;
+use proxy_common::socket::{More, Socket};
+use proxy_common::tables::{Capacity, REASONS_CAPACITY, Tables};
+
+const CAPACITY: Capacity = Capacity::DEFAULT;
+/// Memory of a hash follows its use. `BPF_F_RDONLY_PROG` lets the verifier prove that no program writes.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+const FROZEN: usize = BPF_F_RDONLY_PROG as usize;
+
+#[btf_map]
+static FRONTENDS: HashMap<FrontendKey, u32, { CAPACITY.frontends as usize }, { SPARSE | FROZEN }> = HashMap::new();
+#[btf_map]
+static FRONTEND: Array<Frontend, { CAPACITY.frontends as usize }, FROZEN> = Array::new();
+#[btf_map]
+static SERVICE: Array<ServiceWord, { CAPACITY.services as usize }, FROZEN> = Array::new();
+#[btf_map]
+static VERSION: Array<Version, { CAPACITY.versions as usize }, FROZEN> = Array::new();
+#[btf_map]
+static SLOTS: Array<u32, { CAPACITY.slots as usize }, FROZEN> = Array::new();
+#[btf_map]
+static BACKENDS: Array<Backend, { CAPACITY.backends as usize }, FROZEN> = Array::new();
+#[btf_map]
+static STATS: Array<BackendStats, { CAPACITY.backends as usize }> = Array::new();
+#[btf_map]
+static ADDRS: HashMap<Addr, u32, { CAPACITY.addrs as usize }, { SPARSE | FROZEN }> = HashMap::new();
+#[btf_map]
+static SOURCES: LpmTrie<SourceData, u32, { CAPACITY.sources as usize }, { SPARSE | FROZEN }> = LpmTrie::new();
+#[btf_map]
+static CONFIG: Array<Config, 1, FROZEN> = Array::new();
+#[btf_map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, { CAPACITY.affinity as usize }> = LruHashMap::new();
+#[btf_map]
+static SOCKETS: Array<SocketFlow, { CAPACITY.sockets as usize }> = Array::new();
+#[btf_map]
+static SOCKETS_MORE: SkStorage<More> = SkStorage::new();
+#[btf_map]
+static REASONS: PerCpuArray<u64, { REASONS_CAPACITY as usize }> = PerCpuArray::new();
+
+/// Read-only globals: the loader sets them before it loads, the verifier knows their values.
+mod global {
+    /// Cookie of the network namespace that is this node.
+    #[unsafe(no_mangle)]
+    pub(super) static NODE_NETNS_COOKIE: u64 = 0;
+    /// 1 where programs of this type may call `bpf_set_retval`.
+    #[unsafe(no_mangle)]
+    pub(super) static HAS_SET_RETVAL: u8 = 0;
+    /// Entries of SOCKETS less one; a power of two less one.
+    #[unsafe(no_mangle)]
+    pub(super) static SOCKETS_MASK: u32 = super::CAPACITY.sockets - 1;
+}
+
+const _: () = assert!(CAPACITY.sockets.is_power_of_two(), "a socket's slot is its cookie under a mask");
+
+/// Volatile: the compiler must not believe the value in the source.
+macro_rules! global {
+    ($name:ident) => {
+        // SAFETY: a static of this file, never written while a program runs.
+        unsafe { core::ptr::read_volatile(&raw const global::$name) }
+    };
+}
+
+pub(crate) fn node_netns_cookie() -> u64 {
+    global!(NODE_NETNS_COOKIE)
+}
+
+pub(crate) fn has_set_retval() -> bool {
+    global!(HAS_SET_RETVAL) != 0
+}
+
+/// Raises the counter of `reason` on this CPU.
+#[inline(always)]
+pub(crate) fn count(reason: Reason) {
+    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own slot; a program that preempts us may cost one count.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The kernel's view of the shared tables.
+pub(crate) struct Kernel;
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
+        // SAFETY: 4 bytes are read in one load; a recycled element is caught by the key copy in FRONTEND.
+        unsafe { FRONTENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn frontend(&self, id: u32) -> Option<Frontend> {
+        FRONTEND.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<ServiceWord> {
+        // SAFETY: in bounds, aligned; one 8-byte load, never repeated by the compiler.
+        SERVICE.get_ptr(id).map(|word| unsafe { word.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn version(&self, number: u32) -> Option<Version> {
+        VERSION.get(number).copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend> {
+        BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn address(&self, addr: &Addr) -> Option<u32> {
+        // SAFETY: as for `frontend_id`; a recycled element can only belong to an address that is being removed.
+        unsafe { ADDRS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn source_allowed(&self, service: u32, client: &Addr) -> bool {
+        let data = SourceData { service: service.to_be_bytes(), addr: *client };
+        SOURCES.get(&Key::new(8 * size_of::<SourceData>() as u32, data)).is_some()
+    }
+
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: a torn or recycled value is caught by comparing generation and service with BACKENDS.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember(&self, key: &AffinityKey, value: &Affinity) {
+        // A full LRU evicts; what fails is forgotten, which affinity survives.
+        let _ = AFFINITY.insert(key, value, 0);
+    }
+}
+
+/// The state of the socket that a hook looks at; `context` finds what lives and dies with the socket.
+pub(crate) struct KernelSocket<'a> {
+    cookie: u64,
+    context: Option<&'a SockAddrContext>,
+}
+
+impl<'a> KernelSocket<'a> {
+    #[inline(always)]
+    pub(crate) fn new(context: &'a SockAddrContext) -> Self {
+        Self { cookie: cookie(context), context: Some(context) }
+    }
+}
+
+impl KernelSocket<'static> {
+    /// Of a socket that is being released.
+    #[inline(always)]
+    pub(crate) fn released(context: &SockContext) -> Self {
+        Self { cookie: cookie(context), context: None }
+    }
+}
+
+#[inline(always)]
+fn cookie(context: &impl EbpfContext) -> u64 {
+    // SAFETY: every context given here has a socket.
+    unsafe { bpf_get_socket_cookie(context.as_ptr()) }
+}
+
+impl Socket for KernelSocket<'_> {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    #[inline(always)]
+    fn slot(&mut self) -> Option<&mut SocketFlow> {
+        let slot = SOCKETS.get_ptr_mut(self.cookie as u32 & global!(SOCKETS_MASK))?;
+        // SAFETY: in bounds. Only the holder of a slot touches more than its cookie, one hook after another.
+        unsafe { slot.as_mut() }
+    }
+
+    #[inline(always)]
+    fn more(&mut self) -> Option<&mut More> {
+        // SAFETY: memory of this socket, whose hooks run one after another.
+        self.context.and_then(|context| unsafe { SOCKETS_MORE.get_ptr_mut(context).as_mut() })
+    }
+
+    #[inline(always)]
+    fn more_or_new(&mut self) -> Option<&mut More> {
+        // SAFETY: as for `more`; new memory is zeroed.
+        self.context.and_then(|context| unsafe { SOCKETS_MORE.get_or_insert_ptr_mut(context, None).as_mut() })
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, backend: u32) {
+        add(backend, 1, |stats| &raw const stats.total);
+    }
+
+    #[inline(always)]
+    fn count_open(&self, backend: u32) {
+        add(backend, 1, |stats| &raw const stats.open);
+    }
+
+    #[inline(always)]
+    fn count_closed(&self, backend: u32) {
+        add(backend, u64::MAX, |stats| &raw const stats.open);
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        count(reason);
+    }
+}
+
+/// Adds, wrapping. In assembly, because it must be the one atomic that kernel 5.10 has: the one without a result.
+#[inline(always)]
+fn add(backend: u32, amount: u64, counter: impl FnOnce(&BackendStats) -> *const u64) {
+    if let Some(stats) = STATS.get(backend) {
+        let counter = counter(stats);
+        // SAFETY: aligned and in bounds; programs touch these words only here.
+        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) amount, options(nostack)) };
+    }
+}

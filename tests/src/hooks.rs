@@ -1,0 +1,371 @@
+//! The kernel programs without an agent: tables filled by hand, programs attached to the cgroup of the test.
+//!
+//! ```text
+//! #[test] -> alone: the same test once more, as a process in a cgroup and a network namespace of its own
+//!              -> Hooks::attach -> Hooks::serve(service(..)) -> the test dials with ordinary sockets
+//! ```
+
+use std::env;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program};
+use aya::{Ebpf, EbpfLoader, Pod};
+use proxy_common::abi::{
+    Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range, SocketFlow, SourceData, Version,
+};
+use proxy_common::addr::{Addr, Be16, Family};
+use proxy_common::reason::Reason;
+use proxy_common::tables::name;
+
+use crate::netns::Netns;
+use crate::node::Place;
+use crate::sys;
+use crate::world::World;
+
+/// Set in the process that runs the body of a test: its cgroup.
+const INSIDE: &str = "SLUICE_TEST_CGROUP";
+
+/// Runs `body` in a process, a cgroup and a network namespace of its own, with `addresses` on its loopback device.
+/// `test` is the name of the calling test.
+pub fn alone(test: &str, addresses: &[&str], body: impl FnOnce(&Path)) {
+    match env::var_os(INSIDE) {
+        Some(cgroup) => body(Path::new(&cgroup)),
+        None => again(test, addresses).expect("the test runs in a process of its own"),
+    }
+}
+
+fn again(test: &str, addresses: &[&str]) -> Result<()> {
+    let world = World::new()?;
+    let place = Place::new(Netns::new()?, world.cgroup().join("hooks"))?;
+    let lines: Vec<String> = addresses.iter().map(|address| format!("addr add {address} dev lo")).collect();
+    place.netns.ip(&lines)?;
+    let mut command = place.command(env::current_exe()?)?;
+    command.args([test, "--exact", "--nocapture", "--include-ignored"]).env(INSIDE, &place.cgroup);
+    let output = command.output().context("start the test once more")?;
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{stdout}{stderr}");
+    ensure!(output.status.success(), "{test} failed inside: {}", output.status);
+    ensure!(stdout.contains("1 passed"), "{test} is not the name of the calling test");
+    Ok(())
+}
+
+/// The object that `cargo xtask build-ebpf` makes, or the one named by `SLUICE_BPF_OBJECT`.
+pub fn object() -> Result<Vec<u8>> {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sluice.bpf.o");
+    let path = env::var_os("SLUICE_BPF_OBJECT").map_or_else(built, PathBuf::from);
+    std::fs::read(&path).with_context(|| format!("read {}: run `cargo xtask build-ebpf`", path.display()))
+}
+
+/// Who the processes of a test are for the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Processes of the node itself.
+    Host,
+    /// Processes of a pod.
+    Pod,
+}
+
+/// The programs, attached, and their tables.
+pub struct Hooks {
+    ebpf: Ebpf,
+    services: u32,
+    frontends: u32,
+    backends: u32,
+    slots: u32,
+}
+
+/// Seconds that UDP flows live without and with replies; what the kernel takes by default.
+pub const UDP_TIMEOUTS: (u32, u32) = (30, 120);
+
+impl Hooks {
+    /// Attaches the programs to `cgroup` with room for `sockets` sockets, a power of two.
+    pub fn attach_with(cgroup: &Path, caller: Caller, sockets: u32) -> Result<Self> {
+        let node = match caller {
+            Caller::Host => sys::netns_cookie()?,
+            Caller::Pod => 0,
+        };
+        let ebpf = EbpfLoader::new()
+            .override_global("NODE_NETNS_COOKIE", &node, true)
+            .override_global("HAS_SET_RETVAL", &1_u8, true)
+            .override_global("SOCKETS_MASK", &(sockets - 1), true)
+            .map_max_entries(name::SOCKETS, sockets)
+            .load(&object()?)?;
+        let mut hooks = Self { ebpf, services: 1, frontends: 1, backends: 1, slots: 1 };
+        hooks.attach_programs(cgroup)?;
+        hooks.configure(|_| {})?;
+        Ok(hooks)
+    }
+
+    /// Attaches the programs to `cgroup`; processes are the node's own.
+    pub fn attach(cgroup: &Path) -> Self {
+        Self::attach_with(cgroup, Caller::Host, 1024).expect("the programs load")
+    }
+
+    /// As [`Self::attach`], for processes of a pod.
+    pub fn attach_to_pod(cgroup: &Path) -> Self {
+        Self::attach_with(cgroup, Caller::Pod, 1024).expect("the programs load")
+    }
+
+    fn attach_programs(&mut self, cgroup: &Path) -> Result<()> {
+        let folder = File::open(cgroup)?;
+        for (name, program) in self.ebpf.programs_mut() {
+            attach(program, &folder).with_context(|| format!("program {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Changes CONFIG, starting from no ServiceCIDRs, no detector and [`UDP_TIMEOUTS`].
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let (udp_timeout, udp_stream_timeout) = UDP_TIMEOUTS;
+        let mut config = Config { udp_timeout, udp_stream_timeout, ..Config::default() };
+        change(&mut config);
+        self.set(name::CONFIG, 0, config)
+    }
+
+    /// Writes a service: backends, slots, version, the switch, frontends; says which ids it got.
+    pub fn serve(&mut self, service: &Service) -> Result<Served> {
+        let served = Served { service: self.services, backends: self.write_backends(service)? };
+        self.services += 1;
+        self.switch(service, &served)?;
+        for (key, kind) in &service.frontends {
+            self.publish(*key, Frontend { key: *key, service: served.service, kind: *kind })?;
+        }
+        for range in &service.source_ranges {
+            self.allow(served.service, range)?;
+        }
+        Ok(served)
+    }
+
+    /// Replaces the endpoints of a service by new backends.
+    pub fn replace(&mut self, service: &Service, served: &Served) -> Result<Served> {
+        let served = Served { service: served.service, backends: self.write_backends(service)? };
+        self.switch(service, &served)?;
+        Ok(served)
+    }
+
+    fn write_backends(&mut self, service: &Service) -> Result<Vec<u32>> {
+        let owner = self.services;
+        let mut ids = Vec::new();
+        for backend in &service.backends {
+            let id = self.backends;
+            self.backends += 1;
+            self.set(name::BACKENDS, id, Backend { service: owner, ..*backend })?;
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    fn switch(&mut self, service: &Service, served: &Served) -> Result<()> {
+        let number = self.slots;
+        let version = Version {
+            cluster: self.range(service, served, Backend::IN_CLUSTER_SET)?,
+            local: self.range(service, served, Backend::IN_LOCAL_SET)?,
+            affinity_seconds: service.affinity_seconds,
+            flags: service.flags,
+            service: served.service,
+            scheduler: Version::SCHEDULER_RANDOM,
+        };
+        self.slots += 1;
+        self.set(name::VERSION, number, version)?;
+        self.set(name::SERVICE, served.service, u64::from(number))
+    }
+
+    fn range(&mut self, service: &Service, served: &Served, set: u16) -> Result<Range> {
+        let start = self.slots;
+        for (id, backend) in served.backends.iter().zip(&service.backends) {
+            if backend.flags & set != 0 {
+                self.set(name::SLOTS, self.slots, *id)?;
+                self.slots += 1;
+            }
+        }
+        Ok(Range { start, len: self.slots - start })
+    }
+
+    fn publish(&mut self, key: FrontendKey, frontend: Frontend) -> Result<()> {
+        self.set(name::FRONTEND, self.frontends, frontend)?;
+        self.insert(name::FRONTENDS, key, self.frontends)?;
+        self.frontends += 1;
+        Ok(())
+    }
+
+    fn allow(&mut self, service: u32, range: &Cidr) -> Result<()> {
+        let data = SourceData { service: service.to_be_bytes(), addr: range.addr };
+        let map = self.ebpf.map_mut(name::SOURCES).context("no SOURCES")?;
+        let mut trie: LpmTrie<_, SourceData, u32> = LpmTrie::try_from(map)?;
+        Ok(trie.insert(&Key::new(32 + range.prefix_len, data), 1, 0)?)
+    }
+
+    /// Says what an address is: flags of `proxy_common::abi::address`.
+    pub fn address(&mut self, addr: &str, flags: u32) -> Result<()> {
+        self.insert(name::ADDRS, Addr::from(addr.parse::<IpAddr>()?), flags)
+    }
+
+    /// Changes a backend in place.
+    pub fn change_backend(&mut self, id: u32, change: impl FnOnce(&mut Backend)) -> Result<()> {
+        let mut backend: Backend = self.get(name::BACKENDS, id)?;
+        change(&mut backend);
+        self.set(name::BACKENDS, id, backend)
+    }
+
+    pub fn stats(&self, backend: u32) -> Result<BackendStats> {
+        self.get(name::STATS, backend)
+    }
+
+    /// How often hooks ended with `reason`.
+    pub fn count(&self, reason: Reason) -> u64 {
+        let map = self.ebpf.map(name::REASONS).expect("a table of the object");
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(map).expect("its type");
+        map.get(&(reason as u32), 0).expect("in bounds").iter().sum()
+    }
+
+    /// The slots of SOCKETS that are taken.
+    pub fn sockets(&self) -> Vec<SocketFlow> {
+        let map: Array<&MapData, SocketFlow> =
+            Array::try_from(self.ebpf.map(name::SOCKETS).expect("a table of the object")).expect("its type");
+        map.iter().map(|flow| flow.expect("readable")).filter(|flow| flow.cookie != 0).collect()
+    }
+
+    fn set<V: Pod>(&mut self, table: &str, index: u32, value: V) -> Result<()> {
+        let map = self.ebpf.map_mut(table).with_context(|| format!("no table {table}"))?;
+        let mut array: Array<_, V> = Array::try_from(map)?;
+        array.set(index, value, 0).with_context(|| format!("write {table}[{index}]"))
+    }
+
+    fn get<V: Pod>(&self, table: &str, index: u32) -> Result<V> {
+        let map = self.ebpf.map(table).with_context(|| format!("no table {table}"))?;
+        let array: Array<_, V> = Array::try_from(map)?;
+        array.get(&index, 0).with_context(|| format!("read {table}[{index}]"))
+    }
+
+    fn insert<K: Pod>(&mut self, table: &str, key: K, value: u32) -> Result<()> {
+        let map = self.ebpf.map_mut(table).with_context(|| format!("no table {table}"))?;
+        let mut hash: HashMap<_, K, u32> = HashMap::try_from(map)?;
+        hash.insert(key, value, 0).with_context(|| format!("write {table}"))
+    }
+}
+
+fn attach(program: &mut Program, cgroup: &File) -> Result<()> {
+    // A link is beside others whatever the mode; the kernel takes no flags with it.
+    let mode = CgroupAttachMode::Single;
+    if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+        program.load()?;
+        program.attach(cgroup, mode)?;
+    } else {
+        let program: &mut CgroupSock = program.try_into()?;
+        program.load()?;
+        program.attach(cgroup, mode)?;
+    }
+    Ok(())
+}
+
+/// The ids that a service got.
+#[derive(Clone, Debug)]
+pub struct Served {
+    pub service: u32,
+    /// In the order of [`Service::backend`].
+    pub backends: Vec<u32>,
+}
+
+/// One service port, as tables hold it.
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    frontends: Vec<(FrontendKey, u32)>,
+    backends: Vec<Backend>,
+    source_ranges: Vec<Cidr>,
+    affinity_seconds: u32,
+    flags: u32,
+}
+
+/// Frontends are `proto address:port`, such as `tcp 172.30.0.1:80`.
+pub fn frontend(text: &str) -> FrontendKey {
+    let (proto, addr) = text.split_once(' ').expect("a protocol and an address");
+    let addr: SocketAddr = addr.parse().expect("an address with a port");
+    let proto = match proto {
+        "tcp" => proxy_common::socket::TCP,
+        "udp" => proxy_common::socket::UDP,
+        other => panic!("protocol {other}"),
+    };
+    FrontendKey { addr: addr.ip().into(), port: Be16::new(addr.port()), proto, pad: 0 }
+}
+
+/// A service with the ClusterIP `text`.
+pub fn service(text: &str) -> Service {
+    Service { flags: Version::HAS_ANY, ..Service::default() }.frontend(text, Frontend::KIND_CLUSTER_IP)
+}
+
+impl Service {
+    #[must_use]
+    pub fn frontend(mut self, text: &str, kind: u32) -> Self {
+        self.frontends.push((frontend(text), kind));
+        self
+    }
+
+    /// A node port of both families.
+    #[must_use]
+    pub fn node_port(self, proto: &str, port: u16) -> Self {
+        let kind = Frontend::KIND_NODE_PORT;
+        let mut service = self.frontend(&format!("{proto} [::]:{port}"), kind);
+        let (v6, _) = service.frontends[service.frontends.len() - 1];
+        service.frontends.push((FrontendKey { addr: Addr::unspecified(Family::V4), ..v6 }, kind));
+        service
+    }
+
+    /// An endpoint of the cluster set.
+    #[must_use]
+    pub fn backend(self, addr: SocketAddr) -> Self {
+        self.backend_in(addr, Backend::IN_CLUSTER_SET)
+    }
+
+    #[must_use]
+    pub fn backend_in(mut self, addr: SocketAddr, sets: u16) -> Self {
+        self.backends.push(Backend {
+            addr: addr.ip().into(),
+            port: Be16::new(addr.port()),
+            flags: sets | Backend::SERVING,
+            service: 0,
+            generation: 1,
+            zone: 0,
+        });
+        self
+    }
+
+    #[must_use]
+    pub fn affinity(mut self, seconds: u32) -> Self {
+        self.affinity_seconds = seconds;
+        self
+    }
+
+    /// More flags of `Version`.
+    #[must_use]
+    pub fn flags(mut self, flags: u32) -> Self {
+        self.flags |= flags;
+        self
+    }
+
+    /// No endpoint is usable anywhere.
+    #[must_use]
+    pub fn without_any(mut self) -> Self {
+        self.flags &= !Version::HAS_ANY;
+        self
+    }
+
+    /// Restricts load-balancer addresses to an IPv4 range.
+    #[must_use]
+    pub fn source_range(mut self, addr: [u8; 4], prefix_len: u32) -> Self {
+        self.source_ranges.push(Cidr { addr: Addr::v4(addr), prefix_len: 96 + prefix_len });
+        self.flags(Version::SOURCE_RANGES)
+    }
+}
+
+/// The program `ip` in the namespace of the test, for what has to change while it runs.
+pub fn ip(arguments: &str) -> Result<()> {
+    let status = Command::new("ip").args(arguments.split(' ')).status().context("start ip")?;
+    ensure!(status.success(), "ip {arguments}: {status}");
+    Ok(())
+}
