@@ -1,6 +1,6 @@
-//! One agent per pin folder.
+//! One agent, and one reaper, per pin folder.
 //!
-//! In: the pin folder. Out: a [`Lock`] that lasts as long as the process, or the pid of whoever holds it. The kernel frees
+//! In: the pin folder and a [`Role`]. Out: a [`Lock`] that lasts as long as the process, or the pid of whoever holds it. The kernel frees
 //! the lock of a process that is gone, so a stale file never stops anybody.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -11,6 +11,26 @@ use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "/run/sluice";
 
+/// What a process does for a pin folder; there is at most one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `sluice run`.
+    Agent,
+    /// `sluice reap`.
+    Reap,
+}
+
+impl Role {
+    pub const ALL: [Self; 2] = [Self::Agent, Self::Reap];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Reap => "reap",
+        }
+    }
+}
+
 /// The held lock; dropping it, or dying, frees it.
 #[derive(Debug)]
 pub struct Lock {
@@ -19,8 +39,8 @@ pub struct Lock {
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("sluice already runs on pin folder {pin_dir} as process {holder}: stop it first, or give this one another --pin-dir")]
-    Held { pin_dir: PathBuf, holder: String },
+    #[error("a sluice {role} already runs on pin folder {pin_dir}, as process {holder}: stop it first, or use another --pin-dir")]
+    Held { role: &'static str, pin_dir: PathBuf, holder: String },
     #[error("lock file {path}: {source}")]
     File {
         path: PathBuf,
@@ -39,30 +59,35 @@ pub enum Holder {
 
 impl Lock {
     /// Takes the lock of `pin_dir`.
-    pub fn take(pin_dir: &Path) -> Result<Self, LockError> {
-        let path = path(pin_dir);
+    pub fn take(role: Role, pin_dir: &Path) -> Result<Self, LockError> {
+        let path = path(role, pin_dir);
         let fail = |source| LockError::File { path: path.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER).map_err(fail)?;
-        let mut file = open_and_lock(&path, pin_dir)?;
+        let mut file = open_and_lock(&path).map_err(|failure| match failure {
+            Failure::Held(holder) => LockError::Held { role: role.name(), pin_dir: pin_dir.to_owned(), holder },
+            Failure::File(source) => fail(source),
+        })?;
         file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(fail)?;
         Ok(Self { _file: file })
     }
 }
 
+enum Failure {
+    Held(String),
+    File(io::Error),
+}
+
 /// Opens and locks the file, again when somebody removed it in between: a lock on a removed file locks nothing.
-fn open_and_lock(path: &Path, pin_dir: &Path) -> Result<File, LockError> {
-    let fail = |source| LockError::File { path: path.to_owned(), source };
+fn open_and_lock(path: &Path) -> Result<File, Failure> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644);
     loop {
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).mode(0o644).open(path).map_err(fail)?;
+        let mut file = options.open(path).map_err(Failure::File)?;
         match file.try_lock() {
             Ok(()) if is_still_there(&file, path) => return Ok(file),
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held { pin_dir: pin_dir.to_owned(), holder: read_holder(&mut file) });
-            }
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
+            Err(TryLockError::WouldBlock) => return Err(Failure::Held(read_holder(&mut file))),
+            Err(TryLockError::Error(source)) => return Err(Failure::File(source)),
         }
     }
 }
@@ -74,8 +99,8 @@ fn is_still_there(file: &File, path: &Path) -> bool {
 }
 
 /// Who holds the lock of `pin_dir` now.
-pub fn holder(pin_dir: &Path) -> io::Result<Holder> {
-    let mut file = match File::open(path(pin_dir)) {
+pub fn holder(role: Role, pin_dir: &Path) -> io::Result<Holder> {
+    let mut file = match File::open(path(role, pin_dir)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::Nobody),
         Err(error) => return Err(error),
@@ -93,12 +118,26 @@ fn read_holder(file: &mut File) -> String {
     if read.is_err() || text.is_empty() { "unknown".to_owned() } else { text }
 }
 
-/// The lock file of `pin_dir`. It is outside of the BPF filesystem, which has no ordinary files.
-pub fn path(pin_dir: &Path) -> PathBuf {
+/// Removes the lock file, and the folder when it was the last; says what went.
+pub fn remove(role: Role, pin_dir: &Path) -> io::Result<Option<PathBuf>> {
+    let path = path(role, pin_dir);
+    match fs::remove_file(&path) {
+        Ok(()) => {
+            // Other nodes' lock files may be in it.
+            let _ = fs::remove_dir(FOLDER);
+            Ok(Some(path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The lock file. It is outside of the BPF filesystem, which has no ordinary files.
+fn path(role: Role, pin_dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(pin_dir).unwrap_or_else(|_| pin_dir.to_owned());
     // Without a slash at the end.
     let absolute: PathBuf = absolute.components().collect();
-    Path::new(FOLDER).join(format!("{:016x}.lock", fnv1a(absolute.as_os_str().as_bytes())))
+    Path::new(FOLDER).join(format!("{:016x}.{}.lock", fnv1a(absolute.as_os_str().as_bytes()), role.name()))
 }
 
 /// FNV-1a, because the name has to stay the same over releases and `std`'s hasher does not promise that.
@@ -112,8 +151,9 @@ mod tests {
 
     #[test]
     fn each_pin_folder_has_a_lock_file_of_its_own() {
-        assert_ne!(path(Path::new("/sys/fs/bpf/a")), path(Path::new("/sys/fs/bpf/b")));
-        assert_eq!(path(Path::new("/sys/fs/bpf/a")), path(Path::new("/sys/fs/bpf/a/")));
+        let path = |pin_dir| path(Role::Agent, Path::new(pin_dir));
+        assert_ne!(path("/sys/fs/bpf/a"), path("/sys/fs/bpf/b"));
+        assert_eq!(path("/sys/fs/bpf/a"), path("/sys/fs/bpf/a/"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use proxy_common::tables::Capacity;
 use tracing::{info, warn};
 
-use crate::lock::{Lock, LockError};
+use crate::lock::{Lock, LockError, Role};
 use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::Pinned;
 use crate::sys::{CallError, net};
@@ -72,7 +72,7 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<(Self, KernelStore, bool), AttachError> {
         let cgroup = Cgroup::find(options.cgroup_root.as_deref())?;
         let folder = Folder::prepare(&options.pin_dir)?;
-        let lock = Lock::take(&options.pin_dir)?;
+        let lock = Lock::take(Role::Agent, &options.pin_dir)?;
         let cookie = net::netns_cookie(options.netns.as_deref())?;
         let adopted = adoptable(&folder);
         let maps_in = if adopted { folder.current() } else { folder.make_staging()? };

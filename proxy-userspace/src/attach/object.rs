@@ -20,6 +20,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 /// Tables that only the programs use, pinned so that the next agent's programs find the same ones.
 const PRIVATE_TABLES: [&str; 2] = [name::SOCKETS_MORE, name::REASONS];
 
+/// Every program of the object: the names of its hooks, of the pinned links and in `bpftool`.
+pub const HOOKS: [&str; 9] = [
+    "connect4",
+    "connect6",
+    "getpeername4",
+    "getpeername6",
+    "recvmsg4",
+    "recvmsg6",
+    "sendmsg4",
+    "sendmsg6",
+    "sock_release",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     #[error("this build has no kernel programs: run `cargo xtask build-ebpf` and build again")]

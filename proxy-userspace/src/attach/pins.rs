@@ -94,7 +94,8 @@ impl Folder {
         self.root.join(LINKS)
     }
 
-    fn check_filesystem(&self) -> Result<(), PinError> {
+    /// Refuses what is not a BPF filesystem that we may write to.
+    pub fn check_filesystem(&self) -> Result<(), PinError> {
         let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let kind = statfs(existing).map_err(|errno| fail("looking at", existing)(errno.into()))?.filesystem_type();
         if kind != BPF_FS_MAGIC {
@@ -186,21 +187,27 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the whole folder, links first so that no program outlives its tables; says what went.
-    pub fn remove_all(&self) -> Result<Vec<PathBuf>, PinError> {
-        let mut removed = Vec::new();
-        let mut entries = self.entries().unwrap_or_default();
+    /// Removes everything of ours, links first so that hooks end before their pins do; says what went and what was not
+    /// ours and stays. Nothing there is fine.
+    pub fn remove_all(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>), PinError> {
+        if fs::symlink_metadata(&self.root).is_err() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        self.check_filesystem()?;
+        let mut entries = self.entries()?;
         entries.sort_by_key(|entry| (entry != LINKS, entry.clone()));
-        for entry in entries.iter().filter(|entry| is_ours(entry)) {
+        let (ours, foreign): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| is_ours(entry));
+        let mut removed = Vec::new();
+        for entry in ours {
             let path = self.root.join(entry);
             remove(&path)?;
             removed.push(path);
         }
-        if self.root.exists() && self.entries()?.is_empty() {
+        if foreign.is_empty() {
             fs::remove_dir(&self.root).map_err(fail("removing", &self.root))?;
             removed.push(self.root.clone());
         }
-        Ok(removed)
+        Ok((removed, foreign.into_iter().map(|entry| self.root.join(entry)).collect()))
     }
 }
 

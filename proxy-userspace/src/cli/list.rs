@@ -129,7 +129,9 @@ impl<'a> Index<'a> {
         for (id, backend) in snapshot.backends.iter().filter(|(_, backend)| backend.generation != 0) {
             backends.entry(backend.service).or_default().push((*id, *backend));
         }
-        backends.values_mut().for_each(|list| list.sort_by_key(|(_, backend)| socket_addr(backend.addr, backend.port)));
+        for list in backends.values_mut() {
+            list.sort_by_key(|(_, backend)| socket_addr(backend.addr, backend.port));
+        }
         Self { snapshot, frontend: snapshot.frontend.iter().copied().collect(), service: service.collect(), backends }
     }
 
@@ -277,6 +279,8 @@ fn show_affinity(rows: &[AffinityRow], output: Output) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::abi::Range;
+
     use super::*;
 
     const TCP: u8 = 6;
@@ -293,8 +297,8 @@ mod tests {
     /// Service port 1 with a ClusterIP and, with externalTrafficPolicy Local, a node port.
     fn snapshot() -> Snapshot {
         let version = Version {
-            cluster: Default::default(),
-            local: Default::default(),
+            cluster: Range::default(),
+            local: Range::default(),
             affinity_seconds: 60,
             flags: Version::EXTERNAL_LOCAL,
             service: 1,

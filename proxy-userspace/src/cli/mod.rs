@@ -1,5 +1,7 @@
 //! The commands that look at what is pinned, one file each. They need no agent and write nothing but `cleanup`.
 
+pub mod check;
+pub mod cleanup;
 pub mod list;
 
 use std::path::PathBuf;
@@ -37,5 +39,7 @@ fn table(header: &[&str]) -> Table {
 
 /// Prints a table without trailing spaces.
 fn print(table: &Table) {
-    table.lines().for_each(|line| println!("{}", line.trim_end()));
+    for line in table.lines() {
+        println!("{}", line.trim_end());
+    }
 }

@@ -1,0 +1,348 @@
+//! `sluice check`: what this kernel offers, what is attached, what fell back and why, how full the tables are.
+//!
+//! In: probes and pins. Out: [`Finding`]s, and exit code 1 when one is a problem. Features are probed, not looked up in
+//! a list of versions: distributions backport.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use aya::maps::{Map as AyaMap, MapData, PerCpuArray};
+use aya::programs::{ProgramType, loaded_programs};
+use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
+use proxy_common::abi::Version;
+use proxy_common::reason::Reason;
+use proxy_common::tables::name;
+use serde::Serialize;
+
+use super::{Output, PinDir, print, table};
+use crate::attach::cgroup::Cgroup;
+use crate::attach::object::{HOOKS, has_set_retval};
+use crate::attach::pins::Folder;
+use crate::lock::{self, Holder, Role};
+use crate::maps::Snapshot;
+use crate::maps::kernel::option;
+use crate::maps::pinned::{Pinned, read};
+use crate::sys::bpf::{Grace, Kind, LinkInfo, Pin, batches_work, link_info};
+use crate::sys::net;
+
+/// Show what this kernel offers, what is attached, what fell back and why.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub pins: PinDir,
+
+    /// The cgroup that should be attached to (default: the root of the cgroup2 tree).
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    /// Works, differently or with a limit.
+    Note,
+    /// Works, but soon may not.
+    Warning,
+    /// Does not work.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub area: &'static str,
+    pub item: String,
+    pub status: Status,
+    pub detail: String,
+}
+
+impl Finding {
+    fn new(area: &'static str, item: impl Into<String>, status: Status, detail: impl Into<String>) -> Self {
+        Self { area, item: item.into(), status, detail: detail.into() }
+    }
+
+    /// `Ok`, or what is lost without the feature.
+    fn feature(item: &str, works: bool, lost: Status, without: &str) -> Self {
+        let (status, detail) = if works { (Status::Ok, "available") } else { (lost, without) };
+        Self::new("kernel", item, status, detail)
+    }
+}
+
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let findings = findings(&args.pins.pin_dir, args.cgroup_root.as_deref());
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
+        Output::Table => show(&findings),
+    }
+    let failed = findings.iter().any(|finding| finding.status == Status::Problem);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Everything that can be said about this node.
+pub fn findings(pin_dir: &Path, cgroup_root: Option<&Path>) -> Vec<Finding> {
+    let mut all = kernel();
+    all.extend(rights(&fs::read_to_string("/proc/self/status").unwrap_or_default()));
+    let cgroup = Cgroup::find(cgroup_root);
+    all.push(match &cgroup {
+        Ok(cgroup) => Finding::new("place", "cgroup2", Status::Ok, describe(cgroup)),
+        Err(error) => Finding::new("place", "cgroup2", Status::Problem, error.to_string()),
+    });
+    let folder = Folder::at(pin_dir);
+    all.push(match folder.check_filesystem() {
+        Ok(()) => Finding::new("place", "pin folder", Status::Ok, pin_dir.display().to_string()),
+        Err(error) => Finding::new("place", "pin folder", Status::Problem, error.to_string()),
+    });
+    all.extend(Role::ALL.map(|role| process(role, pin_dir)));
+    all.extend(pinned(&folder, cgroup.ok().as_ref()));
+    all
+}
+
+fn describe(cgroup: &Cgroup) -> String {
+    let what = if cgroup.is_root() { "the root of the tree: every process" } else { "only the processes below it" };
+    format!("{} ({what})", cgroup.path.display())
+}
+
+fn kernel() -> Vec<Finding> {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let hooks = ProgramType::CgroupSockAddr;
+    let helper = |helper| is_helper_supported(hooks, helper).unwrap_or(false);
+    vec![
+        Finding::new("kernel", "release", Status::Ok, release.unwrap_or_else(|errno| errno.to_string())),
+        Finding::feature(
+            "socket hooks",
+            is_program_supported(hooks).unwrap_or(false),
+            Status::Problem,
+            "the kernel refuses socket programs: it lacks CONFIG_CGROUP_BPF, or this process lacks CAP_BPF",
+        ),
+        Finding::feature(
+            "release hook",
+            is_program_supported(ProgramType::CgroupSock).unwrap_or(false),
+            Status::Problem,
+            "state of closed sockets cannot be freed: needs kernel 5.9",
+        ),
+        Finding::feature(
+            "socket storage",
+            helper(BpfHelper::BPF_FUNC_sk_storage_get),
+            Status::Problem,
+            "sockets with several frontends cannot be remembered: needs kernel 5.8",
+        ),
+        Finding::feature(
+            "refusal errno (bpf_set_retval)",
+            has_set_retval(),
+            Status::Note,
+            "every refusal is EPERM instead of ECONNREFUSED or EHOSTUNREACH: needs kernel 5.18",
+        ),
+        Finding::feature(
+            "namespace cookie",
+            net::netns_cookie(None).is_ok_and(|cookie| cookie.is_some()),
+            Status::Note,
+            "the node is the initial network namespace, whatever the agent runs in: needs kernel 5.14",
+        ),
+        Finding::feature(
+            "batched table access",
+            batches_work(),
+            Status::Note,
+            "large changes and starts take longer: every entry is a call of its own",
+        ),
+        grace(),
+    ]
+}
+
+fn grace() -> Finding {
+    match Grace::find() {
+        Ok(Grace::Membarrier) => Finding::new("kernel", "grace period", Status::Ok, "membarrier"),
+        Ok(Grace::OuterMap { .. }) => Finding::new(
+            "kernel",
+            "grace period",
+            Status::Note,
+            "by changing a map of maps: membarrier is not available (one CPU, nohz_full or a seccomp filter)",
+        ),
+        Err(error) => Finding::new("kernel", "grace period", Status::Problem, format!("no way to wait: {error}")),
+    }
+}
+
+/// Capabilities that the agent needs; the first one named stands for those it replaced.
+const CAPABILITIES: [(&str, u32, Option<u32>); 2] = [("CAP_BPF", 39, Some(CAP_SYS_ADMIN)), ("CAP_NET_ADMIN", 12, None)];
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// What this process may do, from the text of `/proc/self/status`.
+fn rights(status: &str) -> Vec<Finding> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let has = |capability: u32| mask & (1 << capability) != 0;
+    let finding = |(name, capability, instead): (&str, u32, Option<u32>)| {
+        if has(capability) || instead.is_some_and(has) {
+            Finding::new("rights", name, Status::Ok, "granted")
+        } else {
+            let way_out = format!("missing: run as root, or grant {name}");
+            Finding::new("rights", name, Status::Problem, way_out)
+        }
+    };
+    CAPABILITIES.map(finding).into()
+}
+
+fn process(role: Role, pin_dir: &Path) -> Finding {
+    let (item, without) = match role {
+        Role::Agent => ("agent", "not running: what is pinned keeps serving, changes of the cluster are not followed"),
+        Role::Reap => ("reaper", "not running: connected UDP sockets stay with a backend that stopped serving (`sluice reap`)"),
+    };
+    match lock::holder(role, pin_dir) {
+        Ok(Holder::Process(pid)) => Finding::new("process", item, Status::Ok, format!("runs as process {pid}")),
+        Ok(Holder::Nobody) => Finding::new("process", item, Status::Note, without),
+        Err(error) => Finding::new("process", item, Status::Note, format!("unknown: {error}")),
+    }
+}
+
+/// Everything about what is pinned.
+fn pinned(folder: &Folder, cgroup: Option<&Cgroup>) -> Vec<Finding> {
+    let current = folder.current();
+    if let Err(error) = fs::metadata(&current) {
+        return vec![Finding::new("tables", "pins", Status::Problem, format!("{}: {error}", current.display()))];
+    }
+    let mut all = attachments(&folder.links(), cgroup);
+    let tables = Pinned::open(&current).map_err(|error| error.to_string());
+    match tables.and_then(|maps| maps.read().map(|snapshot| (maps, snapshot)).map_err(|error| error.to_string())) {
+        Ok((maps, snapshot)) => {
+            all.extend(pressure(&maps, &snapshot));
+            all.extend(limits(&snapshot));
+        }
+        Err(error) => all.push(Finding::new("tables", "pins", Status::Problem, error)),
+    }
+    all.extend(reasons(&current.join(name::REASONS)));
+    all
+}
+
+fn attachments(links: &Path, cgroup: Option<&Cgroup>) -> Vec<Finding> {
+    let names: BTreeMap<u32, String> = loaded_programs()
+        .filter_map(Result::ok)
+        .map(|program| (program.id(), program.name_as_str().unwrap_or_default().to_owned()))
+        .collect();
+    HOOKS.map(|hook| attachment(&links.join(hook), hook, cgroup, &names)).into()
+}
+
+fn attachment(path: &Path, hook: &str, cgroup: Option<&Cgroup>, names: &BTreeMap<u32, String>) -> Finding {
+    let finding = |status, detail: String| Finding::new("hook", hook, status, detail);
+    let info = match Pin::open(path) {
+        Ok(pin) if pin.kind == Kind::Link => link_info(pin.fd.as_fd()),
+        Ok(_) => return finding(Status::Problem, format!("{} is not a link: restart the agent", path.display())),
+        Err(error) => return finding(Status::Problem, format!("not attached ({}): restart the agent", error.source)),
+    };
+    match info {
+        Ok(LinkInfo { cgroup_id: 0, .. }) => {
+            finding(Status::Problem, "its cgroup was removed: restart the agent".to_owned())
+        }
+        Ok(info) => {
+            let program = names.get(&info.program_id).map_or(String::new(), |name| format!(" ({name})"));
+            let elsewhere = cgroup.is_some_and(|cgroup| cgroup.id != info.cgroup_id);
+            let (status, place) = if elsewhere { (Status::Problem, "another cgroup") } else { (Status::Ok, "cgroup") };
+            finding(status, format!("program {}{program} on {place} {}", info.program_id, info.cgroup_id))
+        }
+        Err(error) => finding(Status::Problem, error.to_string()),
+    }
+}
+
+/// From this share on a table is worth a warning.
+const PRESSURE_PERCENT: u64 = 80;
+
+fn pressure(maps: &Pinned, snapshot: &Snapshot) -> Vec<Finding> {
+    let capacity = maps.capacity();
+    let sockets = read(name::SOCKETS, &maps.sockets).unwrap_or_default();
+    let open = sockets.iter().filter(|(_, flow)| flow.cookie != 0).count();
+    let clients = read(name::AFFINITY, &maps.affinity).unwrap_or_default().len();
+    let used_slots = snapshot.slots.iter().filter(|backend| **backend != 0).count();
+    vec![
+        fill(name::FRONTENDS, snapshot.frontends.len(), capacity.frontends),
+        fill(name::SERVICE, snapshot.service.len(), capacity.services),
+        fill(name::VERSION, snapshot.version.len(), capacity.versions),
+        fill(name::SLOTS, used_slots, capacity.slots),
+        fill(name::BACKENDS, snapshot.backends.len(), capacity.backends),
+        fill(name::ADDRS, snapshot.addrs.len(), capacity.addrs),
+        fill(name::SOURCES, snapshot.sources.len(), capacity.sources),
+        fill(name::AFFINITY, clients, capacity.affinity),
+        fill(name::SOCKETS, open, capacity.sockets),
+    ]
+}
+
+fn fill(table: &'static str, used: usize, entries: u32) -> Finding {
+    let percent = used as u64 * 100 / u64::from(entries).max(1);
+    let detail = format!("{used} of {entries} ({percent} %)");
+    match option(table) {
+        _ if percent < PRESSURE_PERCENT => Finding::new("tables", table, Status::Ok, detail),
+        Some(option) => Finding::new("tables", table, Status::Warning, format!("{detail}: raise {option}")),
+        None => Finding::new("tables", table, Status::Warning, detail),
+    }
+}
+
+/// Documented limits that touch what this node serves.
+fn limits(snapshot: &Snapshot) -> Vec<Finding> {
+    let restricted = snapshot.version.iter().filter(|(_, version)| version.flags & Version::SOURCE_RANGES != 0);
+    match restricted.count() {
+        0 => Vec::new(),
+        count => vec![Finding::new(
+            "limit",
+            "loadBalancerSourceRanges",
+            Status::Note,
+            format!("{count} service ports have source ranges: host processes are checked, pods are refused there"),
+        )],
+    }
+}
+
+fn reasons(path: &Path) -> Vec<Finding> {
+    let counters = MapData::from_pin(path)
+        .map(AyaMap::PerCpuArray)
+        .and_then(PerCpuArray::<MapData, u64>::try_from);
+    let counters = match counters {
+        Ok(counters) => counters,
+        Err(error) => return vec![Finding::new("counter", name::REASONS, Status::Problem, error.to_string())],
+    };
+    let count = |reason: Reason| counters.get(&(reason as u32), 0).map_or(0, |per_cpu| per_cpu.iter().sum::<u64>());
+    Reason::ALL.iter().map(|reason| counter(*reason, count(*reason))).collect()
+}
+
+/// A full table and a contradiction are nobody's intent.
+fn counter(reason: Reason, count: u64) -> Finding {
+    let worrying = matches!(reason, Reason::TablesChanging | Reason::SocketTableFull) && count > 0;
+    let status = if worrying { Status::Warning } else { Status::Ok };
+    Finding::new("counter", reason.name(), status, count.to_string())
+}
+
+fn show(findings: &[Finding]) {
+    let mut table = table(&["AREA", "ITEM", "STATUS", "DETAIL"]);
+    for finding in findings {
+        let status = format!("{:?}", finding.status).to_lowercase();
+        table.add_row([finding.area, &finding.item, &status, &finding.detail]);
+    }
+    print(&table);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_capability_is_a_problem_that_names_it() {
+        let statuses = |text: &str| rights(text).iter().map(|finding| finding.status).collect::<Vec<_>>();
+        assert_eq!(statuses("CapEff:\t000001ffffffffff\n"), [Status::Ok, Status::Ok]);
+        assert_eq!(statuses("CapEff:\t0000000000000000\n"), [Status::Problem, Status::Problem]);
+        assert_eq!(statuses("CapEff:\t0000008000001000\n"), [Status::Ok, Status::Ok]);
+        // CAP_SYS_ADMIN stands for CAP_BPF.
+        assert_eq!(statuses("CapEff:\t0000000000200000\n"), [Status::Ok, Status::Problem]);
+        assert!(rights("CapEff:\t0\n")[0].detail.contains("grant CAP_BPF"));
+    }
+
+    #[test]
+    fn a_table_from_80_percent_on_is_a_warning_that_names_the_option() {
+        assert_eq!(fill(name::BACKENDS, 79, 100).status, Status::Ok);
+        let full = fill(name::BACKENDS, 80, 100);
+        assert_eq!(full.status, Status::Warning);
+        assert_eq!(full.detail, "80 of 100 (80 %): raise --max-backends");
+    }
+}

@@ -1,0 +1,45 @@
+//! `sluice cleanup`: removes everything sluice has put into the kernel and into `/run`.
+//!
+//! In: the pin folder. Out: what was removed. May be repeated; leaves what is not ours.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::PinDir;
+use crate::attach::pins::Folder;
+use crate::lock::{self, Lock, Role};
+
+/// Remove programs, tables and lock files; Services stop being served on this node.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    pub pins: PinDir,
+
+    /// Even while an agent runs; it will not notice.
+    #[arg(long)]
+    pub force: bool,
+}
+
+pub fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
+    let pin_dir = &args.pins.pin_dir;
+    // Held until the end, so that no agent starts on what is being removed.
+    let _lock = if args.force { None } else { Some(Lock::take(Role::Agent, pin_dir)?) };
+    let (mut removed, foreign) = Folder::at(pin_dir).remove_all()?;
+    for role in Role::ALL {
+        // A reaper that still runs ends by itself when the tables are gone.
+        let lock_file = lock::remove(role, pin_dir).context("remove the lock file")?;
+        // Our own lock is nothing that was left here.
+        removed.extend(lock_file.filter(|_| !removed.is_empty()));
+    }
+    for path in &removed {
+        println!("removed {}", path.display());
+    }
+    for path in &foreign {
+        eprintln!("left {}: sluice did not put it there", path.display());
+    }
+    if removed.is_empty() {
+        println!("nothing to remove in {}", pin_dir.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
