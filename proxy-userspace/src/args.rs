@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use proxy_common::tables::{ABI_VERSION, Capacity};
 
+use crate::cli::check::CheckArgs;
+use crate::cli::cleanup::CleanupArgs;
+use crate::cli::list::ListArgs;
+
 /// Kubernetes Services in eBPF: a drop-in kube-proxy.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version = version(), disable_help_subcommand = true)]
@@ -18,6 +22,9 @@ pub struct Args {
 pub enum Command {
     /// Follow an API server or manifest files and keep this node's kernel tables up to date.
     Run(Box<Run>),
+    List(ListArgs),
+    Check(CheckArgs),
+    Cleanup(CleanupArgs),
 }
 
 /// `sluice run`. Names and meanings are kube-proxy's where kube-proxy has the flag; underscores work for dashes.
@@ -149,7 +156,6 @@ mod tests {
         let words = ["sluice", "run"].iter().chain(words).map(OsString::from);
         match parse(words).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(*run),
-            #[allow(unreachable_patterns)]
             other => Err(format!("{other:?}")),
         }
     }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use proxy_userspace::args::{self, Command};
+use proxy_userspace::cli;
 use proxy_userspace::config::Config;
 
 /// The command line was not understood; nothing was touched.
@@ -19,14 +20,14 @@ fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Run(run) => match Config::new(&run, &hostname()) {
-            Ok(config) => proxy_userspace::agent::run(&config),
+            Ok(config) => proxy_userspace::agent::run(&config).map(|()| ExitCode::SUCCESS),
             Err(invalid) => return fail(&invalid.into(), USAGE),
         },
+        Command::List(list) => cli::list::run(&list),
+        Command::Check(check) => cli::check::run(&check),
+        Command::Cleanup(cleanup) => cli::cleanup::run(&cleanup),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
-    }
+    result.unwrap_or_else(|error| fail(&error, 1))
 }
 
 /// Prints an error with everything that led to it, one cause a line.
