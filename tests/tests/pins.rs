@@ -48,7 +48,7 @@ fn service(frontend: [u8; 4], backend: [u8; 4]) -> Vec<Op> {
         scheduler: Version::SCHEDULER_RANDOM,
     };
     vec![
-        Op::Config { value: Config { udp_timeout: 30, ..Config::default() } },
+        Op::Config { value: Box::new(Config { udp_timeout: 30, ..Config::default() }) },
         Op::Backend { id: 1, value: backend, fresh: true },
         Op::Slots { start: 1, backends: vec![1] },
         Op::Version { number: 1, value: version },
