@@ -110,7 +110,7 @@ pub struct Backend {
     pub flags: u16,
     pub service: u32,
     pub generation: u32,
-    /// Reserved: zone number.
+    /// Reserved: zone number. In a freed id: its last generation, so that the next process goes on counting.
     pub zone: u32,
 }
 

@@ -23,8 +23,11 @@ pub mod cli;
 #[cfg(feature = "io")]
 pub mod config;
 pub mod desired;
+pub mod facts;
 #[cfg(feature = "io")]
 pub mod lock;
+#[cfg(feature = "io")]
+pub mod manifests;
 pub mod maps;
 pub mod model;
 pub mod plan;

@@ -72,7 +72,7 @@ impl KernelStore {
             Op::Withdraw { key } => maps.frontends.remove(key).map_err(failed(name::FRONTENDS, "removing", key)),
             Op::ForgetAddress { addr } => maps.addrs.remove(addr).map_err(failed(name::ADDRS, "removing", addr)),
             Op::ForgetSource { key } => maps.sources.remove(key).map_err(failed(name::SOURCES, "removing", key)),
-            Op::Config { value } => maps.config.set(&0, value).map_err(failed(name::CONFIG, "writing", &0)),
+            Op::Config { value } => maps.config.set(&0, value.as_ref()).map_err(failed(name::CONFIG, "writing", &0)),
             Op::Grace => self.grace.wait().map_err(|source| MapError {
                 table: name::SERVICE,
                 action: "waiting for the programs that may read old values",

@@ -14,6 +14,8 @@ use proxy_common::tables::Capacity;
 
 use crate::plan::Op;
 
+pub mod memory;
+
 /// A table store.
 pub trait MapStore {
     fn capacity(&self) -> Capacity;

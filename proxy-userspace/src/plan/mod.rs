@@ -1,10 +1,26 @@
 //! What should be against what the kernel holds: an ordered list of writes.
 //!
-//! In: [`crate::desired`] values and the [`ledger`](self) of ids that the kernel holds. Out: [`Op`]s in an order in which
+//! In: [`crate::desired`] values and the [`Ledger`] of ids that the kernel holds. Out: [`Op`]s in an order in which
 //! no look-up ever meets a dangling id and every service is wholly old or wholly new. Pure.
+//!
+//! ```text
+//! Snapshot -> restore -> Ledger -> plan_all  new backends, slots, version, switch, publish; then withdraw, tombstone
+//!                               -> plan_node addresses and configuration
+//!                               -> collect   a grace period, then what was retired may be used again
+//! ```
 
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version};
 use proxy_common::addr::Addr;
+use proxy_common::tables::name;
+
+pub mod arena;
+mod change;
+pub mod ids;
+mod ledger;
+mod restore;
+
+pub use ledger::{Full, Ledger, Planned, Pressure};
+pub use restore::Problem;
 
 /// One write to the kernel tables. Every op may be repeated safely.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +43,26 @@ pub enum Op {
     ForgetAddress { addr: Addr },
     AllowSource { key: SourceKey },
     ForgetSource { key: SourceKey },
-    Config { value: Config },
+    /// Boxed: it is many times the size of every other op, and a cold start plans a hundred thousand of those.
+    Config { value: Box<Config> },
     /// Wait until every program that may have read an older value has ended (an RCU grace period).
     Grace,
+}
+
+impl Op {
+    /// The table that is written.
+    pub fn table(&self) -> &'static str {
+        match self {
+            Self::Backend { .. } => name::BACKENDS,
+            Self::Slots { .. } => name::SLOTS,
+            Self::Version { .. } => name::VERSION,
+            Self::Service { .. } => name::SERVICE,
+            Self::Frontend { .. } => name::FRONTEND,
+            Self::Publish { .. } | Self::Withdraw { .. } => name::FRONTENDS,
+            Self::Address { .. } | Self::ForgetAddress { .. } => name::ADDRS,
+            Self::AllowSource { .. } | Self::ForgetSource { .. } => name::SOURCES,
+            Self::Config { .. } => name::CONFIG,
+            Self::Grace => "grace period",
+        }
+    }
 }

@@ -1,0 +1,258 @@
+//! Tables in memory, with a failure plan: the stand-in for the kernel in tests and stories.
+//!
+//! It answers the kernel's own look-ups ([`Tables`]), so that a plan can be judged after every single write.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use proxy_common::abi::{
+    Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version,
+};
+use proxy_common::addr::Addr;
+use proxy_common::tables::{Capacity, Tables, name};
+
+use super::{ApplyError, MapError, MapStore, Snapshot};
+use crate::plan::Op;
+
+/// Which writes fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failures {
+    Never,
+    /// The write with this number, counted from 0 over the life of the store, once.
+    Number(u64),
+    /// This many writes of a hundred, chosen by the seed.
+    Percent { seed: Seed, percent: u64 },
+}
+
+/// A xorshift generator: the same seed fails the same writes on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// The next number below `limit`.
+    pub fn next_below(&mut self, limit: u64) -> u64 {
+        // Zero is the one state that xorshift never leaves.
+        self.0 = self.0.max(1);
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    capacity: Capacity,
+    failures: Failures,
+    writes: u64,
+    pub frontends: BTreeMap<FrontendKey, u32>,
+    pub frontend: BTreeMap<u32, Frontend>,
+    pub service: BTreeMap<u32, ServiceWord>,
+    pub version: BTreeMap<u32, Version>,
+    pub slots: Vec<u32>,
+    pub backends: BTreeMap<u32, Backend>,
+    pub addrs: BTreeMap<Addr, u32>,
+    pub sources: BTreeMap<SourceKey, ()>,
+    pub config: Option<Config>,
+}
+
+impl MemoryStore {
+    pub fn new(capacity: Capacity) -> Self {
+        Self::holding(capacity, Snapshot::default())
+    }
+
+    /// A store that holds `snapshot`, whatever that may be.
+    pub fn holding(capacity: Capacity, snapshot: Snapshot) -> Self {
+        Self {
+            capacity,
+            failures: Failures::Never,
+            writes: 0,
+            frontends: snapshot.frontends.into_iter().collect(),
+            frontend: snapshot.frontend.into_iter().collect(),
+            service: snapshot.service.into_iter().collect(),
+            version: snapshot.version.into_iter().collect(),
+            slots: snapshot.slots,
+            backends: snapshot.backends.into_iter().collect(),
+            addrs: snapshot.addrs.into_iter().collect(),
+            sources: snapshot.sources.into_iter().map(|key| (key, ())).collect(),
+            config: snapshot.config,
+        }
+    }
+
+    pub fn failing(mut self, failures: Failures) -> Self {
+        self.failures = failures;
+        self
+    }
+
+    /// How many writes were asked for, failed ones included.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Everything it holds.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            frontends: pairs(&self.frontends),
+            frontend: pairs(&self.frontend),
+            service: pairs(&self.service),
+            version: pairs(&self.version),
+            slots: self.slots.clone(),
+            backends: pairs(&self.backends),
+            addrs: pairs(&self.addrs),
+            sources: self.sources.keys().copied().collect(),
+            config: self.config,
+        }
+    }
+
+    fn fails(&mut self) -> bool {
+        let number = self.writes;
+        self.writes += 1;
+        match &mut self.failures {
+            Failures::Never => false,
+            Failures::Number(failing) => *failing == number,
+            Failures::Percent { seed, percent } => seed.next_below(100) < *percent,
+        }
+    }
+
+    fn write(&mut self, op: &Op) -> Result<(), MapError> {
+        if self.fails() {
+            return Err(error(op.table(), io::Error::other("failed on purpose")));
+        }
+        match op {
+            Op::Backend { id, value, .. } => set(&mut self.backends, name::BACKENDS, self.capacity.backends, *id, *value)?,
+            Op::Slots { start, backends } => self.write_slots(*start, backends)?,
+            Op::Version { number, value } => set(&mut self.version, name::VERSION, self.capacity.versions, *number, *value)?,
+            Op::Service { id, word } => set(&mut self.service, name::SERVICE, self.capacity.services, *id, *word)?,
+            Op::Frontend { id, value } => set(&mut self.frontend, name::FRONTEND, self.capacity.frontends, *id, *value)?,
+            Op::Publish { key, id } => put(&mut self.frontends, name::FRONTENDS, self.capacity.frontends, *key, *id)?,
+            Op::Withdraw { key } => _ = self.frontends.remove(key),
+            Op::Address { addr, flags } => put(&mut self.addrs, name::ADDRS, self.capacity.addrs, *addr, *flags)?,
+            Op::ForgetAddress { addr } => _ = self.addrs.remove(addr),
+            Op::AllowSource { key } => put(&mut self.sources, name::SOURCES, self.capacity.sources, *key, ())?,
+            Op::ForgetSource { key } => _ = self.sources.remove(key),
+            Op::Config { value } => self.config = Some(**value),
+            Op::Grace => {}
+        }
+        Ok(())
+    }
+
+    fn write_slots(&mut self, start: u32, backends: &[u32]) -> Result<(), MapError> {
+        let (start, end) = (start as usize, start as usize + backends.len());
+        if end > self.capacity.slots as usize {
+            return Err(outside(name::SLOTS));
+        }
+        if self.slots.len() < end {
+            self.slots.resize(end, 0);
+        }
+        self.slots[start..end].copy_from_slice(backends);
+        Ok(())
+    }
+}
+
+impl MapStore for MemoryStore {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn read(&self) -> Result<Snapshot, MapError> {
+        Ok(self.snapshot())
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        for (applied, op) in ops.iter().enumerate() {
+            self.write(op).map_err(|error| ApplyError { applied, error })?;
+        }
+        Ok(())
+    }
+}
+
+impl Tables for MemoryStore {
+    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
+        self.frontends.get(key).copied()
+    }
+
+    fn frontend(&self, id: u32) -> Option<Frontend> {
+        self.frontend.get(&id).copied()
+    }
+
+    fn service(&self, id: u32) -> Option<ServiceWord> {
+        self.service.get(&id).copied()
+    }
+
+    fn version(&self, number: u32) -> Option<Version> {
+        self.version.get(&number).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.get(&id).copied()
+    }
+
+    fn address(&self, addr: &Addr) -> Option<u32> {
+        self.addrs.get(addr).copied()
+    }
+
+    fn source_allowed(&self, service: u32, client: &Addr) -> bool {
+        let holds = |key: &SourceKey| key.service == service.to_be_bytes() && leading_bits_equal(key, client);
+        self.sources.keys().any(holds)
+    }
+
+    fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
+        None
+    }
+
+    fn remember(&self, _: &AffinityKey, _: &Affinity) {}
+}
+
+fn leading_bits_equal(key: &SourceKey, client: &Addr) -> bool {
+    let bits = key.prefix_len.saturating_sub(32).min(128);
+    let differing = key.addr.bits() ^ client.bits();
+    differing.leading_zeros() >= bits
+}
+
+fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> Vec<(K, V)> {
+    map.iter().map(|(key, value)| (*key, *value)).collect()
+}
+
+fn set<V>(
+    table: &mut BTreeMap<u32, V>,
+    name: &'static str,
+    capacity: u32,
+    id: u32,
+    value: V,
+) -> Result<(), MapError> {
+    if id >= capacity {
+        return Err(outside(name));
+    }
+    table.insert(id, value);
+    Ok(())
+}
+
+fn put<K: Ord, V>(
+    table: &mut BTreeMap<K, V>,
+    name: &'static str,
+    capacity: u32,
+    key: K,
+    value: V,
+) -> Result<(), MapError> {
+    if table.len() >= capacity as usize && !table.contains_key(&key) {
+        return Err(error(name, io::Error::from(io::ErrorKind::StorageFull)));
+    }
+    table.insert(key, value);
+    Ok(())
+}
+
+fn outside(table: &'static str) -> MapError {
+    error(table, io::Error::other("index outside of the table"))
+}
+
+fn error(table: &'static str, source: io::Error) -> MapError {
+    MapError { table, action: "write", source }
+}

@@ -1,0 +1,566 @@
+//! What the kernel holds, as far as the next plan must know: ids, places and flags, no second image.
+//!
+//! In: wanted services and the node. Out: [`Op`]s. The ledger takes every op that it hands out as done. When one fails,
+//! throw the ledger away: [`Ledger::restore`] from what the tables hold, then plan everything again. Service ports are
+//! found by their frontends, so what got through is kept and only the rest is written.
+//!
+//! A batch of services is planned in two phases. First everything that adds: backends, slots, versions, the switch,
+//! frontends. Then everything that takes away. So a key that moves from one service port to another is overwritten in
+//! one write, and a backend has its flags before a set names it and loses them after.
+//!
+//! Ids that go out of use are retired; [`Ledger::collect`] lets a grace period pass and gives them back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, SourceKey, Version};
+use proxy_common::addr::{Addr, Be16};
+use proxy_common::tables::{Capacity, name};
+
+use super::Op;
+use super::arena::Arena;
+use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
+use super::ids::Ids;
+use crate::desired::{ServicePortName, WantedFrontend, WantedNode, WantedService};
+use crate::maps::Snapshot;
+
+/// A service port that did not fit. What it was before stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("table {table} is full ({capacity} entries)")]
+pub struct Full {
+    pub table: &'static str,
+    pub capacity: u32,
+}
+
+/// How much of one table is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    pub table: &'static str,
+    pub used: u32,
+    pub capacity: u32,
+}
+
+impl Pressure {
+    /// Four fifths are taken: time to tell somebody.
+    pub fn is_high(&self) -> bool {
+        u64::from(self.used) * 5 >= u64::from(self.capacity) * 4
+    }
+}
+
+/// The writes of one batch, and who did not fit.
+#[derive(Debug, Default, PartialEq)]
+pub struct Planned {
+    pub ops: Vec<Op>,
+    pub full: Vec<(ServicePortName, Full)>,
+}
+
+#[derive(Debug)]
+pub struct Ledger {
+    pub(super) capacity: Capacity,
+    pub(super) ids: Allocators,
+    pub(super) names: HashMap<ServicePortName, u32>,
+    pub(super) services: BTreeMap<u32, Held>,
+    /// FRONTENDS. A damaged entry has [`Holding::NOBODY`].
+    pub(super) frontends: HashMap<FrontendKey, Holding>,
+    /// The last generation of every backend id that was ever used.
+    pub(super) generations: Vec<u32>,
+    pub(super) sources: BTreeMap<u32, BTreeSet<SourceKey>>,
+    pub(super) addrs: BTreeMap<Addr, u32>,
+    pub(super) config: Option<Config>,
+    /// Service ports found in the kernel that nobody has asked for since.
+    pub(super) unclaimed: BTreeSet<u32>,
+    /// Backends found in the kernel that belong to no service port.
+    pub(super) stray_backends: Vec<(u32, Backend)>,
+    /// Sources that programs of an older version may still ask for.
+    pub(super) retired_sources: Vec<SourceKey>,
+    pub(super) full: BTreeMap<ServicePortName, Full>,
+    /// Free ids may have been in use a moment ago, by a ledger that was thrown away.
+    pub(super) needs_grace: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Allocators {
+    pub(super) services: Ids,
+    pub(super) versions: Ids,
+    pub(super) frontends: Ids,
+    pub(super) backends: Ids,
+    pub(super) slots: Arena,
+}
+
+/// One service port in the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// 0 for none.
+    pub(super) version: u32,
+    /// What the version says; none when it must be written anew.
+    pub(super) content: Option<Version>,
+    /// The slots of both sets.
+    pub(super) run: Range,
+    pub(super) frontends: Vec<FrontendKey>,
+    /// Sorted by (address, port).
+    pub(super) backends: Vec<HeldBackend>,
+}
+
+/// Who has a frontend key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) id: u32,
+    pub(super) service: u32,
+    pub(super) kind: u32,
+}
+
+impl Holding {
+    pub(super) const NOBODY: Self = Self { id: 0, service: 0, kind: Frontend::KIND_UNUSED };
+}
+
+/// The ops of a batch while it is planned.
+#[derive(Default)]
+struct Batch {
+    adding: Vec<Op>,
+    removing: Vec<Op>,
+    /// Keys that their service port gives up. Who took one over in this batch keeps it.
+    leaving: Vec<(FrontendKey, u32)>,
+    /// Every key that somebody in this batch wants. Only filled while service ports wait to be adopted.
+    wanted: HashSet<FrontendKey>,
+}
+
+/// What one service port needs that it does not have.
+struct Needs {
+    service: Option<u32>,
+    backends: BackendChange,
+    /// The slots can stay as they are.
+    same_slots: bool,
+    /// The word must swing to a new version.
+    switch: bool,
+}
+
+impl Ledger {
+    /// The ledger of empty tables.
+    pub fn new(capacity: Capacity) -> Self {
+        Self::restore(&Snapshot::default(), capacity).0
+    }
+
+    /// Plans a set of service ports; `None` removes one. What is as wanted costs nothing.
+    pub fn plan_all<'a>(
+        &mut self,
+        wanted: impl IntoIterator<Item = (&'a ServicePortName, Option<&'a WantedService>)>,
+    ) -> Planned {
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let mut batch = Batch::default();
+        if !self.unclaimed.is_empty() {
+            let frontends = wanted.iter().filter_map(|(_, wanted)| *wanted).flat_map(|wanted| &wanted.frontends);
+            batch.wanted = frontends.map(|frontend| frontend.key).collect();
+        }
+        let mut planned = Planned::default();
+        for (name, wanted) in wanted {
+            match self.plan_one(&mut batch, name, wanted) {
+                Ok(()) => _ = self.full.remove(name),
+                Err(full) => {
+                    self.full.insert(name.clone(), full.clone());
+                    planned.full.push((name.clone(), full));
+                }
+            }
+        }
+        planned.ops = self.finish(batch);
+        planned
+    }
+
+    /// The writes that bring ADDRS and CONFIG to `wanted`. Addresses past the capacity are left out and reported.
+    pub fn plan_node(&mut self, wanted: &WantedNode) -> (Vec<Op>, Option<Full>) {
+        let mut ops: Vec<Op> = Vec::new();
+        let fitting = wanted.addresses.len().min(self.capacity.addrs as usize);
+        let addresses: BTreeMap<Addr, u32> = wanted.addresses[..fitting].iter().copied().collect();
+        let gone = self.addrs.keys().filter(|addr| !addresses.contains_key(addr));
+        ops.extend(gone.map(|&addr| Op::ForgetAddress { addr }));
+        let changed = addresses.iter().filter(|&(addr, flags)| self.addrs.get(addr) != Some(flags));
+        ops.extend(changed.map(|(&addr, &flags)| Op::Address { addr, flags }));
+        self.addrs = addresses;
+        if self.config != Some(wanted.config) {
+            ops.push(Op::Config { value: Box::new(wanted.config) });
+            self.config = Some(wanted.config);
+        }
+        let full = Full { table: name::ADDRS, capacity: self.capacity.addrs };
+        (ops, (fitting < wanted.addresses.len()).then_some(full))
+    }
+
+    /// Removes what was found in the kernel and nobody asked for. Only when everything is known and planned.
+    pub fn plan_orphans(&mut self) -> Vec<Op> {
+        let mut batch = Batch::default();
+        for service in std::mem::take(&mut self.unclaimed) {
+            self.remove_service(&mut batch, service);
+        }
+        let damaged = self.frontends.iter().filter(|(_, holding)| **holding == Holding::NOBODY);
+        batch.leaving.extend(damaged.map(|(key, holding)| (*key, holding.service)));
+        for (id, backend) in std::mem::take(&mut self.stray_backends) {
+            let held = HeldBackend { addr: backend.addr, port: backend.port, flags: 0, id };
+            self.retire_backend(&mut batch, held, backend.service);
+        }
+        let strays = |service: &u32, _: &mut BTreeSet<SourceKey>| !self.services.contains_key(service);
+        for (_, sources) in self.sources.extract_if(.., strays) {
+            batch.removing.extend(sources.into_iter().map(|key| Op::ForgetSource { key }));
+        }
+        self.finish(batch)
+    }
+
+    /// Lets a grace period pass, wipes what was retired, and takes it for free. Nothing when nothing was retired.
+    pub fn collect(&mut self) -> Vec<Op> {
+        if !self.has_retired() {
+            return Vec::new();
+        }
+        let mut ops = vec![Op::Grace];
+        ops.extend(self.ids.services.retired().iter().map(|&id| Op::Service { id, word: 0 }));
+        ops.extend(self.ids.frontends.retired().iter().map(|&id| Op::Frontend { id, value: UNUSED_FRONTEND }));
+        ops.extend(self.retired_sources.drain(..).map(|key| Op::ForgetSource { key }));
+        let Allocators { services, versions, frontends, backends, slots } = &mut self.ids;
+        for ids in [services, versions, frontends, backends] {
+            ids.release();
+        }
+        slots.release();
+        self.needs_grace = false;
+        ops
+    }
+
+    /// True when [`Self::collect`] would free something.
+    pub fn has_retired(&self) -> bool {
+        let Allocators { services, versions, frontends, backends, slots } = &self.ids;
+        [services, versions, frontends, backends].iter().any(|ids| !ids.retired().is_empty())
+            || slots.has_retired()
+            || !self.retired_sources.is_empty()
+    }
+
+    /// Service ports that did not fit. Plan them again when something was collected.
+    pub fn full(&self) -> &BTreeMap<ServicePortName, Full> {
+        &self.full
+    }
+
+    /// How full every table is.
+    pub fn pressure(&self) -> [Pressure; 7] {
+        let of = |table, used, capacity| Pressure { table, used, capacity };
+        let ids = |table, ids: &Ids| of(table, ids.taken(), ids.capacity());
+        let sources = self.source_count() as u32;
+        [
+            ids(name::SERVICE, &self.ids.services),
+            ids(name::VERSION, &self.ids.versions),
+            ids(name::FRONTENDS, &self.ids.frontends),
+            ids(name::BACKENDS, &self.ids.backends),
+            of(name::SLOTS, self.ids.slots.taken(), self.ids.slots.capacity()),
+            of(name::ADDRS, self.addrs.len() as u32, self.capacity.addrs),
+            of(name::SOURCES, sources, self.capacity.sources),
+        ]
+    }
+
+    fn source_count(&self) -> usize {
+        self.sources.values().map(BTreeSet::len).sum::<usize>() + self.retired_sources.len()
+    }
+
+    fn plan_one(
+        &mut self,
+        batch: &mut Batch,
+        name: &ServicePortName,
+        wanted: Option<&WantedService>,
+    ) -> Result<(), Full> {
+        match wanted.filter(|wanted| !wanted.frontends.is_empty()) {
+            Some(wanted) => self.plan_wanted(batch, name, wanted),
+            None => {
+                if let Some(service) = self.names.remove(name) {
+                    self.remove_service(batch, service);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
+        let found = self.names.get(name).copied().or_else(|| self.adoptable(batch, wanted));
+        let needs = self.needs(found, wanted);
+        self.check_room(&needs, wanted)?;
+        // From here on nothing can fail: a service is written whole or not at all.
+        let id = found.unwrap_or_else(|| self.ids.services.allocate().expect(ROOM));
+        let mut held = self.services.remove(&id).unwrap_or_default();
+        if self.unclaimed.remove(&id) {
+            self.shed_keys(batch, id, &held, wanted);
+        }
+        if !self.names.contains_key(name) {
+            self.names.insert(name.clone(), id);
+        }
+        self.plan_sources(batch, id, wanted);
+        self.plan_backends(batch, id, &mut held, wanted, needs.backends, needs.same_slots);
+        self.plan_frontends(batch, id, &mut held, wanted);
+        self.services.insert(id, held);
+        Ok(())
+    }
+
+    /// The service port in the kernel that already has the first of the wanted frontends, ClusterIP before others.
+    ///
+    /// It must not have keys that go to somebody else: they would lead to the wrong service until they are taken over.
+    fn adoptable(&self, batch: &Batch, wanted: &WantedService) -> Option<u32> {
+        let holder = |frontend: &WantedFrontend| {
+            let holding = self.frontends.get(&frontend.key)?;
+            self.unclaimed.contains(&holding.service).then_some((frontend.kind, holding.service))
+        };
+        let (_, service) = wanted.frontends.iter().filter_map(holder).min()?;
+        let elsewhere = |key: &&FrontendKey| batch.wanted.contains(key) && !wants(wanted, key);
+        self.services[&service].frontends.iter().find(elsewhere).is_none().then_some(service)
+    }
+
+    /// Withdraws what an adopted service port has and nobody wants, before anything else of it changes: perhaps these
+    /// keys were another service's.
+    fn shed_keys(&mut self, batch: &mut Batch, id: u32, held: &Held, wanted: &WantedService) {
+        for key in held.frontends.iter().filter(|key| !wants(wanted, key)) {
+            self.withdraw(&mut batch.adding, *key, id);
+        }
+    }
+
+    /// Withdraws a key of `service`, unless somebody else took it over.
+    fn withdraw(&mut self, ops: &mut Vec<Op>, key: FrontendKey, service: u32) {
+        if self.frontends.get(&key).is_some_and(|holding| holding.service == service) {
+            let holding = self.frontends.remove(&key);
+            self.retire_holding(holding);
+            ops.push(Op::Withdraw { key });
+        }
+    }
+
+    fn needs(&self, service: Option<u32>, wanted: &WantedService) -> Needs {
+        let held = service.and_then(|service| self.services.get(&service));
+        let backends = BackendChange::between(held.map_or(&[], |held| &held.backends), &wanted.backends);
+        let content = held.and_then(|held| held.content);
+        let same_slots = content.is_some() && backends.keeps_sets();
+        let same = |content: Version| content == Version { cluster: content.cluster, local: content.local, ..version(content.service, wanted) };
+        let switch = !same_slots || !content.is_some_and(same);
+        Needs { service, backends, same_slots, switch }
+    }
+
+    fn check_room(&self, needs: &Needs, wanted: &WantedService) -> Result<(), Full> {
+        let ids = &self.ids;
+        let check = |fits: bool, table, capacity| if fits { Ok(()) } else { Err(Full { table, capacity }) };
+        let has = |ids: &Ids, count: usize, table| check(ids.available() >= count, table, ids.capacity());
+        has(&ids.services, usize::from(needs.service.is_none()), name::SERVICE)?;
+        has(&ids.backends, needs.backends.added.len(), name::BACKENDS)?;
+        has(&ids.versions, usize::from(needs.switch), name::VERSION)?;
+        let slots = if needs.same_slots { 0 } else { Sets::room(&wanted.backends) };
+        check(ids.slots.fits(slots), name::SLOTS, ids.slots.capacity())?;
+        let holding = |key| self.frontends.get(key);
+        let ours = |holding: &Holding, kind| Some(holding.service) == needs.service && holding.kind == kind;
+        let missing = wanted.frontends.iter().filter(|new| !holding(&new.key).is_some_and(|has| ours(has, new.kind)));
+        let keys = wanted.frontends.iter().filter(|new| holding(&new.key).is_none()).count();
+        has(&ids.frontends, missing.count(), name::FRONTENDS)?;
+        check(self.frontends.len() + keys <= self.capacity.frontends as usize, name::FRONTENDS, self.capacity.frontends)?;
+        let sources = wanted.source_ranges.len();
+        let fits = sources == 0 || self.source_count() + sources <= self.capacity.sources as usize;
+        check(fits, name::SOURCES, self.capacity.sources)
+    }
+
+    /// Backends, slots, version and the switch.
+    fn plan_backends(
+        &mut self,
+        batch: &mut Batch,
+        id: u32,
+        held: &mut Held,
+        wanted: &WantedService,
+        change: BackendChange,
+        same_slots: bool,
+    ) {
+        let BackendChange { kept, added, removed } = change;
+        let mut backends: Vec<HeldBackend> = Vec::with_capacity(wanted.backends.len());
+        let mut changed = Vec::new();
+        for (old, flags) in kept {
+            if old.flags != flags {
+                changed.push((old, flags));
+            }
+            backends.push(old.with_flags(flags));
+        }
+        for new in added {
+            let backend = self.new_backend(new.addr, new.port, new.flags);
+            batch.adding.push(self.backend_op(id, backend, true));
+            backends.push(backend);
+        }
+        backends.sort_unstable_by_key(HeldBackend::place);
+        self.plan_flags(batch, id, &changed, same_slots);
+        let sets = Sets::of(&backends);
+        let run = if same_slots { held.run } else { self.write_slots(batch, &sets.slots) };
+        self.plan_switch(batch, id, held, with_sets(version(id, wanted), run, sets.cluster), run);
+        held.backends = backends;
+        for old in removed {
+            self.retire_backend(batch, old, id);
+        }
+    }
+
+    fn new_backend(&mut self, addr: Addr, port: Be16, flags: u16) -> HeldBackend {
+        let id = self.ids.backends.allocate().expect(ROOM);
+        let generation = self.generation_mut(id);
+        // Zero marks a freed id.
+        *generation = generation.wrapping_add(1).max(1);
+        HeldBackend { addr, port, flags, id }
+    }
+
+    pub(super) fn generation_mut(&mut self, id: u32) -> &mut u32 {
+        let index = id as usize;
+        if self.generations.len() <= index {
+            self.generations.resize(index + 1, 0);
+        }
+        &mut self.generations[index]
+    }
+
+    fn backend_op(&self, service: u32, backend: HeldBackend, fresh: bool) -> Op {
+        let HeldBackend { addr, port, flags, id } = backend;
+        let generation = self.generations[id as usize];
+        Op::Backend { id, value: Backend { addr, port, flags, service, generation, zone: 0 }, fresh }
+    }
+
+    /// A flag that is gained is set before the switch, one that is lost is cleared after it. Without a change of the
+    /// sets there is nothing to keep apart.
+    fn plan_flags(&self, batch: &mut Batch, service: u32, changed: &[(HeldBackend, u16)], same_slots: bool) {
+        for &(old, flags) in changed {
+            let before = if same_slots { flags } else { (old.flags | flags) & KNOWN_FLAGS };
+            if before != old.flags {
+                batch.adding.push(self.backend_op(service, old.with_flags(before), false));
+            }
+            if before != flags {
+                batch.removing.push(self.backend_op(service, old.with_flags(flags), false));
+            }
+        }
+    }
+
+    fn write_slots(&mut self, batch: &mut Batch, slots: &[u32]) -> Range {
+        let run = self.ids.slots.allocate(slots.len() as u32).expect(ROOM);
+        if run.len > 0 {
+            batch.adding.push(Op::Slots { start: run.start, backends: slots.to_vec() });
+        }
+        run
+    }
+
+    fn plan_switch(&mut self, batch: &mut Batch, service: u32, held: &mut Held, content: Version, run: Range) {
+        if held.content == Some(content) {
+            return;
+        }
+        let number = self.ids.versions.allocate().expect(ROOM);
+        batch.adding.push(Op::Version { number, value: content });
+        batch.adding.push(Op::Service { id: service, word: u64::from(number) });
+        self.retire_version(held, run);
+        *held = Held { version: number, content: Some(content), run, ..std::mem::take(held) };
+    }
+
+    /// Retires the version of `held`, and its slots unless they go on as `next`.
+    fn retire_version(&mut self, held: &Held, next: Range) {
+        if held.version != 0 {
+            self.ids.versions.retire(held.version);
+        }
+        if held.run != next {
+            self.ids.slots.retire(held.run);
+        }
+    }
+
+    /// Takes its id out of use at once: whoever remembers (id, generation) asks again. The address stays readable.
+    fn retire_backend(&mut self, batch: &mut Batch, backend: HeldBackend, service: u32) {
+        let HeldBackend { addr, port, id, .. } = backend;
+        let zone = *self.generation_mut(id);
+        let value = Backend { addr, port, flags: 0, service, generation: 0, zone };
+        batch.removing.push(Op::Backend { id, value, fresh: false });
+        self.ids.backends.retire(id);
+    }
+
+    fn plan_frontends(&mut self, batch: &mut Batch, service: u32, held: &mut Held, wanted: &WantedService) {
+        for new in &wanted.frontends {
+            let before = self.frontends.get(&new.key).copied();
+            if before.is_some_and(|holding| (holding.service, holding.kind) == (service, new.kind)) {
+                continue;
+            }
+            let id = self.ids.frontends.allocate().expect(ROOM);
+            batch.adding.push(Op::Frontend { id, value: Frontend { key: new.key, service, kind: new.kind } });
+            batch.adding.push(Op::Publish { key: new.key, id });
+            self.frontends.insert(new.key, Holding { id, service, kind: new.kind });
+            self.retire_holding(before);
+        }
+        let gone = held.frontends.iter().filter(|key| !wants(wanted, key));
+        batch.leaving.extend(gone.map(|key| (*key, service)));
+        held.frontends = wanted.frontends.iter().map(|frontend| frontend.key).collect();
+    }
+
+    fn retire_holding(&mut self, holding: Option<Holding>) {
+        if let Some(holding) = holding.filter(|holding| holding.id != 0) {
+            self.ids.frontends.retire(holding.id);
+        }
+    }
+
+    /// New sources come before the switch that asks for them.
+    fn plan_sources(&mut self, batch: &mut Batch, service: u32, wanted: &WantedService) {
+        let sources: BTreeSet<SourceKey> = wanted.source_ranges.iter().map(|cidr| source_key(service, cidr)).collect();
+        let mut held = self.sources.remove(&service).unwrap_or_default();
+        held.extend(self.retired_sources.extract_if(.., |key| key.service == service.to_be_bytes()));
+        batch.adding.extend(sources.difference(&held).map(|&key| Op::AllowSource { key }));
+        let gone = held.difference(&sources).copied();
+        if wanted.flags & Version::SOURCE_RANGES == 0 {
+            // Programs that still see the older version must find them.
+            self.retired_sources.extend(gone);
+        } else {
+            batch.removing.extend(gone.map(|key| Op::ForgetSource { key }));
+        }
+        if !sources.is_empty() {
+            self.sources.insert(service, sources);
+        }
+    }
+
+    fn remove_service(&mut self, batch: &mut Batch, service: u32) {
+        let Some(held) = self.services.remove(&service) else { return };
+        batch.leaving.extend(held.frontends.iter().map(|key| (*key, service)));
+        self.retire_version(&held, Range::default());
+        for backend in &held.backends {
+            self.retire_backend(batch, *backend, service);
+        }
+        self.retired_sources.extend(self.sources.remove(&service).into_iter().flatten());
+        self.ids.services.retire(service);
+    }
+
+    /// Withdraws the keys that nobody took over, and puts the phases in order.
+    fn finish(&mut self, batch: Batch) -> Vec<Op> {
+        let Batch { adding: mut ops, removing, leaving, .. } = batch;
+        for (key, service) in leaving {
+            self.withdraw(&mut ops, key, service);
+        }
+        ops.extend(removing);
+        if self.needs_grace && !ops.is_empty() {
+            ops.insert(0, Op::Grace);
+            self.needs_grace = false;
+        }
+        ops
+    }
+}
+
+fn wants(wanted: &WantedService, key: &FrontendKey) -> bool {
+    wanted.frontends.binary_search_by_key(key, |frontend| frontend.key).is_ok()
+}
+
+const ROOM: &str = "check_room found room";
+
+const UNUSED_FRONTEND: Frontend = Frontend {
+    key: FrontendKey { addr: Addr::UNSPECIFIED_V6, port: Be16::new(0), proto: 0, pad: 0 },
+    service: 0,
+    kind: Frontend::KIND_UNUSED,
+};
+
+const KNOWN_FLAGS: u16 = SET_FLAGS | Backend::SERVING | Backend::ON_THIS_NODE | Backend::TERMINATING;
+
+/// The version of `service` with empty sets.
+fn version(service: u32, wanted: &WantedService) -> Version {
+    Version {
+        cluster: Range::default(),
+        local: Range::default(),
+        affinity_seconds: wanted.affinity_seconds,
+        flags: wanted.flags,
+        service,
+        scheduler: Version::SCHEDULER_RANDOM,
+    }
+}
+
+/// `version` with both sets in `run`, the cluster set first. An empty set is the empty range.
+pub(super) fn with_sets(version: Version, run: Range, cluster: u32) -> Version {
+    let range = |start, len| if len == 0 { Range::default() } else { Range { start, len } };
+    Version { cluster: range(run.start, cluster), local: range(run.start + cluster, run.len - cluster), ..version }
+}
+
+/// The key for `cidr`, without the bits that do not count.
+fn source_key(service: u32, cidr: &Cidr) -> SourceKey {
+    let prefix = cidr.prefix_len.min(128);
+    let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+    let addr = Addr::new((cidr.addr.bits() & mask).to_be_bytes());
+    SourceKey { prefix_len: 32 + prefix, service: service.to_be_bytes(), addr }
+}

@@ -1,0 +1,218 @@
+//! A ledger from what the tables hold, after a restart or a failed write.
+//!
+//! In: a [`Snapshot`], any bytes at all. Out: a [`Ledger`] and the [`Problem`]s found. Whatever contradicts itself counts
+//! as absent: the next plan writes it anew, and [`Ledger::plan_orphans`] removes what nobody asks for. Only what can be
+//! reached from FRONTENDS counts; all else is free room.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SourceKey, Version};
+use proxy_common::tables::{Capacity, name};
+
+use super::arena::Arena;
+use super::change::{HeldBackend, Sets};
+use super::ids::Ids;
+use super::ledger::{Allocators, Held, Holding, Ledger, with_sets};
+use crate::maps::Snapshot;
+
+/// Something in the tables that no process of ours writes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("table {table}: entry {entry} {fault}; it will be written anew or removed")]
+pub struct Problem {
+    pub table: &'static str,
+    pub entry: String,
+    pub fault: &'static str,
+}
+
+/// No flag of a backend. Held in place of its flags it makes the next plan write the backend anew.
+const DAMAGED: u16 = 1 << 15;
+
+impl Ledger {
+    /// The ledger of what `snapshot` holds. Service ports have no names until they are planned for.
+    pub fn restore(snapshot: &Snapshot, capacity: Capacity) -> (Self, Vec<Problem>) {
+        let mut reading = Reading::new(snapshot, capacity);
+        let frontends = reading.frontends();
+        let mut services = reading.services(&frontends);
+        let (generations, stray_backends) = reading.backends(&mut services);
+        let slots = reading.versions(&mut services);
+        let ids = allocators(capacity, &frontends, &services, &stray_backends, slots);
+        let ledger = Self {
+            capacity,
+            ids,
+            names: HashMap::new(),
+            unclaimed: services.keys().copied().collect(),
+            services,
+            frontends,
+            generations,
+            sources: sources(snapshot),
+            addrs: snapshot.addrs.iter().copied().collect(),
+            config: snapshot.config,
+            stray_backends,
+            retired_sources: Vec::new(),
+            full: BTreeMap::new(),
+            needs_grace: true,
+        };
+        (ledger, reading.problems)
+    }
+}
+
+struct Reading<'a> {
+    snapshot: &'a Snapshot,
+    capacity: Capacity,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(snapshot: &'a Snapshot, capacity: Capacity) -> Self {
+        Self { snapshot, capacity, problems: Vec::new() }
+    }
+
+    fn problem(&mut self, table: &'static str, entry: &impl ToString, fault: &'static str) {
+        self.problems.push(Problem { table, entry: entry.to_string(), fault });
+    }
+
+    /// Who has each key. An entry whose copy says something else has nobody.
+    fn frontends(&mut self) -> HashMap<FrontendKey, Holding> {
+        let copies: HashMap<u32, &Frontend> = self.snapshot.frontend.iter().map(|(id, copy)| (*id, copy)).collect();
+        let mut frontends = HashMap::with_capacity(self.snapshot.frontends.len());
+        for &(key, id) in &self.snapshot.frontends {
+            let copy = copies.get(&id).filter(|copy| copy.key == key && self.is_frontend(id, copy));
+            let holding = copy.map(|copy| Holding { id, service: copy.service, kind: copy.kind });
+            if holding.is_none() {
+                self.problem(name::FRONTENDS, &shown(&key), "leads to no frontend of this key");
+            }
+            frontends.insert(key, holding.unwrap_or(Holding::NOBODY));
+        }
+        frontends
+    }
+
+    fn is_frontend(&self, id: u32, frontend: &Frontend) -> bool {
+        (1..self.capacity.frontends).contains(&id)
+            && (1..self.capacity.services).contains(&frontend.service)
+            && (Frontend::KIND_CLUSTER_IP..=Frontend::KIND_LOAD_BALANCER).contains(&frontend.kind)
+    }
+
+    /// The service ports that frontends lead to, with their version numbers.
+    fn services(&mut self, frontends: &HashMap<FrontendKey, Holding>) -> BTreeMap<u32, Held> {
+        let mut services: BTreeMap<u32, Held> = BTreeMap::new();
+        for (key, holding) in frontends.iter().filter(|(_, holding)| **holding != Holding::NOBODY) {
+            services.entry(holding.service).or_default().frontends.push(*key);
+        }
+        for &(id, word) in &self.snapshot.service {
+            if let Some(held) = services.get_mut(&id) {
+                held.version = u32::try_from(word).unwrap_or(0);
+            }
+        }
+        for held in services.values_mut() {
+            held.frontends.sort_unstable();
+        }
+        services
+    }
+
+    /// Gives every backend to its service port. Out: all generations, and the backends that belong to nobody.
+    fn backends(&mut self, services: &mut BTreeMap<u32, Held>) -> (Vec<u32>, Vec<(u32, Backend)>) {
+        let mut generations = Vec::new();
+        let mut strays = Vec::new();
+        let found: BTreeMap<u32, &Backend> = self.snapshot.backends.iter().map(|(id, backend)| (*id, backend)).collect();
+        for (&id, &&backend) in found.range(1..self.capacity.backends.max(1)) {
+            generations.resize(id as usize + 1, 0);
+            generations[id as usize] = if backend.generation == 0 { backend.zone } else { backend.generation };
+            match services.get_mut(&backend.service) {
+                _ if backend.generation == 0 => {}
+                Some(held) => held.backends.push(held_backend(id, &backend)),
+                None => strays.push((id, backend)),
+            }
+        }
+        for (id, _) in &strays {
+            self.problem(name::BACKENDS, id, "belongs to no service port");
+        }
+        for held in services.values_mut() {
+            held.backends.sort_unstable_by_key(|held| (held.place(), held.id));
+        }
+        (generations, strays)
+    }
+
+    /// Fills in the version of every service port; the slots of sound ones are reserved.
+    fn versions(&mut self, services: &mut BTreeMap<u32, Held>) -> Arena {
+        let versions: HashMap<u32, Version> = self.snapshot.version.iter().copied().collect();
+        let mut slots = Arena::new(self.capacity.slots);
+        for (&id, held) in services {
+            let in_table = (1..self.capacity.versions).contains(&held.version);
+            let version = versions.get(&held.version).filter(|version| in_table && version.service == id);
+            let Some(version) = version else {
+                held.version = 0;
+                self.problem(name::SERVICE, &id, "names no version of its own");
+                continue;
+            };
+            match self.run(version, held).filter(|run| slots.reserve(*run)) {
+                Some(run) => {
+                    held.run = run;
+                    held.content = self.content(version, held);
+                }
+                None => self.problem(name::VERSION, &held.version, "leads to backends of others"),
+            }
+        }
+        slots
+    }
+
+    /// The slots of a version, when they are ours and every one leads to a backend of this service port.
+    fn run(&self, version: &Version, held: &Held) -> Option<Range> {
+        let Version { cluster, local, .. } = *version;
+        let start = if cluster.len > 0 { cluster.start } else { local.start };
+        let len = cluster.len.checked_add(local.len)?;
+        let run = if len == 0 { Range::default() } else { Range { start, len } };
+        if with_sets(*version, run, cluster.len) != *version {
+            return None;
+        }
+        let ids: BTreeSet<u32> = held.backends.iter().map(|backend| backend.id).collect();
+        self.slots(run)?.iter().all(|id| ids.contains(id)).then_some(run)
+    }
+
+    fn slots(&self, run: Range) -> Option<&'a [u32]> {
+        let end = (run.start as usize).checked_add(run.len as usize)?;
+        self.snapshot.slots.get(run.start as usize..end).or((run.len == 0).then_some(&[]))
+    }
+
+    /// The version as it is, when the flags of the backends tell the same sets. They do not after a crash around the
+    /// switch: then the version is kept until the next plan replaces it.
+    fn content(&self, version: &Version, held: &Held) -> Option<Version> {
+        let sets = Sets::of(&held.backends);
+        let same = sets.cluster == version.cluster.len && self.slots(held.run) == Some(&sets.slots);
+        same.then_some(*version)
+    }
+}
+
+fn shown(key: &FrontendKey) -> String {
+    format!("{} port {} protocol {}", key.addr, key.port.get(), key.proto)
+}
+
+fn held_backend(id: u32, backend: &Backend) -> HeldBackend {
+    let damage = if backend.zone == 0 { 0 } else { DAMAGED };
+    HeldBackend { addr: backend.addr, port: backend.port, flags: backend.flags | damage, id }
+}
+
+fn allocators(
+    capacity: Capacity,
+    frontends: &HashMap<FrontendKey, Holding>,
+    services: &BTreeMap<u32, Held>,
+    strays: &[(u32, Backend)],
+    slots: Arena,
+) -> Allocators {
+    let held = services.values().flat_map(|held| held.backends.iter().map(|backend| backend.id));
+    Allocators {
+        services: Ids::restore(capacity.services, services.keys().copied()),
+        versions: Ids::restore(capacity.versions, services.values().map(|held| held.version)),
+        frontends: Ids::restore(capacity.frontends, frontends.values().map(|holding| holding.id)),
+        backends: Ids::restore(capacity.backends, held.chain(strays.iter().map(|(id, _)| *id))),
+        slots,
+    }
+}
+
+/// Sources by service port. One that is not written the way we write it gets replaced.
+fn sources(snapshot: &Snapshot) -> BTreeMap<u32, BTreeSet<SourceKey>> {
+    let mut sources: BTreeMap<u32, BTreeSet<SourceKey>> = BTreeMap::new();
+    for key in &snapshot.sources {
+        sources.entry(u32::from_be_bytes(key.service)).or_default().insert(*key);
+    }
+    sources
+}
