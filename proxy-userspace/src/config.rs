@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use proxy_common::addr::Family;
 use proxy_common::tables::Capacity;
 
+use crate::desired::{Detector, NodePortAddresses};
 use crate::{args, attach};
 
 /// `sluice run`, understood.
@@ -21,7 +22,7 @@ pub struct Config {
     pub bind_address: Option<IpAddr>,
     pub primary_family: Family,
     pub detector: Detector,
-    pub node_ports: NodePorts,
+    pub node_ports: NodePortAddresses,
     /// Node ports are served on 127.0.0.1 too (specification I).
     pub loopback_node_ports: bool,
     pub healthz: SocketAddr,
@@ -41,26 +42,6 @@ pub enum Source {
 pub struct ClusterAccess {
     pub kubeconfig: Option<PathBuf>,
     pub master: Option<String>,
-}
-
-/// What makes a packet or a process "of a local pod" (specification B6).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Detector {
-    /// At most one per family; none at all means that nothing is detected.
-    ClusterCidr(Vec<IpNet>),
-    /// The first podCIDR of each family of the own Node.
-    NodeCidr,
-    Bridge(String),
-    InterfacePrefix(String),
-}
-
-/// Which of the node's addresses serve node ports (specification B7).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePorts {
-    /// The own IP of each family.
-    Primary,
-    /// Own addresses inside these; a family without any matches all of them.
-    Within(Vec<IpNet>),
 }
 
 /// A flag with a value that cannot be used.
@@ -141,9 +122,9 @@ fn detector(run: &args::Run) -> Result<Detector> {
     match run.detect_local_mode.as_str() {
         "" | "ClusterCIDR" => cluster_cidrs(run.cluster_cidr.as_deref().unwrap_or("")).map(Detector::ClusterCidr),
         "NodeCIDR" => Ok(Detector::NodeCidr),
-        "BridgeInterface" => named("pod-bridge-interface", run.pod_bridge_interface.as_deref()).map(Detector::Bridge),
+        "BridgeInterface" => named("pod-bridge-interface", run.pod_bridge_interface.as_deref()).map(Detector::BridgeInterface),
         "InterfaceNamePrefix" => {
-            named("pod-interface-name-prefix", run.pod_interface_name_prefix.as_deref()).map(Detector::InterfacePrefix)
+            named("pod-interface-name-prefix", run.pod_interface_name_prefix.as_deref()).map(Detector::InterfaceNamePrefix)
         }
         mode => invalid(
             "detect-local-mode",
@@ -170,14 +151,19 @@ fn cluster_cidrs(typed: &str) -> Result<Vec<IpNet>> {
     }
 }
 
-fn node_ports(typed: &[String], mode: Mode) -> Result<NodePorts> {
+fn node_ports(typed: &[String], mode: Mode) -> Result<NodePortAddresses> {
     let flag = "nodeport-addresses";
     match typed {
-        [] if mode == Mode::Iptables => Ok(NodePorts::Within(Vec::new())),
-        [] => Ok(NodePorts::Primary),
-        [only] if only == "primary" => Ok(NodePorts::Primary),
+        [] if mode == Mode::Iptables => Ok(NodePortAddresses::All),
+        [] => Ok(NodePortAddresses::Primary),
+        [only] if only == "primary" => Ok(NodePortAddresses::Primary),
         list if list.iter().any(|part| part == "primary") => invalid(flag, "can't use both 'primary' and CIDRs"),
-        list => list.iter().map(|part| cidr(flag, part)).collect::<Result<_>>().map(NodePorts::Within),
+        list => {
+            let ranges = list.iter().map(|part| cidr(flag, part)).collect::<Result<_>>()?;
+            // kube-proxy's nftables mode opens node ports on all addresses of a family without a range, which surprises;
+            // its iptables mode is asked for by name.
+            Ok(NodePortAddresses::Within { ranges, other_family_is_all: mode == Mode::Iptables })
+        }
     }
 }
 
@@ -270,7 +256,7 @@ mod tests {
         assert_eq!(config.node_name, "host-1");
         assert_eq!(config.bind_address, None);
         assert_eq!(config.detector, Detector::ClusterCidr(Vec::new()));
-        assert_eq!(config.node_ports, NodePorts::Primary);
+        assert_eq!(config.node_ports, NodePortAddresses::Primary);
         assert!(!config.loopback_node_ports);
         assert_eq!(config.kernel.capacity, Capacity::DEFAULT);
     }
@@ -278,7 +264,7 @@ mod tests {
     #[test]
     fn iptables_mode_serves_node_ports_on_every_address_and_on_loopback() {
         let iptables = config(&["--proxy-mode=iptables"]).unwrap();
-        assert_eq!(iptables.node_ports, NodePorts::Within(Vec::new()));
+        assert_eq!(iptables.node_ports, NodePortAddresses::All);
         assert!(iptables.loopback_node_ports);
         let without = config(&["--proxy-mode=iptables", "--iptables-localhost-nodeports=false"]).unwrap();
         assert!(!without.loopback_node_ports);

@@ -30,6 +30,8 @@ pub mod lock;
 pub mod manifests;
 pub mod maps;
 pub mod model;
+#[cfg(feature = "io")]
+pub mod netdev;
 pub mod plan;
 #[cfg(feature = "io")]
 pub mod sys;

@@ -150,14 +150,18 @@ impl<K: Kind> Follower<K> {
             Halt::Failed { reason, .. } if reason.starts_with(REFUSED) => Halt::NoStreamingList,
             other => other,
         })?;
-        let mut objects = Vec::new();
+        self.send(Event::Begin).await?;
+        let mut count = 0_usize;
         loop {
             // An API server that does not know streaming lists may start a plain watch: silence instead of a list.
             let Ok(event) = timeout(ANSWER_WITHIN, events.try_next()).await else { return Err(Halt::NoStreamingList) };
             match event.map_err(halt::<K>)? {
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => objects.extend(readable::<K>(object).ok()),
+                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    count += 1;
+                    self.listed_object(object).await?;
+                }
                 Some(WatchEvent::Bookmark(mark)) if mark.metadata.annotations.contains_key("k8s.io/initial-events-end") => {
-                    self.reset(objects, mark.metadata.resource_version).await?;
+                    self.complete(count, mark.metadata.resource_version).await?;
                     return Ok(events);
                 }
                 Some(WatchEvent::Bookmark(_) | WatchEvent::Deleted(_)) => {}
@@ -175,28 +179,41 @@ impl<K: Kind> Follower<K> {
             limit: Some(PAGE),
             ..ListParams::default()
         };
-        let mut objects = Vec::new();
+        self.send(Event::Begin).await?;
+        let mut count = 0_usize;
         loop {
             let request = Request::new(K::PATH).list(&parameters).map_err(|error| failed(error.to_string()))?;
             let page: Page<K> = in_time(self.client.request(request)).await?.map_err(halt::<K>)?;
-            objects.extend(page.items.unwrap_or_default().into_iter().filter_map(|object| readable::<K>(object).ok()));
+            for object in page.items.unwrap_or_default() {
+                count += 1;
+                self.listed_object(object).await?;
+            }
             parameters.continue_token = page.metadata.next.filter(|next| !next.is_empty());
             if parameters.continue_token.is_none() {
                 let version = page.metadata.resource_version.unwrap_or_default();
-                self.reset(objects, version.clone()).await?;
+                self.complete(count, version.clone()).await?;
                 return Ok(version);
             }
         }
     }
 
-    async fn reset(&mut self, objects: Vec<K>, version: String) -> Result<(), Halt> {
+    /// An object that cannot be read counts as absent: it is gone at the end of the list.
+    async fn listed_object(&self, object: Object<K>) -> Result<(), Halt> {
+        match readable::<K>(object) {
+            Ok(object) => self.send(Event::Apply(object)).await,
+            Err(()) => Ok(()),
+        }
+    }
+
+    /// Only now is what the list did not mention known to be gone.
+    async fn complete(&mut self, count: usize, version: String) -> Result<(), Halt> {
         if version.is_empty() {
             return Err(failed("the list has no metadata.resourceVersion; is this an API server?"));
         }
-        info!("{}: {} listed", K::NAME, objects.len());
+        info!("{}: {count} listed", K::NAME);
         self.listed = Some(Instant::now());
         self.failures = 0;
-        self.send(Event::Reset(objects)).await?;
+        self.send(Event::End).await?;
         self.version = Some(version);
         Ok(())
     }

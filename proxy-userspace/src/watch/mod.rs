@@ -1,7 +1,7 @@
 //! What an API server says, as [`Change`]s.
 //!
-//! In: a client. Out: for every kind first the complete list ([`Event::Reset`]), then each change. Selection happens on the
-//! server (specification A1). What is known stays known while the server is away: nothing is ever deleted on a partial
+//! In: a client. Out: for every kind first the complete list ([`Event::Begin`] to [`Event::End`]), then each change.
+//! Selection happens on the server (specification A1). What is known stays known while the server is away: nothing is ever deleted on a partial
 //! view. Refuses to know what a change is for.
 
 mod backoff;
