@@ -13,6 +13,8 @@ mod frontends;
 mod node;
 mod select;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod this_node;
 
 use std::collections::BTreeMap;

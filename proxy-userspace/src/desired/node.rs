@@ -57,7 +57,7 @@ fn within(ranges: &[IpNet], ip: IpAddr) -> Option<bool> {
 }
 
 fn config(model: &Model, this: &ThisNode) -> Config {
-    let ranges = service_cidrs(model);
+    let ranges = model.service_cidrs();
     let mut service_cidrs = [Cidr::default(); SERVICE_CIDRS];
     for (place, range) in service_cidrs.iter_mut().zip(&ranges) {
         *place = cidr(range);
@@ -69,11 +69,6 @@ fn config(model: &Model, this: &ThisNode) -> Config {
         udp_timeout: this.udp_timeout,
         udp_stream_timeout: this.udp_stream_timeout,
     }
-}
-
-/// Sorted, without those inside another one, so that the few places go far.
-fn service_cidrs(model: &Model) -> Vec<IpNet> {
-    IpNet::aggregate(&model.service_cidrs().copied().collect())
 }
 
 fn detector_flags(model: &Model, this: &ThisNode) -> u32 {

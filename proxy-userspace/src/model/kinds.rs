@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use proxy_common::abi::SERVICE_CIDRS;
+
 use super::listing::Listing;
 use super::names::ObjectName;
 use super::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
@@ -149,11 +151,22 @@ impl Kind for ServiceCidr {
             model.cidrs.insert(name.name, cidrs);
             model.dirty.node = true;
         }
+        report_those_that_do_not_fit(model, problems);
         Vec::new()
     }
 
     fn remove(model: &mut Model, name: &ObjectName) {
         model.dirty.node |= model.cidrs.remove(&name.name).is_some();
+    }
+}
+
+fn report_those_that_do_not_fit(model: &Model, problems: &mut Problems) {
+    let ranges = model.service_cidrs().len();
+    if ranges > SERVICE_CIDRS {
+        problems.push(format!(
+            "all ServiceCIDRs together are {ranges} ranges, of which {SERVICE_CIDRS} are watched; addresses without a \
+             Service in the others are not refused at once"
+        ));
     }
 }
 

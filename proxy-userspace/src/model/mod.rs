@@ -25,6 +25,8 @@ mod problem;
 pub mod protocol;
 pub mod service;
 mod slices;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -139,8 +141,9 @@ impl Model {
         self.nodes.get(name)
     }
 
-    pub fn service_cidrs(&self) -> impl Iterator<Item = &IpNet> {
-        self.cidrs.values().flatten()
+    /// The ranges of all ServiceCIDRs, sorted; those inside others or next to each other are merged.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        IpNet::aggregate(&self.cidrs.values().flatten().copied().collect())
     }
 
     fn take<T: Kind>(&mut self, event: Event<T>) -> Vec<Problem> {
