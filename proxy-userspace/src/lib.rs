@@ -22,6 +22,7 @@ pub mod attach;
 pub mod cli;
 #[cfg(feature = "io")]
 pub mod config;
+pub mod converge;
 pub mod desired;
 pub mod facts;
 #[cfg(feature = "io")]

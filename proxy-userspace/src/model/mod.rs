@@ -229,7 +229,8 @@ impl Model {
         told
     }
 
-    fn mark_services(&mut self, names: Vec<ObjectName>) {
+    /// Says that these Services must be computed again.
+    pub fn mark_services(&mut self, names: Vec<ObjectName>) {
         self.dirty.services.extend(names);
     }
 }

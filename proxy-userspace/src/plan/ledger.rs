@@ -270,23 +270,29 @@ impl Ledger {
     }
 
     fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
-        let found = self.names.get(name).copied().or_else(|| self.adoptable(batch, wanted));
+        let found = self.names.get(name).copied().or_else(|| self.adopt(batch, name, wanted));
         let needs = self.needs(found, wanted);
         self.check_room(&needs, wanted)?;
         // From here on nothing can fail: a service is written whole or not at all.
         let id = found.unwrap_or_else(|| self.ids.services.allocate().expect(ROOM));
-        let mut held = self.services.remove(&id).unwrap_or_default();
-        if self.unclaimed.remove(&id) {
-            self.shed_keys(batch, id, &held, wanted);
-        }
-        if !self.names.contains_key(name) {
+        if found.is_none() {
             self.names.insert(name.clone(), id);
         }
+        let mut held = self.services.remove(&id).unwrap_or_default();
         self.plan_sources(batch, id, wanted);
         self.plan_backends(batch, id, &mut held, wanted, needs.backends, needs.same_slots);
         self.plan_frontends(batch, id, &mut held, wanted);
         self.services.insert(id, held);
         Ok(())
+    }
+
+    /// Gives a service port that was found in the kernel its name, whether or not its changes will fit.
+    fn adopt(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Option<u32> {
+        let id = self.adoptable(batch, wanted)?;
+        self.unclaimed.remove(&id);
+        self.names.insert(name.clone(), id);
+        self.shed_keys(batch, id, wanted);
+        Some(id)
     }
 
     /// The service port in the kernel that already has the first of the wanted frontends, ClusterIP before others.
@@ -304,9 +310,10 @@ impl Ledger {
 
     /// Withdraws what an adopted service port has and nobody wants, before anything else of it changes: perhaps these
     /// keys were another service's.
-    fn shed_keys(&mut self, batch: &mut Batch, id: u32, held: &Held, wanted: &WantedService) {
-        for key in held.frontends.iter().filter(|key| !wants(wanted, key)) {
-            self.withdraw(&mut batch.adding, *key, id);
+    fn shed_keys(&mut self, batch: &mut Batch, id: u32, wanted: &WantedService) {
+        let keys = self.services[&id].frontends.iter().filter(|key| !wants(wanted, key));
+        for key in keys.copied().collect::<Vec<_>>() {
+            self.withdraw(&mut batch.adding, key, id);
         }
     }
 

@@ -1,0 +1,305 @@
+//! The core of the agent: brings the tables to what the cluster says, and starts over when a write fails.
+//!
+//! In: [`Change`]s and [`ThisNode`]. Out: writes to a [`MapStore`] and [`Report`]s. Knows no clock and waits for nothing:
+//! the caller decides when to converge, how long to back off after an error, and when there is time to tidy.
+//!
+//! ```text
+//! apply, set_node  -> something is pending
+//! converge         -> plan what is dirty, write it; on an error the tables are read again and everything is planned
+//! tidy (when idle) -> free what converge took out of use; who did not fit is pending again
+//! ```
+
+use crate::desired::{self, ServicePortName, ThisNode};
+use crate::maps::{ApplyError, MapError, MapStore};
+use crate::model::{self, Change, Dirty, Model, ObjectName};
+use crate::plan::{self, Full, Ledger, Op};
+
+pub struct Converger<S> {
+    model: Model,
+    this: ThisNode,
+    store: S,
+    state: State,
+}
+
+/// What is known about the tables.
+enum State {
+    /// Nothing: they have to be read, and all that the cluster says is planned.
+    Unread,
+    /// All of it.
+    Read(Ledger),
+}
+
+/// What one step did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// False until every kind that counts was listed: nothing is written on a partial view.
+    pub synced: bool,
+    pub writes: usize,
+    /// Service ports that do not fit. They are tried again when space returns.
+    pub full: Vec<(ServicePortName, Full)>,
+    /// Some addresses of ADDRS do not fit.
+    pub addresses_full: Option<Full>,
+    /// What was wrong in the tables when they were read.
+    pub damage: Vec<plan::Problem>,
+}
+
+/// Converging stopped half way. The tables serve; converge again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Read(#[from] MapError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl<S: MapStore> Converger<S> {
+    pub fn new(store: S, this: ThisNode) -> Self {
+        Self { model: Model::default(), this, store, state: State::Unread }
+    }
+
+    /// Takes in what a source learned. The problems are those that are new with it.
+    pub fn apply(&mut self, change: Change) -> Vec<model::Problem> {
+        self.model.apply(change)
+    }
+
+    /// Takes in what changed about this host.
+    pub fn set_node(&mut self, this: ThisNode) {
+        if self.this != this {
+            self.this = this;
+            self.model.mark_everything();
+        }
+    }
+
+    pub fn node(&self) -> &ThisNode {
+        &self.this
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The mirror of the tables; none before the first step and after an error.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        match &self.state {
+            State::Unread => None,
+            State::Read(ledger) => Some(ledger),
+        }
+    }
+
+    /// Brings the tables to what is known now. Does nothing before the model is synced.
+    pub fn converge(&mut self) -> Result<Report, Error> {
+        let mut report = Report { synced: self.model.synced(), ..Report::default() };
+        if !report.synced {
+            return Ok(report);
+        }
+        let (mut ledger, first) = self.take_ledger(&mut report)?;
+        let ops = self.plan(&mut ledger, first, &mut report);
+        self.write(ledger, &ops, &mut report)?;
+        Ok(report)
+    }
+
+    /// True when [`Self::tidy`] has something to do.
+    pub fn is_untidy(&self) -> bool {
+        self.ledger().is_some_and(Ledger::has_retired)
+    }
+
+    /// Frees what is no longer in use, and makes those pending who did not fit.
+    pub fn tidy(&mut self) -> Result<Report, Error> {
+        let mut report = Report { synced: self.model.synced(), ..Report::default() };
+        if !self.is_untidy() {
+            return Ok(report);
+        }
+        let (mut ledger, _) = self.take_ledger(&mut report)?;
+        let ops = ledger.collect();
+        let unserved: Vec<ObjectName> = ledger.full().keys().map(object_name).collect();
+        self.write(ledger, &ops, &mut report)?;
+        self.model.mark_services(unserved);
+        Ok(report)
+    }
+
+    /// The ledger, and whether it is a new one. It is only given back when every write succeeded.
+    fn take_ledger(&mut self, report: &mut Report) -> Result<(Ledger, bool), MapError> {
+        if let State::Read(ledger) = std::mem::replace(&mut self.state, State::Unread) {
+            return Ok((ledger, false));
+        }
+        let (ledger, damage) = Ledger::restore(&self.store.read()?, self.store.capacity());
+        report.damage = damage;
+        Ok((ledger, true))
+    }
+
+    fn plan(&mut self, ledger: &mut Ledger, first: bool, report: &mut Report) -> Vec<Op> {
+        if first {
+            self.model.mark_everything();
+        }
+        let dirty = self.model.take_dirty();
+        let mut ops = self.plan_services(ledger, &dirty, report);
+        if dirty.node || dirty.everything {
+            let (node_ops, full) = ledger.plan_node(&desired::node(&self.model, &self.this));
+            ops.extend(node_ops);
+            report.addresses_full = full;
+        }
+        if first {
+            ops.extend(ledger.plan_orphans());
+        }
+        ops
+    }
+
+    fn plan_services(&self, ledger: &mut Ledger, dirty: &Dirty, report: &mut Report) -> Vec<Op> {
+        let wanted = desired::services(&self.model, &self.this, dirty);
+        let planned = ledger.plan_all(wanted.iter().map(|(name, wanted)| (name, wanted.as_ref())));
+        report.full = planned.full;
+        planned.ops
+    }
+
+    fn write(&mut self, ledger: Ledger, ops: &[Op], report: &mut Report) -> Result<(), ApplyError> {
+        self.store.apply(ops)?;
+        self.state = State::Read(ledger);
+        report.writes += ops.iter().filter(|op| **op != Op::Grace).count();
+        Ok(())
+    }
+}
+
+fn object_name(port: &ServicePortName) -> ObjectName {
+    ObjectName { namespace: port.namespace.clone(), name: port.service.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_common::tables::Capacity;
+
+    use super::*;
+    use crate::facts::facts;
+    use crate::maps::memory::{Failures, MemoryStore, Seed};
+    use crate::model::Event;
+    use crate::model::build::{Slice, node, service, service_cidr, slice};
+
+    const CAPACITY: Capacity = Capacity { slots: 4096, ..Capacity::DEFAULT };
+
+    fn this() -> ThisNode {
+        ThisNode { name: "node-1".into(), own_addresses: vec!["192.0.2.1".parse().unwrap()], ..ThisNode::default() }
+    }
+
+    fn on(store: MemoryStore) -> Converger<MemoryStore> {
+        Converger::new(store, this())
+    }
+
+    fn synced(converger: &mut Converger<MemoryStore>) {
+        converger.apply(Change::Service(Event::Reset(Vec::new())));
+        converger.apply(Change::EndpointSlice(Event::Reset(Vec::new())));
+    }
+
+    /// Every version of every object, oldest first; the last one stays.
+    fn histories() -> Vec<Vec<Change>> {
+        let web = || service("shop/web").cluster_ip("10.96.0.10").port(80).created("2026-01-02T00:00:00Z");
+        let api = || service("shop/api").cluster_ip("10.96.0.11").port(80).created("2026-01-01T00:00:00Z");
+        let ends = |ips: &[&str]| -> Slice {
+            ips.iter().fold(slice("shop/web").port(8080), |slice, ip| slice.endpoint(ip).on("node-1"))
+        };
+        vec![
+            vec![web().apply(), web().delete(), web().external_ip("203.0.113.9").node_port(30_080).apply()],
+            vec![api().external_ip("203.0.113.9").apply(), api().apply(), api().external_ip("203.0.113.9").apply()],
+            vec![ends(&["10.244.1.5"]).apply(), ends(&[]).apply(), ends(&["10.244.1.5", "10.244.1.6"]).apply()],
+            vec![slice("shop/api").port(80).endpoint("10.244.1.9").not_ready().apply()],
+            vec![node("node-1").apply(), node("node-1").zone("a").internal_ip("192.0.2.1").apply()],
+            vec![service_cidr("kubernetes").cidr("10.96.0.0/16").apply()],
+        ]
+    }
+
+    /// Merges the histories: each pick takes the next version of one object, or tells its last one again.
+    fn merged(picks: &[(usize, bool)]) -> Vec<Change> {
+        let histories = histories();
+        let mut told = vec![0_usize; histories.len()];
+        let mut changes = Vec::new();
+        for &(object, again) in picks {
+            let (history, next) = (&histories[object], &mut told[object]);
+            let version = if again { next.checked_sub(1) } else { (*next < history.len()).then_some(*next) };
+            changes.extend(version.map(|version| history[version].clone()));
+            *next += usize::from(!again && *next < history.len());
+        }
+        let rest = histories.into_iter().zip(told).flat_map(|(history, told)| history.into_iter().skip(told));
+        changes.extend(rest);
+        changes
+    }
+
+    fn settle(converger: &mut Converger<MemoryStore>) -> Vec<String> {
+        assert!(converger.model().synced());
+        while converger.converge().is_err() {}
+        facts(&converger.store().snapshot())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_order_and_repetition_of_events_gives_the_same_tables(
+            picks in prop::collection::vec((0_usize..6, any::<bool>()), 0..40),
+            seed in 1_u64..,
+        ) {
+            let mut straight = on(MemoryStore::new(CAPACITY));
+            synced(&mut straight);
+            for change in histories().into_iter().flatten() {
+                straight.apply(change);
+            }
+            let failures = Failures::Percent { seed: Seed(seed), percent: 10 };
+            let mut crooked = on(MemoryStore::new(CAPACITY).failing(failures));
+            synced(&mut crooked);
+            for (number, change) in merged(&picks).into_iter().enumerate() {
+                crooked.apply(change);
+                if number % 2 == 0 {
+                    let _ = crooked.converge();
+                    let _ = crooked.tidy();
+                }
+            }
+            prop_assert_eq!(settle(&mut crooked), settle(&mut straight));
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_before_everything_is_listed() {
+        let mut converger = on(MemoryStore::new(CAPACITY));
+        converger.apply(service("shop/web").cluster_ip("10.96.0.10").port(80).apply());
+        let report = converger.converge().unwrap();
+        assert_eq!((report.synced, report.writes, converger.store().writes()), (false, 0, 0));
+    }
+
+    #[test]
+    fn who_did_not_fit_is_served_when_space_returns() {
+        let capacity = Capacity { services: 2, ..CAPACITY };
+        let mut converger = on(MemoryStore::new(capacity));
+        synced(&mut converger);
+        converger.apply(service("shop/first").cluster_ip("10.96.0.10").port(80).apply());
+        converger.converge().unwrap();
+        converger.apply(service("shop/second").cluster_ip("10.96.0.11").port(80).apply());
+        let report = converger.converge().unwrap();
+        assert_eq!(report.full.iter().map(|(name, _)| &*name.service).collect::<Vec<_>>(), ["second"]);
+        converger.apply(service("shop/first").delete());
+        converger.converge().unwrap();
+        converger.tidy().unwrap();
+        assert_eq!(converger.converge().unwrap().full, []);
+        let served = facts(&converger.store().snapshot());
+        assert!(served.iter().any(|fact| fact == "TCP 10.96.0.11:80 ClusterIP random -> refused"), "{served:#?}");
+    }
+
+    #[test]
+    fn a_full_table_after_a_restart_takes_nothing_from_what_served() {
+        let capacity = Capacity { backends: 3, ..CAPACITY };
+        let web = service("shop/web").cluster_ip("10.96.0.10").port(80);
+        let mut converger = on(MemoryStore::new(capacity));
+        synced(&mut converger);
+        converger.apply(web.apply());
+        converger.apply(slice("shop/web").port(80).endpoint("10.244.1.1").endpoint("10.244.1.2").apply());
+        let before = settle(&mut converger);
+        assert!(before.iter().any(|fact| fact.contains("-> 10.244.1.1:80 cluster,serving")), "{before:#?}");
+
+        let mut restarted = on(MemoryStore::holding(capacity, converger.store().snapshot()));
+        synced(&mut restarted);
+        restarted.apply(web.apply());
+        restarted.apply(slice("shop/web").port(80).endpoint("10.244.1.3").endpoint("10.244.1.4").apply());
+        assert_eq!(settle(&mut restarted), before);
+    }
+}
