@@ -31,6 +31,9 @@ pub(super) fn ensure(folder: &Path, mut program: LoadedProgram<'_>, cgroup: &Cgr
     let fresh = folder.join(format!("{}-new", program.name));
     let _ = fs::remove_file(&fresh);
     program.attach(cgroup, &fresh).map_err(|reason| fail(program.name, reason))?;
+    if fs::symlink_metadata(&pin).is_ok_and(|found| found.is_dir()) {
+        let _ = fs::remove_dir_all(&pin);
+    }
     fs::rename(&fresh, &pin).map_err(|error| fail(program.name, format!("pinning at {}: {error}", pin.display())))?;
     info!(program = program.name, cgroup = %cgroup.path.display(), "attached");
     Ok(())

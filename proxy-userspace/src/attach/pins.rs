@@ -38,6 +38,8 @@ pub enum PinError {
     Foreign { path: PathBuf, entry: String },
     #[error("pin folder {path} belongs to user {owner}: name another --pin-dir")]
     Owner { path: PathBuf, owner: u32 },
+    #[error("{action} {path}: permission denied: run as root")]
+    Denied { action: &'static str, path: PathBuf },
     #[error("{action} {path}: {source}")]
     Io {
         action: &'static str,
@@ -51,6 +53,7 @@ fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError
     let path = path.to_owned();
     move |source| match source.kind() {
         io::ErrorKind::ReadOnlyFilesystem => PinError::ReadOnly { path },
+        io::ErrorKind::PermissionDenied => PinError::Denied { action, path },
         _ => PinError::Io { action, path, source },
     }
 }
