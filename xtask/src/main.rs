@@ -1,1 +1,124 @@
-fn main() {}
+//! Every developer action: `cargo xtask setup | build-ebpf | demo | test | ci`.
+//!
+//! Each subcommand makes sure of what it needs (`setup`), does its work and says how long that took. What is decided
+//! where: [`places`] knows the folders, [`step`] runs one command with progress, [`cache`] keeps finished components.
+
+mod build_ebpf;
+mod cache;
+mod compiler;
+mod demo;
+mod kubernetes;
+mod linker;
+mod object_check;
+mod places;
+mod privilege;
+mod product;
+mod setup;
+mod step;
+mod test;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+use crate::places::Places;
+use crate::privilege::Privilege;
+use crate::setup::{Consent, Need};
+
+/// Build, try and test Sluice.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Find or install what building and testing needs.
+    Setup(Answers),
+    /// Compile the kernel programs to target/bpf/sluice.bpf.o.
+    BuildEbpf {
+        /// Log every decision in the kernel (see the feature `debug`).
+        #[arg(long)]
+        debug: bool,
+        #[command(flatten)]
+        answers: Answers,
+    },
+    /// Show Sluice at work on this machine, in namespaces of its own.
+    Demo(Answers),
+    /// The part of the demo that needs root.
+    #[command(hide = true)]
+    ShowDemo { sluice: PathBuf },
+    /// Run the tests, cheapest first; everything unless a part is named.
+    Test {
+        part: Option<test::Part>,
+        #[command(flatten)]
+        answers: Answers,
+    },
+    /// What "done" means: set-up and every test, nothing left out.
+    Ci,
+}
+
+#[derive(clap::Args)]
+struct Answers {
+    /// Run the printed set-up commands without asking (never sudo).
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Answers {
+    fn consent(&self) -> Consent {
+        if self.yes { Consent::Given } else { Consent::Ask }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().action) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: Action) -> Result<ExitCode> {
+    if let Action::ShowDemo { sluice } = action {
+        return demo::run(&sluice).map(|()| ExitCode::SUCCESS);
+    }
+    let places = Places::find()?;
+    match action {
+        Action::Setup(answers) => setup::run(&places, &Need::ALL, answers.consent())?,
+        Action::BuildEbpf { debug, answers } => {
+            setup::run(&places, &[Need::Ebpf], answers.consent())?;
+            build_ebpf::run(&places, debug)?;
+        }
+        Action::Demo(answers) => {
+            setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;
+            show_demo(&product::release(&places)?)?;
+        }
+        Action::Test { part, answers } => {
+            return test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable());
+        }
+        Action::ShowDemo { .. } => unreachable!("answered above, before sudo is refused"),
+        Action::Ci => return test::run(&places, None, Consent::Given, test::Strictness::NothingLeftOut),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The demo as root: in this process, or in one of its own under sudo.
+fn show_demo(sluice: &Path) -> Result<()> {
+    match Privilege::obtain("the demo makes network namespaces and loads kernel programs")? {
+        Privilege::Own => demo::run(sluice),
+        Privilege::Sudo => {
+            let this = env::current_exe()?;
+            let status = Command::new("sudo").arg(this).arg("show-demo").arg(sluice).status().context("run sudo")?;
+            ensure!(status.success(), "the demo failed: {status}");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `cargo xtask test`: the cheapest proof first, and a table at the end of what ran, what passed and what was left out.
+
+mod report;
+mod stages;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::places::Places;
+use crate::privilege::Privilege;
+use crate::setup::{self, Consent, Need};
+use crate::{kubernetes, product};
+use report::Report;
+
+/// Kinds of tests, by what they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// No root: format, lints, the pure core, everything beside the code, the static release.
+    Unit,
+    /// Root: real sockets between network namespaces.
+    Netns,
+    /// Root: a real API server.
+    Api,
+}
+
+/// What a stage that could not run means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    Lenient,
+    NothingLeftOut,
+}
+
+impl Strictness {
+    pub(crate) fn of_ci_variable() -> Self {
+        if setup::is_ci() { Self::NothingLeftOut } else { Self::Lenient }
+    }
+}
+
+/// The test targets that talk to an API server; every other one is a namespace test.
+const API_TARGET: &str = "api";
+
+pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictness: Strictness) -> Result<ExitCode> {
+    setup::run(places, &[Need::Ebpf, Need::Lints], consent)?;
+    let parts = part.map_or_else(|| vec![Part::Unit, Part::Netns, Part::Api], |part| vec![part]);
+    let mut report = Report::default();
+    for part in parts {
+        match part {
+            Part::Unit => unit(places, &mut report),
+            Part::Netns => namespaces(places, consent, &mut report),
+            Part::Api => api(places, consent, &mut report),
+        }
+    }
+    Ok(report.conclude(strictness))
+}
+
+fn unit(places: &Places, report: &mut Report) {
+    report.check("format", || stages::format(places));
+    report.check("kernel programs", || crate::build_ebpf::run(places, false));
+    report.check("lints of the pure core", || stages::lint_core(places));
+    report.check("lints", || stages::lint(places));
+    report.tests("unit tests", || stages::unit_tests(places));
+    report.check("static release", || {
+        product::check_static(&product::release(places)?).map(|said| eprintln!("  {said}"))
+    });
+}
+
+fn namespaces(places: &Places, consent: Consent, report: &mut Report) {
+    let Some(privilege) = ready(places, "namespace tests", &[Need::Namespaces], consent, report) else { return };
+    run_targets(places, privilege, report, &[], |target| target != API_TARGET);
+}
+
+fn api(places: &Places, consent: Consent, report: &mut Report) {
+    let needs = [Need::Namespaces, Need::Go];
+    let Some(privilege) = ready(places, "API server tests", &needs, consent, report) else { return };
+    let mut programs = Vec::new();
+    report.check("Kubernetes programs", || kubernetes::programs(places).map(|found| programs = found));
+    if programs.is_empty() {
+        return report.left_out("API server tests", "the Kubernetes programs could not be built".to_owned());
+    }
+    run_targets(places, privilege, report, &programs, |target| target == API_TARGET);
+}
+
+/// Set-up and root for the tests called `name`; without them they are left out, and the report says why.
+fn ready(places: &Places, name: &str, needs: &[Need], consent: Consent, report: &mut Report) -> Option<Privilege> {
+    let answer = setup::run(places, needs, consent).and_then(|()| Privilege::obtain(name));
+    answer.map_err(|error| report.left_out(name, format!("{error:#}"))).ok()
+}
+
+/// Runs the targets of proxy-tests that `wanted` names, each as a stage of its own.
+fn run_targets(
+    places: &Places,
+    privilege: Privilege,
+    report: &mut Report,
+    programs: &[(&'static str, std::path::PathBuf)],
+    wanted: impl Fn(&str) -> bool,
+) {
+    let mut built = None;
+    report.check("build the tests that need root", || {
+        built = Some((product::release(places)?, stages::root_tests(places)?));
+        Ok(())
+    });
+    let Some((sluice, tests)) = built else { return };
+    for test in tests.iter().filter(|test| wanted(&test.name)) {
+        report.tests(&test.name, || stages::run_as_root(test, privilege, &sluice, programs));
+    }
+}

@@ -1,0 +1,65 @@
+//! One function per stage: the command that is the proof.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::places::Places;
+use crate::privilege::Privilege;
+use crate::product::{self, Executable};
+use crate::step::{self, Outcome};
+
+pub(super) fn format(places: &Places) -> Result<()> {
+    step::run("cargo fmt --check", places.cargo().args(["fmt", "--all", "--check"])).map(drop)
+}
+
+/// Without the feature `io` there is no kube client, no aya and no tokio to reach for.
+pub(super) fn lint_core(places: &Places) -> Result<()> {
+    let mut cargo = places.cargo();
+    cargo.args([
+        "clippy",
+        "--package",
+        "proxy-userspace",
+        "--no-default-features",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    step::run("cargo clippy, the core alone", &mut cargo).map(drop)
+}
+
+pub(super) fn lint(places: &Places) -> Result<()> {
+    let mut cargo = places.cargo();
+    cargo.args(["clippy", "--workspace", "--exclude", "proxy-ebpf", "--all-targets", "--", "-D", "warnings"]);
+    step::run("cargo clippy", &mut cargo).map(drop)
+}
+
+pub(super) fn unit_tests(places: &Places) -> Result<Outcome> {
+    step::observe("cargo test", places.cargo().args(["test", "--no-fail-fast"]))
+}
+
+/// Builds proxy-tests; the answer is its test programs, library tests first.
+pub(super) fn root_tests(places: &Places) -> Result<Vec<Executable>> {
+    let mut cargo = places.cargo();
+    cargo.args(["test", "--package", "proxy-tests", "--no-run", "--message-format", "json-render-diagnostics"]);
+    let outcome = step::run("build the tests", &mut cargo)?;
+    let mut tests = product::executables(&outcome.output);
+    tests.retain(|built| built.kind == "test" || built.kind == "lib");
+    tests.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
+    Ok(tests)
+}
+
+/// Runs a test program as root; it learns from the environment which agent and which Kubernetes programs to start.
+pub(super) fn run_as_root(
+    test: &Executable,
+    privilege: Privilege,
+    sluice: &Path,
+    programs: &[(&'static str, PathBuf)],
+) -> Result<Outcome> {
+    let mut command = privilege.command("env");
+    command.arg(format!("SLUICE_BIN={}", sluice.display()));
+    command.args(programs.iter().map(|(variable, path)| format!("{variable}={}", path.display())));
+    command.arg(&test.path);
+    step::observe(&format!("{} tests", test.name), &mut command)
+}
