@@ -1,8 +1,327 @@
 //! The only file that knows every stage: wake on changes, converge, back off, clean up when idle.
+//!
+//! One thread. While it writes tables it does not read changes; they queue and are taken together afterwards, so a flood
+//! of changes makes larger batches, not a longer queue.
 
-use crate::config::Config;
+use std::time::{Duration, Instant};
 
-/// Runs until the process is ended by a signal; what it put into the kernel stays and keeps serving.
-pub fn run(_config: &Config) -> anyhow::Result<()> {
-    anyhow::bail!("`sluice run` is not wired up yet")
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use proxy_common::tables::name;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::watch::Receiver as Latest;
+use tokio::time::{sleep, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::attach::Datapath;
+use crate::config::{Config, Source};
+use crate::converge::{Converger, Report};
+use crate::desired::{Detector, ThisNode};
+use crate::maps::kernel::KernelStore;
+use crate::model::{Change, Event};
+use crate::netdev::{self, Host};
+use crate::plan::Ledger;
+use crate::{log, manifests, watch};
+
+/// Changes that may wait while tables are written; then the sources wait too.
+const QUEUE: usize = 4096;
+/// An API server that gives no sign of life for so long, with nothing to serve, is a mistake in the settings.
+const SERVER_PATIENCE: Duration = Duration::from_secs(25);
+/// Specification F4: without its Node object the node is served all the same after this long.
+const NODE_PATIENCE: Duration = Duration::from_secs(30);
+/// Specification F4: podCIDRs are allocated after the Node is made.
+const POD_CIDR_PATIENCE: Duration = Duration::from_mins(5);
+/// After this long without a change, ids that went out of use are given back.
+const IDLE: Duration = Duration::from_millis(200);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Runs until a signal ends it, and gives the exit code that the signal asks for. What was put into the kernel stays and
+/// keeps serving.
+pub fn run(config: &Config) -> Result<u8> {
+    log::start(config.verbosity);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: &Config) -> Result<u8> {
+    let mut signals = Signals::new()?;
+    let serving = async {
+        let (sender, changes) = mpsc::channel(QUEUE);
+        // Sources first: what is wrong with their settings needs no privileges to be seen.
+        let source = Prepared::new(config, &sender).await?;
+        let host = netdev::follow(config.kernel.netns.as_deref()).await?;
+        let (datapath, store, adopted) = Datapath::open(&config.kernel)?;
+        source.start(config, adopted, &sender).await?;
+        drop(sender);
+        Agent::new(config, datapath, store, host).follow(changes).await
+    };
+    tokio::select! {
+        result = serving => result.map(|()| 0),
+        code = signals.next() => Ok(code),
+    }
+}
+
+/// Both end the agent as they would without a handler, also where they otherwise could not (as process 1 of a container).
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> u8 {
+        let (name, code) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 143),
+            _ = self.interrupt.recv() => ("SIGINT", 130),
+        };
+        info!("ended by {name}; Services keep being served");
+        code
+    }
+}
+
+/// A source whose settings were found right.
+enum Prepared {
+    Cluster { client: Client, server: String },
+    Files,
+}
+
+impl Prepared {
+    async fn new(config: &Config, changes: &Sender<Change>) -> Result<Self> {
+        match &config.source {
+            Source::Cluster(access) => {
+                let (client, server) = watch::connect(access).await?;
+                Ok(Self::Cluster { client, server })
+            }
+            Source::Manifests(paths) => {
+                manifests::start(paths, &config.node_name, changes).await?;
+                Ok(Self::Files)
+            }
+        }
+    }
+
+    async fn start(self, config: &Config, adopted: bool, changes: &Sender<Change>) -> Result<()> {
+        let Self::Cluster { client, server } = self else { return Ok(()) };
+        info!("node {}, API server {server}", config.node_name);
+        // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
+        if !adopted && let Err(reason) = watch::reachable(&client, SERVER_PATIENCE).await {
+            bail!(
+                "no answer from the API server {server} in {} s, and there is no earlier state to serve: {reason}; \
+                 give its real address (not a ClusterIP) with --master URL",
+                SERVER_PATIENCE.as_secs()
+            );
+        }
+        watch::start(&client, &config.node_name, changes);
+        Ok(())
+    }
+}
+
+struct Agent {
+    datapath: Datapath,
+    converger: Converger<KernelStore>,
+    host: Latest<Host>,
+    settings: ThisNode,
+    patience: Patience,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Agent {
+    fn new(config: &Config, datapath: Datapath, store: KernelStore, host: Latest<Host>) -> Self {
+        let settings = settings(config);
+        let this = this_node(&settings, &host.borrow());
+        let converger = Converger::new(store, this);
+        Self { datapath, converger, host, settings, patience: Patience::new(config), failures: 0, retry_at: None }
+    }
+
+    async fn follow(&mut self, mut changes: Receiver<Change>) -> Result<()> {
+        let mut batch = Vec::new();
+        loop {
+            let mut idle = false;
+            tokio::select! {
+                count = changes.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
+                changed = self.host.changed() => {
+                    changed.context("the addresses of this node are no longer followed")?;
+                    let host = self.host.borrow_and_update().clone();
+                    self.converger.set_node(this_node(&self.settings, &host));
+                }
+                () = until(self.retry_at) => {}
+                () = until(self.patience.deadline()) => self.patience.run_out(&self.settings)?,
+                () = sleep(IDLE), if self.converger.is_untidy() => idle = true,
+            }
+            for change in batch.drain(..) {
+                self.take(change);
+            }
+            self.work(idle);
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        self.patience.see(&change);
+        for problem in self.converger.apply(change) {
+            warn!("{problem}");
+        }
+    }
+
+    fn work(&mut self, idle: bool) {
+        if !self.converger.model().synced() || !self.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let result = if idle { self.tidy() } else { self.converge() };
+        self.retry_at = result.err().map(|error| {
+            self.failures += 1;
+            let wait = (FIRST_RETRY * 2_u32.saturating_pow(self.failures - 1)).min(LONGEST_RETRY);
+            error!("tables are not up to date, the next try in {} s starts from what they hold: {error:#}", wait.as_secs());
+            Instant::now() + wait
+        });
+        if self.retry_at.is_none() {
+            self.failures = 0;
+        }
+    }
+
+    fn converge(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let report = self.converger.converge()?;
+        self.datapath.go_live()?;
+        tell(&report);
+        if report.writes > 0 {
+            let milliseconds = started.elapsed().as_millis();
+            info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
+        }
+        Ok(())
+    }
+
+    fn totals(&self) -> String {
+        let pressure = self.converger.ledger().map(Ledger::pressure).unwrap_or_default();
+        let used = |table| pressure.iter().find(|of| of.table == table).map_or(0, |of| of.used);
+        format!("{} service ports, {} endpoints", used(name::SERVICE), used(name::BACKENDS))
+    }
+
+    fn tidy(&mut self) -> Result<()> {
+        let report = self.converger.tidy()?;
+        debug!("gave back what went out of use ({} writes)", report.writes);
+        Ok(())
+    }
+}
+
+/// What an operator must know about one round.
+fn tell(report: &Report) {
+    for damage in &report.damage {
+        warn!("table {}, {}: {}; it is written anew", damage.table, damage.entry, damage.fault);
+    }
+    for (port, full) in &report.full {
+        error!(
+            namespace = &*port.namespace,
+            service = &*port.service,
+            port = &*port.port,
+            "not served as it should be: {full}; make room, or start with larger tables (--max-... flags, after sluice cleanup)"
+        );
+    }
+    if let Some(full) = &report.addresses_full {
+        error!("some ClusterIPs or own addresses are not known to the tables: {full}");
+    }
+}
+
+/// Never when there is nothing to wait for.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the command line says about this node; addresses come from the kernel.
+fn settings(config: &Config) -> ThisNode {
+    let (udp_timeout, udp_stream_timeout) = netdev::udp_timeouts();
+    ThisNode {
+        name: config.node_name.as_str().into(),
+        bind_address: config.bind_address,
+        node_port_addresses: config.node_ports.clone(),
+        detector: config.detector.clone(),
+        loopback_node_ports: config.loopback_node_ports,
+        udp_timeout,
+        udp_stream_timeout,
+        ..ThisNode::default()
+    }
+}
+
+fn this_node(settings: &ThisNode, host: &Host) -> ThisNode {
+    ThisNode {
+        own_addresses: host.own_addresses.clone(),
+        fallback_addresses: host.default_route_addresses.clone(),
+        ..settings.clone()
+    }
+}
+
+/// How long the first write waits for what does not strictly need to be there (specification F4): without the own Node,
+/// node ports and topology would be wrong for a moment; without ServiceCIDRs, tables would change twice.
+#[derive(Debug)]
+struct Patience {
+    started: Instant,
+    /// Files say everything at once; a server may be asked too early.
+    waits: bool,
+    needs_pod_cidrs: bool,
+    has_addresses: bool,
+    has_pod_cidrs: bool,
+    has_service_cidrs: bool,
+    exhausted: bool,
+}
+
+impl Patience {
+    fn new(config: &Config) -> Self {
+        let waits = matches!(config.source, Source::Cluster(_));
+        Self {
+            started: Instant::now(),
+            waits,
+            needs_pod_cidrs: waits && config.detector == Detector::NodeCidr,
+            has_addresses: false,
+            has_pod_cidrs: false,
+            has_service_cidrs: false,
+            exhausted: false,
+        }
+    }
+
+    fn see(&mut self, change: &Change) {
+        match change {
+            Change::Node(Event::Apply(node)) => {
+                self.has_addresses |= !node.status.addresses.is_empty();
+                self.has_pod_cidrs |= !node.spec.pod_cidrs.is_empty();
+            }
+            Change::ServiceCidr(Event::End | Event::Reset(_)) => self.has_service_cidrs = true,
+            _ => {}
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let complete = self.has_addresses && self.has_service_cidrs;
+        !self.waits || ((complete || self.exhausted) && (self.has_pod_cidrs || !self.needs_pod_cidrs))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let patience = if self.exhausted { POD_CIDR_PATIENCE } else { NODE_PATIENCE };
+        (!self.is_over()).then(|| self.started + patience)
+    }
+
+    /// The deadline has passed. Only missing podCIDRs are fatal: every local pod would be taken for a stranger.
+    fn run_out(&mut self, this: &ThisNode) -> Result<()> {
+        let name = &this.name;
+        if self.exhausted {
+            let minutes = POD_CIDR_PATIENCE.as_secs() / 60;
+            bail!("--detect-local-mode=NodeCIDR: node {name} got no podCIDRs in {minutes} min; is a controller to allocate them?");
+        }
+        self.exhausted = true;
+        if !self.has_addresses {
+            error!(
+                "node {name} does not exist or has no address after {} s; going on with this host's own. \
+                 --hostname-override must name the Node object",
+                NODE_PATIENCE.as_secs()
+            );
+        }
+        Ok(())
+    }
 }

@@ -28,6 +28,8 @@ pub mod facts;
 #[cfg(feature = "io")]
 pub mod lock;
 #[cfg(feature = "io")]
+mod log;
+#[cfg(feature = "io")]
 pub mod manifests;
 pub mod maps;
 pub mod model;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Run(run) => match Config::new(&run, &hostname()) {
-            Ok(config) => proxy_userspace::agent::run(&config).map(|()| ExitCode::SUCCESS),
+            Ok(config) => proxy_userspace::agent::run(&config).map(ExitCode::from),
             Err(invalid) => return fail(&invalid.into(), USAGE),
         },
         Command::List(list) => cli::list::run(&list),

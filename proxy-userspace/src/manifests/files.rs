@@ -107,7 +107,7 @@ fn walk(folder: &Path, inside: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> R
     inside.push(real);
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        // Hidden names are editors' and ConfigMaps' own (`..data`); visible ones lead to the same content.
+        // Hidden names are those of editors and mounted `ConfigMap`s (`..data`); visible ones lead to the same content.
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
             continue;
         }

@@ -24,7 +24,7 @@ use crate::model::{Change, Event};
 use files::Tree;
 use parse::Objects;
 
-/// Editors and ConfigMaps change files in bursts; this long without another event ends one.
+/// Editors and mounted `ConfigMap`s change files in bursts; this long without another event ends one.
 const QUIET: Duration = Duration::from_millis(30);
 /// How often to look for a folder that is gone, whose return nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -106,11 +106,12 @@ fn watch(watcher: Option<&mut notify::RecommendedWatcher>, paths: &[PathBuf]) ->
 
 /// Everything that all files say: the first file by path wins where two say something about one object.
 fn merge(files: &BTreeMap<PathBuf, Objects>, node_name: &str) -> Objects {
-    let mut merged = Objects::default();
-    merged.services = distinct("Service", files, |objects| &objects.services, |service| &service.metadata);
-    merged.slices = distinct("EndpointSlice", files, |objects| &objects.slices, |slice| &slice.metadata);
-    merged.nodes = distinct("Node", files, |objects| &objects.nodes, |node| &node.metadata);
-    merged.service_cidrs = distinct("ServiceCIDR", files, |objects| &objects.service_cidrs, |cidr| &cidr.metadata);
+    let mut merged = Objects {
+        services: distinct("Service", files, |objects| &objects.services, |service| &service.metadata),
+        slices: distinct("EndpointSlice", files, |objects| &objects.slices, |slice| &slice.metadata),
+        nodes: distinct("Node", files, |objects| &objects.nodes, |node| &node.metadata),
+        service_cidrs: distinct("ServiceCIDR", files, |objects| &objects.service_cidrs, |cidr| &cidr.metadata),
+    };
     // An API server selects for us (specification A1); files do not.
     merged.services.retain(|service| !service.metadata.labels.contains_key("service.kubernetes.io/service-proxy-name"));
     merged.slices.retain(|slice| !slice.metadata.labels.contains_key("service.kubernetes.io/headless"));

@@ -49,7 +49,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Objects, FileError> {
 }
 
 fn not_utf8(bytes: &[u8], valid: usize) -> Wrong {
-    let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+    let line = bytes[..valid].split(|byte| *byte == b'\n').count() as u64;
     (line, "not UTF-8; save the file in that encoding".to_owned())
 }
 

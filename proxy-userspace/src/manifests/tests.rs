@@ -1,4 +1,4 @@
-//! Real files in a folder of their own, changed the ways people and ConfigMaps change them.
+//! Real files in a folder of their own, changed the ways people and kubelets change them.
 
 use std::fs;
 use std::os::unix::fs::symlink;
