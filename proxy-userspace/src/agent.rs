@@ -197,8 +197,8 @@ impl Agent {
     }
 
     fn totals(&self) -> String {
-        let pressure = self.converger.ledger().map(Ledger::pressure).unwrap_or_default();
-        let used = |table| pressure.iter().find(|of| of.table == table).map_or(0, |of| of.used);
+        let tables = || self.converger.ledger().into_iter().flat_map(Ledger::pressure);
+        let used = |table| tables().find(|of| of.table == table).map_or(0, |of| of.used);
         format!("{} service ports, {} endpoints", used(name::SERVICE), used(name::BACKENDS))
     }
 

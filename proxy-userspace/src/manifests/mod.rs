@@ -39,7 +39,7 @@ pub async fn start(paths: &[PathBuf], node_name: &str, changes: &Sender<Change>)
         return Err(problem);
     }
     let objects = merge(tree.objects(), node_name);
-    info!("{} files read: {}", tree.objects().len(), summary(&objects));
+    info!("files read: {} ({})", tree.objects().len(), summary(&objects));
     // The receiver is our caller's; it is there.
     let _ = publish(objects.clone(), changes).await;
     tokio::spawn(follow(tree, objects, paths.to_vec(), node_name.to_owned(), changes.clone()));
@@ -147,7 +147,7 @@ fn distinct<T: Clone>(
 fn summary(objects: &Objects) -> String {
     let Objects { services, slices, nodes, service_cidrs } = objects;
     format!(
-        "{} Services, {} EndpointSlices, {} Nodes of this name, {} ServiceCIDRs",
+        "Services {}, EndpointSlices {}, Nodes of this name {}, ServiceCIDRs {}",
         services.len(),
         slices.len(),
         nodes.len(),

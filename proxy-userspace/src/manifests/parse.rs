@@ -234,6 +234,9 @@ impl Manifest for EndpointSlice {
                 self.endpoints.len()
             ));
         }
+        for port in &mut self.ports {
+            port.name.get_or_insert_default();
+        }
         Ok(self)
     }
 }
@@ -276,12 +279,13 @@ mod tests {
     fn several_documents_of_several_kinds_in_one_file() {
         let text = format!(
             "# a comment\n---\n{SERVICE}---\nkind: EndpointSlice\nmetadata:\n  name: web-1\n  labels: {{kubernetes.io/service-name: web}}\n\
-             addressType: IPv4\nendpoints:\n- addresses: [10.1.0.1]\nports:\n---\n\n---\nkind: Node\nmetadata: {{name: a}}\n---\n\
+             addressType: IPv4\nendpoints:\n- addresses: [10.1.0.1]\nports: [{{port: 80}}]\n---\n\n---\nkind: Node\nmetadata: {{name: a}}\n---\n\
              kind: ServiceCIDR\nmetadata: {{name: all}}\nspec: {{cidrs: [10.0.0.0/16]}}\n---\nkind: ConfigMap\ndata: {{a: b}}\n"
         );
         let objects = parsed(&text).unwrap();
         assert_eq!(objects.services[0].metadata.namespace, "default");
         assert_eq!(objects.slices[0].endpoints[0].addresses, ["10.1.0.1"]);
+        assert_eq!(objects.slices[0].ports[0].name.as_deref(), Some(""));
         assert_eq!(objects.nodes[0].metadata.name, "a");
         assert_eq!(objects.service_cidrs[0].spec.cidrs, ["10.0.0.0/16"]);
     }
