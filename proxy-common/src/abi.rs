@@ -168,12 +168,21 @@ pub struct SourceData {
     pub addr: Addr,
 }
 
-/// A ServiceCIDR: the leading `prefix_len` bits (IPv4: 96 more) of `addr`.
+/// A range of addresses: those that begin as `addr` does. Of `addr` the first `prefix_len` bits count; an IPv4 prefix is
+/// 96 bits longer here than people write it, since the address is mapped.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Cidr {
     pub addr: Addr,
     pub prefix_len: u32,
+}
+
+impl core::fmt::Display for Cidr {
+    /// As people write it.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mapped = if self.addr.is_v4() { 96 } else { 0 };
+        write!(f, "{}/{}", self.addr, self.prefix_len.saturating_sub(mapped))
+    }
 }
 
 /// How many ServiceCIDRs CONFIG holds.

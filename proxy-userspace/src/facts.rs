@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, SourceKey, Version, address};
+use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
 use proxy_common::addr::{Addr, Be16};
 
 use crate::maps::Snapshot;
@@ -87,7 +87,7 @@ impl<'a> Indexed<'a> {
 
     fn sources(&self, service: u32) -> impl Iterator<Item = String> {
         let ours = self.snapshot.sources.iter().filter(move |key| key.service == service.to_be_bytes());
-        ours.map(|SourceKey { addr, prefix_len, .. }| prefix(*addr, prefix_len.saturating_sub(32)))
+        ours.map(|key| Cidr { addr: key.addr, prefix_len: key.prefix_len.saturating_sub(32) }.to_string())
     }
 }
 
@@ -154,16 +154,10 @@ fn named(flags: u32, names: &'static [(u32, &'static str)]) -> String {
 
 fn config(config: &Config) -> Vec<String> {
     let count = (config.service_cidr_count as usize).min(config.service_cidrs.len());
-    let cidr = |cidr: &Cidr| format!("SERVICE-CIDR {}", prefix(cidr.addr, cidr.prefix_len));
+    let cidr = |cidr: &Cidr| format!("SERVICE-CIDR {cidr}");
     let mut lines: Vec<String> = config.service_cidrs[..count].iter().map(cidr).collect();
     let detectors = [(Config::DETECTOR_V4, "DETECTOR IPv4"), (Config::DETECTOR_V6, "DETECTOR IPv6")];
     lines.extend(detectors.iter().filter(|(flag, _)| config.flags & flag != 0).map(|(_, line)| (*line).to_owned()));
     lines.push(format!("UDP-TIMEOUT {}s {}s", config.udp_timeout, config.udp_stream_timeout));
     lines
-}
-
-/// A prefix as people write it; an IPv4 one loses the 96 bits of its mapping.
-fn prefix(addr: Addr, len: u32) -> String {
-    let len = if addr.is_v4() { len.saturating_sub(96) } else { len };
-    format!("{addr}/{len}")
 }

@@ -42,5 +42,7 @@ fn restricted(ranges: &[IpNet], flags: u32) -> Sources {
 }
 
 pub(super) fn cidr(range: &IpNet) -> Cidr {
-    Cidr { addr: Addr::from(range.addr()), prefix_len: range.prefix_len().into() }
+    let addr = Addr::from(range.addr());
+    let mapped = if addr.is_v4() { 96 } else { 0 };
+    Cidr { addr, prefix_len: mapped + u32::from(range.prefix_len()) }
 }

@@ -132,7 +132,7 @@ fn service_cidrs_are_merged_and_follow_their_objects() {
     let cidrs = |model: &Model| {
         let config = node(model, &this()).config;
         let used = &config.service_cidrs[..config.service_cidr_count as usize];
-        used.iter().map(|cidr| format!("{}/{}", cidr.addr, cidr.prefix_len)).collect::<Vec<_>>().join(" ")
+        used.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     };
     let first = build::service_cidr("kubernetes").cidr("10.96.0.0/16").cidr("fd00:96::/108");
     let second = build::service_cidr("more").cidr("10.96.1.0/24").cidr("10.97.0.0/16");

@@ -38,7 +38,7 @@ fn source_ranges_restrict_their_family() {
     ] {
         let this_node = node(HERE).internal_ip("192.0.2.1");
         let wanted = only([this_node.apply(), service.apply()]);
-        let found = wanted.source_ranges.iter().map(|range| format!("{}/{}", range.addr, range.prefix_len));
+        let found = wanted.source_ranges.iter().map(ToString::to_string);
         assert_eq!(found.collect::<Vec<_>>().join(" "), ranges, "{sentence}");
         assert_eq!(wanted.flags & NODE_ALLOWED, flags, "{sentence}");
     }
