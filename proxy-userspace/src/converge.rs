@@ -18,15 +18,8 @@ pub struct Converger<S> {
     model: Model,
     this: ThisNode,
     store: S,
-    state: State,
-}
-
-/// What is known about the tables.
-enum State {
-    /// Nothing: they have to be read, and all that the cluster says is planned.
-    Unread,
-    /// All of it.
-    Read(Ledger),
+    /// The mirror of the tables. None when they have to be read: then all that the cluster says is planned.
+    ledger: Option<Ledger>,
 }
 
 /// What one step did.
@@ -54,7 +47,7 @@ pub enum Error {
 
 impl<S: MapStore> Converger<S> {
     pub fn new(store: S, this: ThisNode) -> Self {
-        Self { model: Model::default(), this, store, state: State::Unread }
+        Self { model: Model::default(), this, store, ledger: None }
     }
 
     /// Takes in what a source learned. The problems are those that are new with it.
@@ -84,10 +77,7 @@ impl<S: MapStore> Converger<S> {
 
     /// The mirror of the tables; none before the first step and after an error.
     pub fn ledger(&self) -> Option<&Ledger> {
-        match &self.state {
-            State::Unread => None,
-            State::Read(ledger) => Some(ledger),
-        }
+        self.ledger.as_ref()
     }
 
     /// Brings the tables to what is known now. Does nothing before the model is synced.
@@ -123,7 +113,7 @@ impl<S: MapStore> Converger<S> {
 
     /// The ledger, and whether it is a new one. It is only given back when every write succeeded.
     fn take_ledger(&mut self, report: &mut Report) -> Result<(Ledger, bool), MapError> {
-        if let State::Read(ledger) = std::mem::replace(&mut self.state, State::Unread) {
+        if let Some(ledger) = self.ledger.take() {
             return Ok((ledger, false));
         }
         let (ledger, damage) = Ledger::restore(&self.store.read()?, self.store.capacity());
@@ -157,7 +147,7 @@ impl<S: MapStore> Converger<S> {
 
     fn write(&mut self, ledger: Ledger, ops: &[Op], report: &mut Report) -> Result<(), ApplyError> {
         self.store.apply(ops)?;
-        self.state = State::Read(ledger);
+        self.ledger = Some(ledger);
         report.writes += ops.iter().filter(|op| **op != Op::Grace).count();
         Ok(())
     }

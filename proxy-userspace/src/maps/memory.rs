@@ -2,7 +2,7 @@
 //!
 //! It answers the kernel's own look-ups ([`Tables`]), so that a plan can be judged after every single write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use proxy_common::abi::{
@@ -52,7 +52,7 @@ pub struct MemoryStore {
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub addrs: BTreeMap<Addr, u32>,
-    pub sources: BTreeMap<SourceKey, ()>,
+    pub sources: BTreeSet<SourceKey>,
     pub config: Option<Config>,
 }
 
@@ -74,11 +74,12 @@ impl MemoryStore {
             slots: snapshot.slots,
             backends: snapshot.backends.into_iter().collect(),
             addrs: snapshot.addrs.into_iter().collect(),
-            sources: snapshot.sources.into_iter().map(|key| (key, ())).collect(),
+            sources: snapshot.sources.into_iter().collect(),
             config: snapshot.config,
         }
     }
 
+    #[must_use]
     pub fn failing(mut self, failures: Failures) -> Self {
         self.failures = failures;
         self
@@ -99,7 +100,7 @@ impl MemoryStore {
             slots: self.slots.clone(),
             backends: pairs(&self.backends),
             addrs: pairs(&self.addrs),
-            sources: self.sources.keys().copied().collect(),
+            sources: self.sources.iter().copied().collect(),
             config: self.config,
         }
     }
@@ -128,10 +129,19 @@ impl MemoryStore {
             Op::Withdraw { key } => _ = self.frontends.remove(key),
             Op::Address { addr, flags } => put(&mut self.addrs, name::ADDRS, self.capacity.addrs, *addr, *flags)?,
             Op::ForgetAddress { addr } => _ = self.addrs.remove(addr),
-            Op::AllowSource { key } => put(&mut self.sources, name::SOURCES, self.capacity.sources, *key, ())?,
+            Op::AllowSource { key } => self.allow_source(*key)?,
             Op::ForgetSource { key } => _ = self.sources.remove(key),
             Op::Config { value } => self.config = Some(**value),
             Op::Grace => {}
+        }
+        Ok(())
+    }
+
+    fn allow_source(&mut self, key: SourceKey) -> Result<(), MapError> {
+        self.sources.insert(key);
+        if self.sources.len() > self.capacity.sources as usize {
+            self.sources.remove(&key);
+            return Err(error(name::SOURCES, io::ErrorKind::StorageFull.into()));
         }
         Ok(())
     }
@@ -197,7 +207,7 @@ impl Tables for MemoryStore {
 
     fn source_allowed(&self, service: u32, client: &Addr) -> bool {
         let holds = |key: &SourceKey| key.service == service.to_be_bytes() && leading_bits_equal(key, client);
-        self.sources.keys().any(holds)
+        self.sources.iter().any(holds)
     }
 
     fn config(&self) -> Option<&Config> {
@@ -243,7 +253,7 @@ fn put<K: Ord, V>(
     value: V,
 ) -> Result<(), MapError> {
     if table.len() >= capacity as usize && !table.contains_key(&key) {
-        return Err(error(name, io::Error::from(io::ErrorKind::StorageFull)));
+        return Err(error(name, io::ErrorKind::StorageFull.into()));
     }
     table.insert(key, value);
     Ok(())

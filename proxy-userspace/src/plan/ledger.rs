@@ -258,15 +258,13 @@ impl Ledger {
         name: &ServicePortName,
         wanted: Option<&WantedService>,
     ) -> Result<(), Full> {
-        match wanted.filter(|wanted| !wanted.frontends.is_empty()) {
-            Some(wanted) => self.plan_wanted(batch, name, wanted),
-            None => {
-                if let Some(service) = self.names.remove(name) {
-                    self.remove_service(batch, service);
-                }
-                Ok(())
-            }
+        if let Some(wanted) = wanted.filter(|wanted| !wanted.frontends.is_empty()) {
+            return self.plan_wanted(batch, name, wanted);
         }
+        if let Some(service) = self.names.remove(name) {
+            self.remove_service(batch, service);
+        }
+        Ok(())
     }
 
     fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
