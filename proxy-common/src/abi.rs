@@ -196,7 +196,7 @@ pub struct Config {
     pub service_cidr_count: u32,
     /// `Config::DETECTOR_V4` and others.
     pub flags: u32,
-    /// Seconds a UDP flow without / with replies keeps its backend (nf_conntrack_udp_timeout, ..._stream).
+    /// Seconds a UDP flow without / with replies keeps its backend (`nf_conntrack_udp_timeout`, `..._stream`).
     pub udp_timeout: u32,
     pub udp_stream_timeout: u32,
 }
@@ -221,9 +221,8 @@ impl AffinityKey {
     /// The client "network namespace `cookie`". The first byte 0xff is multicast: no client address has it.
     #[inline(always)]
     pub const fn namespace(cookie: u64, service: u32) -> Self {
-        let [a, b, c, d, e, f, g, h] = cookie.to_be_bytes();
-        let client = Addr::new([0xff, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h]);
-        Self { client, service, pad: 0 }
+        let bits = (0xff << 120) | cookie as u128;
+        Self { client: Addr::new(bits.to_be_bytes()), service, pad: 0 }
     }
 }
 
@@ -233,17 +232,17 @@ impl AffinityKey {
 pub struct Affinity {
     pub backend: u32,
     pub generation: u32,
-    /// CLOCK_MONOTONIC nanoseconds of the last new flow.
+    /// `CLOCK_MONOTONIC` nanoseconds of the last new flow.
     pub used: u64,
 }
 
-/// SOCKETS and SOCKETS_MORE: one flow of one socket, what it dialled and where it went. One cache line.
+/// SOCKETS and `SOCKETS_MORE`: one flow of one socket, what it dialled and where it went. One cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFlow {
     /// Socket cookie; 0 means the slot is free.
     pub cookie: u64,
-    /// CLOCK_MONOTONIC nanoseconds of the last datagram seen (UDP) or of connect (TCP).
+    /// `CLOCK_MONOTONIC` nanoseconds of the last datagram seen (UDP) or of connect (TCP).
     pub used: u64,
     pub frontend_addr: Addr,
     pub backend_addr: Addr,

@@ -27,8 +27,8 @@ impl Addr {
     /// The address with these octets.
     #[inline(always)]
     pub const fn new(octets: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
-        Self([word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l]), word([m, n, o, p])])
+        let (words, _) = octets.as_chunks::<4>();
+        Self([word(words[0]), word(words[1]), word(words[2]), word(words[3])])
     }
 
     /// The address whose words in memory are these, as the kernel hands them out.

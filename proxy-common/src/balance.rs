@@ -18,7 +18,7 @@ pub trait Client {
     /// The address the socket is bound to, if it is bound to one.
     fn source(&self) -> Option<Addr>;
     fn random(&self) -> u32;
-    /// CLOCK_MONOTONIC in nanoseconds.
+    /// `CLOCK_MONOTONIC` in nanoseconds.
     fn now(&self) -> u64;
 }
 
@@ -301,3 +301,6 @@ impl Cidr {
 const fn leading_ones(count: u32) -> u64 {
     if count >= u64::BITS { u64::MAX } else { !(u64::MAX >> count) }
 }
+
+#[cfg(test)]
+mod tests;

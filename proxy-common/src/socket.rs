@@ -4,7 +4,7 @@
 //! back. Refuses to know contexts and map handles.
 //!
 //! A socket has one slot in SOCKETS (its cookie under a mask). When another socket holds that slot, and for the second
-//! and later frontends of a UDP socket, flows live in SOCKETS_MORE, which the kernel frees with the socket. Hooks of one
+//! and later frontends of a UDP socket, flows live in `SOCKETS_MORE`, which the kernel frees with the socket. Hooks of one
 //! socket run under its lock: only the claim of a free slot has competitors.
 
 use crate::abi::{Backend, FrontendKey, SocketFlow};
@@ -51,7 +51,7 @@ pub enum Steering {
     Unreachable,
 }
 
-/// connect(): one decision for the life of the connection. UDP continues a flow that the socket has.
+/// `connect()`: one decision for the life of the connection. UDP continues a flow that the socket has.
 #[inline(always)]
 pub fn connect(tables: &impl Tables, client: &impl Client, socket: &mut impl Socket, dialled: &FrontendKey) -> Steering {
     match route(tables, client, socket, dialled) {
@@ -93,14 +93,14 @@ pub fn receive(
     Some((flow.frontend_addr, flow.frontend_port))
 }
 
-/// getpeername() is about to answer `addr`:`port`: what was dialled, if that is where connect was sent.
+/// `getpeername()` is about to answer `addr`:`port`: what was dialled, if that is where connect was sent.
 #[inline(always)]
 pub fn peer(socket: &mut impl Socket, addr: Addr, port: Be16) -> Option<(Addr, Be16)> {
     let flow = newest(socket, |flow| flow.flags & SocketFlow::CONNECTED != 0 && flow.came_from(&addr, port))?;
     Some((flow.frontend_addr, flow.frontend_port))
 }
 
-/// The socket is gone. What is in SOCKETS_MORE goes with it.
+/// The socket is gone. What is in `SOCKETS_MORE` goes with it.
 #[inline(always)]
 pub fn release(tables: &impl Tables, socket: &mut impl Socket) {
     let Some(slot) = own_slot(socket) else { return };
@@ -266,14 +266,14 @@ fn record_more(socket: &mut impl Socket, flow: &SocketFlow) -> bool {
     let mut place = 0;
     let mut oldest = u64::MAX;
     for (i, old) in more.iter().enumerate() {
-        let age = if old.same_frontend(flow) { 0 } else { old.age() };
+        let age = if old.gives_way_to(flow) { 0 } else { old.age() };
         if age < oldest {
             oldest = age;
             place = i;
         }
     }
     let Some(old) = more.get_mut(place) else { return false };
-    let evicts = old.cookie != 0 && !old.same_frontend(flow);
+    let evicts = old.cookie != 0 && !old.gives_way_to(flow);
     *old = *flow;
     if evicts {
         socket.count(Reason::SocketFlowEvicted);
@@ -321,3 +321,6 @@ impl SocketFlow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,7 @@ impl Hooks {
 
     /// Writes a service: backends, slots, version, the switch, frontends; says which ids it got.
     pub fn serve(&mut self, service: &Service) -> Result<Served> {
-        let served = Served { service: self.services, backends: self.write_backends(service)? };
+        let served = Served { service: self.services, backends: self.write_backends(service, self.services)? };
         self.services += 1;
         self.switch(service, &served)?;
         for (key, kind) in &service.frontends {
@@ -144,13 +144,12 @@ impl Hooks {
 
     /// Replaces the endpoints of a service by new backends.
     pub fn replace(&mut self, service: &Service, served: &Served) -> Result<Served> {
-        let served = Served { service: served.service, backends: self.write_backends(service)? };
+        let served = Served { service: served.service, backends: self.write_backends(service, served.service)? };
         self.switch(service, &served)?;
         Ok(served)
     }
 
-    fn write_backends(&mut self, service: &Service) -> Result<Vec<u32>> {
-        let owner = self.services;
+    fn write_backends(&mut self, service: &Service, owner: u32) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for backend in &service.backends {
             let id = self.backends;
