@@ -30,11 +30,15 @@ fn main() -> ExitCode {
     result.unwrap_or_else(|error| fail(&error, 1))
 }
 
-/// Prints an error with everything that led to it, one cause a line.
+/// Prints an error with everything that led to it, one cause a line; libraries like to repeat what is behind them.
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("Error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
+    let mut said = error.to_string();
+    eprintln!("Error: {said}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            eprintln!("  because: {cause}");
+        }
+        said = cause;
     }
     ExitCode::from(code)
 }
