@@ -44,7 +44,7 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint is meant to be used; an empty list is no hint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Hints {
     pub zones: Box<[Arc<str>]>,
     pub nodes: Box<[Arc<str>]>,
@@ -134,13 +134,12 @@ fn endpoints(
     names: &mut Names,
     problems: &mut Problems,
 ) -> Box<[Endpoint]> {
-    let mut hints = SharedHints::default();
     let read = |(at, endpoint)| {
         let addr = endpoint_address(at, endpoint, family, problems)?;
         Some(Endpoint {
             addr,
             node: endpoint.node_name.as_deref().map(|node| names.share(node)),
-            hints: endpoint.hints.as_ref().and_then(|object| hints.share(object, names)),
+            hints: endpoint.hints.as_ref().and_then(|object| hints(object, names)),
             ready: endpoint.conditions.ready.unwrap_or(true),
             serving: endpoint.conditions.serving.unwrap_or(true),
             terminating: endpoint.conditions.terminating.unwrap_or(false),
@@ -172,20 +171,8 @@ fn usable(text: &str, family: Family) -> Result<IpAddr, String> {
     unfit_for_endpoint(ip).map_or(Ok(ip), |what| Err(format!("is {what}")))
 }
 
-/// The hints of one slice; neighbours mostly have the same.
-#[derive(Default)]
-struct SharedHints(Option<Arc<Hints>>);
-
-impl SharedHints {
-    fn share(&mut self, object: &objects::EndpointHints, names: &mut Names) -> Option<Arc<Hints>> {
-        let mut list = |hints: &[objects::Hint]| hints.iter().map(|hint| names.share(&hint.name)).collect();
-        let hints = Hints { zones: list(&object.for_zones), nodes: list(&object.for_nodes) };
-        if hints == Hints::default() {
-            return None;
-        }
-        if self.0.as_deref() != Some(&hints) {
-            self.0 = Some(Arc::new(hints));
-        }
-        self.0.clone()
-    }
+fn hints(object: &objects::EndpointHints, names: &mut Names) -> Option<Arc<Hints>> {
+    let mut list = |hints: &[objects::Hint]| hints.iter().map(|hint| names.share(&hint.name)).collect();
+    let hints = Hints { zones: list(&object.for_zones), nodes: list(&object.for_nodes) };
+    (hints != Hints::default()).then(|| names.share_hints(hints))
 }

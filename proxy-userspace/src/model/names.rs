@@ -1,10 +1,13 @@
-//! Names, stored once however many objects repeat them.
+//! Names and other values that are stored once however many objects repeat them.
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use proxy_common::addr::Family;
+
+use super::endpoints::Hints;
 
 /// A namespaced object: a Service, an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,32 +40,54 @@ pub struct ServicePortName {
     pub family: Family,
 }
 
-/// Shares equal strings: node, zone, namespace and port names repeat a hundred thousand times.
+/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do hints.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    known: HashSet<Arc<str>>,
-    /// Size at which names that nobody uses any more are dropped.
-    sweep_at: usize,
+    names: Pool<str>,
+    hints: Pool<Hints>,
 }
 
 impl Names {
-    const SMALLEST_SWEEP: usize = 1024;
-
     pub(super) fn share(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.known.get(name) {
-            return Arc::clone(known);
-        }
-        self.sweep_when_grown();
-        let shared: Arc<str> = name.into();
-        self.known.insert(Arc::clone(&shared));
-        shared
+        self.names.get(name).unwrap_or_else(|| self.names.add(name.into()))
     }
 
-    /// Doubling the limit after each sweep keeps its cost constant per name.
+    pub(super) fn share_hints(&mut self, hints: Hints) -> Arc<Hints> {
+        self.hints.get(&hints).unwrap_or_else(|| self.hints.add(Arc::new(hints)))
+    }
+}
+
+#[derive(Debug)]
+struct Pool<T: ?Sized> {
+    known: HashSet<Arc<T>>,
+    /// Size at which values that nobody uses any more are dropped.
+    sweep_at: usize,
+}
+
+impl<T: ?Sized> Default for Pool<T> {
+    fn default() -> Self {
+        Self { known: HashSet::new(), sweep_at: SMALLEST_SWEEP }
+    }
+}
+
+const SMALLEST_SWEEP: usize = 1024;
+
+impl<T: ?Sized + Eq + Hash> Pool<T> {
+    fn get(&self, value: &T) -> Option<Arc<T>> {
+        self.known.get(value).cloned()
+    }
+
+    fn add(&mut self, value: Arc<T>) -> Arc<T> {
+        self.sweep_when_grown();
+        self.known.insert(Arc::clone(&value));
+        value
+    }
+
+    /// Doubling the limit after each sweep keeps its cost constant per value.
     fn sweep_when_grown(&mut self) {
-        if self.known.len() >= self.sweep_at.max(Self::SMALLEST_SWEEP) {
-            self.known.retain(|name| Arc::strong_count(name) > 1);
-            self.sweep_at = self.known.len() * 2;
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|value| Arc::strong_count(value) > 1);
+            self.sweep_at = SMALLEST_SWEEP.max(self.known.len() * 2);
         }
     }
 }
@@ -81,10 +106,10 @@ mod tests {
     fn names_that_nobody_uses_are_dropped() {
         let mut names = Names::default();
         let kept = names.share("kept");
-        for n in 0..10 * Names::SMALLEST_SWEEP {
+        for n in 0..10 * SMALLEST_SWEEP {
             names.share(&n.to_string());
         }
-        assert!(names.known.len() <= Names::SMALLEST_SWEEP + 1);
+        assert!(names.names.known.len() <= SMALLEST_SWEEP + 1);
         assert!(Arc::ptr_eq(&kept, &names.share("kept")));
     }
 }
