@@ -193,7 +193,7 @@ trait Manifest: Sized {
 impl Manifest for Service {
     fn complete(mut self) -> Result<Self, String> {
         named(&self.metadata, "Service")?;
-        in_default_namespace(&mut self.metadata);
+        self.fill_in_defaults();
         let kind = self.spec.kind.as_deref().unwrap_or("ClusterIP");
         let name = format!("Service {}/{}", self.metadata.namespace, self.metadata.name);
         let address = self.spec.cluster_ip.as_deref().or(self.spec.cluster_ips.first().map(String::as_str));
@@ -219,7 +219,7 @@ impl Manifest for Service {
 impl Manifest for EndpointSlice {
     fn complete(mut self) -> Result<Self, String> {
         named(&self.metadata, "EndpointSlice")?;
-        in_default_namespace(&mut self.metadata);
+        self.fill_in_defaults();
         if !self.metadata.labels.contains_key(SERVICE_NAME) {
             return Err(format!(
                 "EndpointSlice {}/{} belongs to no Service; write the label {SERVICE_NAME}: NAME",
@@ -233,9 +233,6 @@ impl Manifest for EndpointSlice {
                 self.metadata.name,
                 self.endpoints.len()
             ));
-        }
-        for port in &mut self.ports {
-            port.name.get_or_insert_default();
         }
         Ok(self)
     }
@@ -257,12 +254,6 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 fn named(metadata: &Metadata, kind: &str) -> Result<(), String> {
     if metadata.name.is_empty() { Err(format!("the {kind} has no name; write metadata.name")) } else { Ok(()) }
-}
-
-fn in_default_namespace(metadata: &mut Metadata) {
-    if metadata.namespace.is_empty() {
-        "default".clone_into(&mut metadata.namespace);
-    }
 }
 
 #[cfg(test)]
