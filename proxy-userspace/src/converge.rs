@@ -6,7 +6,7 @@
 //! ```text
 //! apply, set_node  -> something is pending
 //! converge         -> plan what is dirty, write it; on an error the tables are read again and everything is planned
-//! tidy (when idle) -> free what converge took out of use; who did not fit is pending again
+//! tidy (when idle) -> free what converge took out of use; who did not fit is tried again
 //! ```
 
 use crate::desired::{self, ServicePortName, ThisNode};
@@ -34,6 +34,16 @@ pub struct Report {
     pub addresses_full: Option<Full>,
     /// What was wrong in the tables when they were read.
     pub damage: Vec<plan::Problem>,
+}
+
+impl Report {
+    /// `next` happened after this: it knows better what fits.
+    fn add(&mut self, next: Self) {
+        self.writes += next.writes;
+        self.full = next.full;
+        self.addresses_full = next.addresses_full.or(self.addresses_full.take());
+        self.damage.extend(next.damage);
+    }
 }
 
 /// Converging stopped half way. The tables serve; converge again.
@@ -82,6 +92,15 @@ impl<S: MapStore> Converger<S> {
 
     /// Brings the tables to what is known now. Does nothing before the model is synced.
     pub fn converge(&mut self) -> Result<Report, Error> {
+        let mut report = self.step()?;
+        // What is missing may just have gone out of use.
+        if !report.full.is_empty() && self.is_untidy() {
+            report.add(self.tidy()?);
+        }
+        Ok(report)
+    }
+
+    fn step(&mut self) -> Result<Report, Error> {
         let mut report = Report { synced: self.model.synced(), ..Report::default() };
         if !report.synced {
             return Ok(report);
@@ -97,7 +116,7 @@ impl<S: MapStore> Converger<S> {
         self.ledger().is_some_and(Ledger::has_retired)
     }
 
-    /// Frees what is no longer in use, and makes those pending who did not fit.
+    /// Frees what is no longer in use, and tries those again that did not fit.
     pub fn tidy(&mut self) -> Result<Report, Error> {
         let mut report = Report { synced: self.model.synced(), ..Report::default() };
         if !self.is_untidy() {
@@ -107,7 +126,10 @@ impl<S: MapStore> Converger<S> {
         let ops = ledger.collect();
         let unserved: Vec<ObjectName> = ledger.full().keys().map(object_name).collect();
         self.write(ledger, &ops, &mut report)?;
-        self.model.mark_services(unserved);
+        if !unserved.is_empty() {
+            self.model.mark_services(unserved);
+            report.add(self.step()?);
+        }
         Ok(report)
     }
 
@@ -269,10 +291,21 @@ mod tests {
         assert_eq!(report.full.iter().map(|(name, _)| &*name.service).collect::<Vec<_>>(), ["second"]);
         converger.apply(service("shop/first").delete());
         converger.converge().unwrap();
-        converger.tidy().unwrap();
-        assert_eq!(converger.converge().unwrap().full, []);
+        assert_eq!(converger.tidy().unwrap().full, []);
         let served = facts(&converger.store().snapshot());
         assert!(served.iter().any(|fact| fact == "TCP 10.96.0.11:80 ClusterIP random -> refused"), "{served:#?}");
+    }
+
+    #[test]
+    fn what_goes_out_of_use_makes_room_in_the_same_step() {
+        let capacity = Capacity { services: 2, ..CAPACITY };
+        let mut converger = on(MemoryStore::new(capacity));
+        synced(&mut converger);
+        converger.apply(service("shop/old").cluster_ip("10.96.0.10").port(80).apply());
+        converger.converge().unwrap();
+        converger.apply(service("shop/old").delete());
+        converger.apply(service("shop/new").cluster_ip("10.96.0.11").port(80).apply());
+        assert_eq!(converger.converge().unwrap().full, []);
     }
 
     #[test]

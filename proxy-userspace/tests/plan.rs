@@ -1,11 +1,14 @@
 //! Properties of plans: whatever the order of changes, and after every single write, a look-up is whole.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proxy_common::abi::{Backend, Cidr, Frontend, FrontendKey, Range, Version};
 use proxy_common::addr::{Addr, Be16, Family};
+use proxy_common::balance::{Client, Verdict, balance};
+use proxy_common::reason::Reason;
 use proxy_common::tables::{Capacity, Tables, name};
 use proxy_userspace::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedService};
 use proxy_userspace::facts::facts;
@@ -173,6 +176,19 @@ impl Allowed {
         Self { kinds: owners.iter().map(|owner| owner.map(|(_, kind)| kind)).collect(), rests }
     }
 
+    /// What the datapath itself makes of the tables is one of the allowed sets.
+    fn assert_chosen(&self, tables: &MemoryStore, client: &HostProcess, key: &FrontendKey) {
+        let holds = |backend: (Addr, Be16)| {
+            self.rests.iter().flatten().any(|rest| rest.cluster.contains(&backend) || rest.local.contains(&backend))
+        };
+        match balance(tables, client, key) {
+            Verdict::To(choice) => assert!(holds((choice.addr, choice.port)), "chose {choice:?}, allowed {:?}", self.rests),
+            Verdict::Refuse(reason) => assert_ne!(reason, Reason::TablesChanging),
+            Verdict::Leave => assert!(self.rests.contains(&None)),
+            Verdict::Unreachable(_) => {}
+        }
+    }
+
     fn assert_holds(&self, met: Option<Met>) {
         let (kind, rest) = met.map(|met| (met.kind, met.rest)).unzip();
         assert!(self.rests.contains(&rest), "met {rest:#?}\nallowed {:#?}", self.rests);
@@ -180,13 +196,42 @@ impl Allowed {
     }
 }
 
+/// A process on the node that dials with a different random number each time.
+#[derive(Default)]
+struct HostProcess(Cell<u32>);
+
+impl Client for HostProcess {
+    fn namespace(&self) -> u64 {
+        1
+    }
+
+    fn is_host(&self) -> bool {
+        true
+    }
+
+    fn source(&self) -> Option<Addr> {
+        None
+    }
+
+    fn random(&self) -> u32 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
+
+    fn now(&self) -> u64 {
+        1
+    }
+}
+
 /// Applies `ops` one by one; after each, what every key meets is whole.
 fn apply_watched(store: &mut MemoryStore, ops: &[Op], old: &World, new: &World) {
     let keys: Vec<_> = (0..KEYS).map(key).map(|key| (key, Allowed::between(old, new, &key))).collect();
+    let client = HostProcess::default();
     for op in ops {
         store.apply(std::slice::from_ref(op)).expect("the store never fails");
         for (key, allowed) in &keys {
             allowed.assert_holds(look_up(store, key));
+            allowed.assert_chosen(store, &client, key);
         }
     }
 }

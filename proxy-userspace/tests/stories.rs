@@ -220,7 +220,7 @@ impl Story {
     fn settle(&mut self) -> Result<(), String> {
         let mut last = String::new();
         for _ in 0..MOST_TRIES {
-            let step = self.converger.converge().and_then(|_| self.converger.tidy()).and_then(|_| self.converger.converge());
+            let step = self.converger.converge().and_then(|_| self.converger.tidy());
             match step {
                 Ok(_) => return Ok(()),
                 Err(error) => last = error.to_string(),
