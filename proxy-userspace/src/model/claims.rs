@@ -22,6 +22,8 @@ pub(super) struct Loss {
     key: FrontendKey,
     winner: ObjectName,
     pub(super) loser: ObjectName,
+    /// Nobody is older: the names decided.
+    by_name: bool,
 }
 
 impl Claims {
@@ -39,8 +41,9 @@ impl Claims {
         let claimants = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
         let at = claimants.partition_point(|other| other.rank(service).is_lt());
         claimants.insert(at, Arc::clone(service));
-        let loser = claimants.get(at.max(1))?;
-        Some(Loss { key, winner: claimants[0].name.clone(), loser: loser.name.clone() })
+        let (winner, loser) = (claimants.first()?, claimants.get(at.max(1))?);
+        let by_name = winner.created == loser.created;
+        Some(Loss { key, winner: winner.name.clone(), loser: loser.name.clone(), by_name })
     }
 
     /// Who may have won a frontend because `service` is gone.
@@ -65,10 +68,15 @@ fn keys(service: &Service) -> impl Iterator<Item = FrontendKey> {
 
 impl Loss {
     pub(super) fn problem(&self) -> Problem {
-        let winner = &self.winner;
+        let (what, winner) = (self.what(), &self.winner);
+        let whom = if self.by_name {
+            format!("Service {winner}, whose name comes first")
+        } else {
+            format!("the older Service {winner}")
+        };
         Problem {
             object: format!("Service {}", self.loser),
-            message: format!("{} is served for the older Service {winner}; remove it from one of the two", self.what()),
+            message: format!("{what} is served for {whom}; remove it from one of the two"),
         }
     }
 

@@ -175,7 +175,11 @@ fn of_two_claims_of_one_age_the_first_name_wins() {
     let service = |name: &str, ip| build::service(name).cluster_ip(ip).port(80).node_port(30080);
     let mut model = Model::default();
     model.apply(service("b/web", "10.96.0.1").apply());
-    model.apply(service("a/web", "10.96.0.2").apply());
+    let problems = model.apply(service("a/web", "10.96.0.2").apply());
+    assert_eq!(
+        problems[0].to_string(),
+        "Service b/web: node port 30080/TCP is served for Service a/web, whose name comes first; remove it from one of the two"
+    );
     let dirty = model.take_dirty();
     let found: Vec<_> = services(&model, &this(), &dirty).into_iter().filter_map(|(_, wanted)| wanted).collect();
     assert_eq!(found.iter().flat_map(frontends).filter(|text| text.starts_with("NodePort")).count(), 1);

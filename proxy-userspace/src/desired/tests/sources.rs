@@ -62,7 +62,9 @@ fn without_a_node_address_the_node_is_not_allowed() {
 fn a_range_holds_the_addresses_that_it_should() {
     let service = web().load_balancer_ip("203.0.113.2").source_range("198.51.100.0/25");
     let range = only([service.apply()]).source_ranges[0];
-    for (client, expected) in [("198.51.100.127", true), ("198.51.100.128", false), ("192.0.2.1", false), ("::1", false)] {
+    for (client, expected) in
+        [("198.51.100.127", true), ("198.51.100.128", false), ("192.0.2.1", false), ("::1", false)]
+    {
         assert_eq!(range.contains(&addr(client)), expected, "{client}");
     }
 }
