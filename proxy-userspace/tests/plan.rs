@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxy_common::abi::{Backend, Cidr, Frontend, FrontendKey, Range, Version};
+use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version};
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::balance::{Client, Verdict, balance};
 use proxy_common::reason::Reason;
 use proxy_common::tables::{Capacity, Tables, name};
-use proxy_userspace::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedService};
+use proxy_userspace::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedNode, WantedService};
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::memory::MemoryStore;
 use proxy_userspace::maps::{MapStore, Snapshot};
@@ -490,4 +490,25 @@ fn nothing_that_was_found_is_removed_before_it_is_said_so() {
     store.apply(&ledger.plan_orphans()).unwrap();
     store.apply(&ledger.collect()).unwrap();
     assert_settled(&store, &world([simple(1, 2)]));
+}
+
+#[test]
+fn addresses_follow_the_node_and_past_the_capacity_are_named() {
+    let mut store = MemoryStore::new(SMALL);
+    let mut ledger = Ledger::new(SMALL);
+    let node = |addresses: &[(u8, u32)]| WantedNode {
+        addresses: addresses.iter().map(|(last, flags)| (Addr::v4([192, 0, 2, *last]), *flags)).collect(),
+        config: Config::default(),
+    };
+    for addresses in [&[(1, 1), (2, 4), (3, 4)][..], &[(2, 5), (4, 4)], &[], &[(1, 1), (9, 1)]] {
+        let (ops, full) = ledger.plan_node(&node(addresses));
+        assert_eq!(full, None);
+        store.apply(&ops).unwrap();
+        assert_eq!(store.snapshot().addrs, node(addresses).addresses);
+        assert_eq!(restored(&store).plan_node(&node(addresses)), (vec![], None));
+    }
+    let many: Vec<(u8, u32)> = (0..20).map(|last| (last, 1)).collect();
+    let (ops, full) = ledger.plan_node(&node(&many));
+    store.apply(&ops).unwrap();
+    assert_eq!((full.map(|full| full.table), store.addrs.len()), (Some(name::ADDRS), 16));
 }

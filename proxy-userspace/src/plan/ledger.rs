@@ -64,7 +64,8 @@ pub struct Ledger {
     /// The last generation of every backend id that was ever used.
     pub(super) generations: Vec<u32>,
     pub(super) sources: BTreeMap<u32, BTreeSet<SourceKey>>,
-    pub(super) addrs: BTreeMap<Addr, u32>,
+    /// ADDRS, sorted by address.
+    pub(super) addrs: Vec<(Addr, u32)>,
     pub(super) config: Option<Config>,
     /// Service ports found in the kernel that nobody has asked for since.
     pub(super) unclaimed: BTreeSet<u32>,
@@ -166,14 +167,10 @@ impl Ledger {
 
     /// The writes that bring ADDRS and CONFIG to `wanted`. Addresses past the capacity are left out and reported.
     pub fn plan_node(&mut self, wanted: &WantedNode) -> (Vec<Op>, Option<Full>) {
-        let mut ops: Vec<Op> = Vec::new();
         let fitting = wanted.addresses.len().min(self.capacity.addrs as usize);
-        let addresses: BTreeMap<Addr, u32> = wanted.addresses[..fitting].iter().copied().collect();
-        let gone = self.addrs.keys().filter(|addr| !addresses.contains_key(addr));
-        ops.extend(gone.map(|&addr| Op::ForgetAddress { addr }));
-        let changed = addresses.iter().filter(|&(addr, flags)| self.addrs.get(addr) != Some(flags));
-        ops.extend(changed.map(|(&addr, &flags)| Op::Address { addr, flags }));
-        self.addrs = addresses;
+        let addresses = &wanted.addresses[..fitting];
+        let mut ops = address_ops(&self.addrs, addresses);
+        self.addrs = addresses.to_vec();
         if self.config != Some(wanted.config) {
             ops.push(Op::Config { value: Box::new(wanted.config) });
             self.config = Some(wanted.config);
@@ -528,6 +525,23 @@ impl Ledger {
         }
         ops
     }
+}
+
+/// What turns `held` into `wanted`; both are sorted by address.
+fn address_ops(held: &[(Addr, u32)], wanted: &[(Addr, u32)]) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mut held = held.iter().peekable();
+    let forget = |&(addr, _): &(Addr, u32)| Op::ForgetAddress { addr };
+    for &(addr, flags) in wanted {
+        while let Some(gone) = held.next_if(|held| held.0 < addr) {
+            ops.push(forget(gone));
+        }
+        if held.next_if(|held| held.0 == addr).is_none_or(|held| held.1 != flags) {
+            ops.push(Op::Address { addr, flags });
+        }
+    }
+    ops.extend(held.map(forget));
+    ops
 }
 
 fn wants(wanted: &WantedService, key: &FrontendKey) -> bool {

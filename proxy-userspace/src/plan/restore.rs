@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SourceKey, Version};
+use proxy_common::addr::Addr;
 use proxy_common::tables::{Capacity, name};
 
 use super::arena::Arena;
@@ -45,7 +46,7 @@ impl Ledger {
             frontends,
             generations,
             sources: sources(snapshot),
-            addrs: snapshot.addrs.iter().copied().collect(),
+            addrs: addrs(snapshot),
             config: snapshot.config,
             stray_backends,
             retired_sources: Vec::new(),
@@ -206,6 +207,11 @@ fn allocators(
         backends: Ids::restore(capacity.backends, held.chain(strays.iter().map(|(id, _)| *id))),
         slots,
     }
+}
+
+fn addrs(snapshot: &Snapshot) -> Vec<(Addr, u32)> {
+    let addrs: BTreeMap<Addr, u32> = snapshot.addrs.iter().copied().collect();
+    addrs.into_iter().collect()
 }
 
 /// Sources by service port. One that is not written the way we write it gets replaced.
