@@ -31,6 +31,7 @@ use proxy_userspace::facts::facts;
 use proxy_userspace::maps::memory::{Failures, MemoryStore, Seed};
 use proxy_userspace::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
 use proxy_userspace::model::{Change, Event};
+use proxy_userspace::plan::Ledger;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -230,7 +231,7 @@ impl Story {
     }
 
     fn full(&self) -> Vec<String> {
-        let full = self.converger.ledger().into_iter().flat_map(|ledger| ledger.full());
+        let full = self.converger.ledger().into_iter().flat_map(Ledger::full);
         full.map(|(port, full)| format!("{}/{}: {full}", port.namespace, port.service)).collect()
     }
 }
@@ -278,6 +279,7 @@ struct CapacityStep {
 }
 
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a story has a handful of objects")]
 enum Object {
     Service(Service),
     EndpointSlice(EndpointSlice),
