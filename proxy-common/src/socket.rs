@@ -149,7 +149,7 @@ fn continued(
 }
 
 /// A backend that has one of these keeps the flows it has.
-const KEEPS_FLOWS: u16 = Backend::SERVING | Backend::IN_CLUSTER_SET | Backend::IN_LOCAL_SET;
+pub const KEEPS_FLOWS: u16 = Backend::SERVING | Backend::IN_CLUSTER_SET | Backend::IN_LOCAL_SET;
 
 #[inline(always)]
 fn begun(client: &impl Client, socket: &impl Socket, dialled: &FrontendKey, choice: &Choice) -> SocketFlow {

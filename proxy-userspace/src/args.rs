@@ -9,6 +9,7 @@ use proxy_common::tables::{ABI_VERSION, Capacity};
 use crate::cli::check::CheckArgs;
 use crate::cli::cleanup::CleanupArgs;
 use crate::cli::list::ListArgs;
+use crate::reap::ReapArgs;
 
 /// Kubernetes Services in eBPF: a drop-in kube-proxy.
 #[derive(Debug, Parser)]
@@ -25,6 +26,7 @@ pub enum Command {
     List(ListArgs),
     Check(CheckArgs),
     Cleanup(CleanupArgs),
+    Reap(ReapArgs),
 }
 
 /// `sluice run`. Names and meanings are kube-proxy's where kube-proxy has the flag; underscores work for dashes.

@@ -19,6 +19,8 @@ pub mod args;
 #[cfg(feature = "io")]
 pub mod attach;
 #[cfg(feature = "io")]
+pub mod bell;
+#[cfg(feature = "io")]
 pub mod cli;
 #[cfg(feature = "io")]
 pub mod config;
@@ -36,6 +38,8 @@ pub mod model;
 #[cfg(feature = "io")]
 pub mod netdev;
 pub mod plan;
+#[cfg(feature = "io")]
+pub mod reap;
 #[cfg(feature = "io")]
 pub mod sys;
 #[cfg(feature = "io")]

@@ -121,6 +121,10 @@ fn read_holder(file: &mut File) -> String {
 /// Removes the lock file, and the folder when it was the last; says what went.
 pub fn remove(role: Role, pin_dir: &Path) -> io::Result<Option<PathBuf>> {
     let path = path(role, pin_dir);
+    if role == Role::Reap {
+        // There only when a reaper ran.
+        let _ = fs::remove_file(bell_path(pin_dir));
+    }
     match fs::remove_file(&path) {
         Ok(()) => {
             // Other nodes' lock files may be in it.
@@ -130,6 +134,11 @@ pub fn remove(role: Role, pin_dir: &Path) -> io::Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Where the reaper listens, see [`crate::bell`].
+pub fn bell_path(pin_dir: &Path) -> PathBuf {
+    path(Role::Reap, pin_dir).with_extension("bell")
 }
 
 /// The lock file. It is outside of the BPF filesystem, which has no ordinary files.

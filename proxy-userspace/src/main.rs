@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use proxy_userspace::args::{self, Command};
-use proxy_userspace::cli;
+use proxy_userspace::{cli, reap};
 use proxy_userspace::config::Config;
 
 /// The command line was not understood; nothing was touched.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::List(list) => cli::list::run(&list),
         Command::Check(check) => cli::check::run(&check),
         Command::Cleanup(cleanup) => cli::cleanup::run(&cleanup),
+        Command::Reap(reap) => reap::run(&reap),
     };
     result.unwrap_or_else(|error| fail(&error, 1))
 }

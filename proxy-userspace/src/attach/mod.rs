@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use proxy_common::tables::Capacity;
 use tracing::{info, warn};
 
+use crate::bell::Rope;
 use crate::lock::{Lock, LockError, Role};
 use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::Pinned;
@@ -77,7 +78,7 @@ impl Datapath {
         let adopted = adoptable(&folder);
         let maps_in = if adopted { folder.current() } else { folder.make_staging()? };
         let object = Object::load(&maps_in, &options.capacity, cookie)?;
-        let store = open_store(&maps_in)?;
+        let store = open_store(&maps_in, Rope::new(&options.pin_dir))?;
         let mut datapath = Self { folder, cgroup, object, live: false, _lock: lock };
         if adopted {
             datapath.switch_links()?;
@@ -118,7 +119,7 @@ fn adoptable(folder: &Folder) -> bool {
     }
 }
 
-fn open_store(folder: &Path) -> Result<KernelStore, AttachError> {
+fn open_store(folder: &Path, rope: Rope) -> Result<KernelStore, AttachError> {
     let maps = Pinned::open(folder)?;
-    Ok(KernelStore::new(maps).map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
+    Ok(KernelStore::new(maps, rope).map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
 }

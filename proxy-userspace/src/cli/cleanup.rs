@@ -27,7 +27,7 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let _lock = if args.force { None } else { Some(Lock::take(Role::Agent, pin_dir)?) };
     let (mut removed, foreign) = Folder::at(pin_dir).remove_all()?;
     for role in Role::ALL {
-        // A reaper that still runs ends by itself when the tables are gone.
+        // A reaper that still runs finds no tables and waits; it should be ended first.
         let lock_file = lock::remove(role, pin_dir).context("remove the lock file")?;
         // Our own lock is nothing that was left here.
         removed.extend(lock_file.filter(|_| !removed.is_empty()));

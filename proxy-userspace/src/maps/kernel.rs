@@ -11,6 +11,7 @@ use proxy_common::tables::{Capacity, name};
 
 use super::pinned::Pinned;
 use super::{ApplyError, MapError, MapStore, Snapshot};
+use crate::bell::Rope;
 use crate::plan::Op;
 use crate::sys::bpf::{BatchError, Grace, Map};
 
@@ -19,16 +20,28 @@ use crate::sys::bpf::{BatchError, Grace, Map};
 pub struct KernelStore {
     maps: Pinned,
     grace: Grace,
+    rope: Rope,
 }
 
 impl KernelStore {
-    pub fn new(maps: Pinned) -> io::Result<Self> {
-        Ok(Self { maps, grace: Grace::find()? })
+    /// `rope` is pulled whenever backends changed.
+    pub fn new(maps: Pinned, rope: Rope) -> io::Result<Self> {
+        Ok(Self { maps, grace: Grace::find()?, rope })
     }
 
     /// The tables themselves, for those who count and watch.
     pub fn maps(&self) -> &Pinned {
         &self.maps
+    }
+
+    fn apply_runs(&self, ops: &[Op]) -> Result<(), ApplyError> {
+        let mut applied = 0;
+        while applied < ops.len() {
+            applied += self
+                .apply_run(&ops[applied..])
+                .map_err(|error| ApplyError { applied: applied + error.applied, error: error.error })?;
+        }
+        Ok(())
     }
 
     /// Applies the ops of one kind that `ops` starts with; says how many those were.
@@ -127,13 +140,11 @@ impl MapStore for KernelStore {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
-        let mut applied = 0;
-        while applied < ops.len() {
-            applied += self
-                .apply_run(&ops[applied..])
-                .map_err(|error| ApplyError { applied: applied + error.applied, error: error.error })?;
+        let result = self.apply_runs(ops);
+        if ops.iter().any(|op| matches!(op, Op::Backend { .. })) {
+            self.rope.ring();
         }
-        Ok(())
+        result
     }
 }
 

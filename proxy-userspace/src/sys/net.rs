@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
@@ -51,4 +51,26 @@ fn u64_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
     // SAFETY: the kernel writes at most `size` bytes to `value`.
     let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, target, &raw mut size) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// The socket's cookie, unique for the life of the machine.
+pub fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    u64_option(socket, libc::SO_COOKIE)
+}
+
+/// A copy of descriptor `descriptor` of process `pid`, as if it had been sent to us (`pidfd_getfd`(2), kernel 5.6). Needs
+/// the right to trace that process.
+pub fn copy_descriptor(pid: u32, descriptor: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no addresses.
+    let process = descriptor_of(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: no addresses.
+    descriptor_of(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
+}
+
+fn descriptor_of(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as libc::c_int) })
 }

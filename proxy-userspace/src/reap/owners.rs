@@ -1,0 +1,117 @@
+//! Who has a socket open, and where processes live, from `/proc`.
+//!
+//! Processes come and go while this looks; what vanishes is left out.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::sys::net::copy_descriptor;
+
+/// Network namespaces by inode, with the processes that live there.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces(HashMap<u64, (File, Vec<u32>)>);
+
+impl Namespaces {
+    /// Every namespace that can be found: of processes, our own, and those that container runtimes name in `/run/netns`.
+    /// The first kind needs the right to trace, the others do not.
+    pub(super) fn find() -> Vec<(File, Vec<u32>)> {
+        let mut found = Self::default();
+        found.add(Path::new("/proc/self/ns/net"), None);
+        for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            found.add(&entry.path(), None);
+        }
+        for pid in numbers(Path::new("/proc")) {
+            found.add(Path::new(&format!("/proc/{pid}/ns/net")), Some(pid));
+        }
+        found.0.into_values().collect()
+    }
+
+    fn add(&mut self, path: &Path, pid: Option<u32>) {
+        let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else { return };
+        if let Some((_, pids)) = self.0.get_mut(&inode) {
+            pids.extend(pid);
+        } else if let Ok(namespace) = File::open(path) {
+            self.0.insert(inode, (namespace, pid.into_iter().collect()));
+        }
+    }
+}
+
+/// Whether we may look into the first process, and so into all of them.
+pub(super) fn may_look_into_processes() -> bool {
+    fs::metadata("/proc/1/ns/net").is_ok()
+}
+
+/// Where each of some sockets is open: process and descriptor.
+#[derive(Debug)]
+pub(super) struct Owners(HashMap<u32, (u32, u32)>);
+
+impl Owners {
+    /// Looks for the sockets with these inodes among the descriptors of `pids`.
+    pub(super) fn find(pids: &[u32], mut inodes: HashSet<u32>) -> Self {
+        let mut owners = HashMap::new();
+        for pid in pids {
+            for (descriptor, inode) in sockets(*pid) {
+                if inodes.remove(&inode) {
+                    owners.insert(inode, (*pid, descriptor));
+                }
+            }
+            if inodes.is_empty() {
+                break;
+            }
+        }
+        Self(owners)
+    }
+
+    /// A copy of the owner's descriptor: the same socket.
+    pub(super) fn borrow(&self, inode: u32) -> io::Result<OwnedFd> {
+        let (pid, descriptor) = self.0.get(&inode).ok_or_else(|| io::Error::other("no process has it open"))?;
+        copy_descriptor(*pid, *descriptor)
+    }
+}
+
+/// The sockets among the descriptors of a process: descriptor and inode.
+fn sockets(pid: u32) -> impl Iterator<Item = (u32, u32)> {
+    let folder = format!("/proc/{pid}/fd");
+    numbers(Path::new(&folder)).filter_map(move |descriptor| {
+        let target = fs::read_link(format!("{folder}/{descriptor}")).ok()?;
+        Some((descriptor, socket_inode(target.to_str()?)?))
+    })
+}
+
+/// `socket:[12345]`.
+fn socket_inode(target: &str) -> Option<u32> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The entries of a folder whose names are numbers.
+fn numbers(folder: &Path) -> impl Iterator<Item = u32> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_have_an_inode_to_look_for() {
+        assert_eq!(socket_inode("socket:[81234]"), Some(81234));
+        for other in ["pipe:[81234]", "/dev/null", "socket:[x]", "socket:81234"] {
+            assert_eq!(socket_inode(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_open_socket_is_found_with_its_owner() {
+        let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let inode = fs::metadata(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket))).unwrap().ino();
+        let inode = u32::try_from(inode).unwrap();
+        let owners = Owners::find(&[std::process::id()], HashSet::from([inode]));
+        let copy = std::net::UdpSocket::from(owners.borrow(inode).unwrap());
+        assert_eq!(copy.local_addr().unwrap(), socket.local_addr().unwrap());
+    }
+}

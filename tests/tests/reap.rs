@@ -1,0 +1,287 @@
+//! `sluice reap`: connected UDP sockets leave a backend that stopped serving; nothing else is touched.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, Version};
+use proxy_common::addr::{Addr, Be16};
+use proxy_common::tables::Capacity;
+use proxy_tests::node::{Node, Pod};
+use proxy_tests::probe::{Client, Kind, PATIENCE, Server, Socket};
+use proxy_tests::process::sluice_binary;
+use proxy_tests::world::World;
+use proxy_userspace::attach::{Datapath, Options};
+use proxy_userspace::maps::MapStore;
+use proxy_userspace::maps::kernel::KernelStore;
+use proxy_userspace::plan::Op;
+
+/// The service address, for TCP and UDP, and the port its backends listen on.
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const PORT: u16 = 5353;
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// What the issue allows between the change and the move.
+const LIMIT: Duration = Duration::from_millis(100);
+
+fn vip() -> SocketAddr {
+    SocketAddr::new(VIP.into(), 53)
+}
+
+/// A node whose service has two pods as backends.
+struct Stage {
+    node: Node,
+    servers: Vec<Pod>,
+    store: KernelStore,
+    version: u32,
+    _processes: Vec<Server>,
+    _datapath: Datapath,
+}
+
+impl Stage {
+    fn new(world: &World) -> Self {
+        let node = world.node("one").unwrap();
+        let servers: Vec<Pod> = NAMES.iter().map(|name| node.pod(name).unwrap()).collect();
+        let processes = servers.iter().map(|pod| Server::start(&pod.place, &pod.name, &[backend_address(pod)]).unwrap());
+        let processes = processes.collect();
+        let options = Options {
+            pin_dir: node.pin_dir(),
+            cgroup_root: Some(node.cgroup.clone()),
+            capacity: Capacity { sockets: 1024, ..Capacity::DEFAULT },
+            netns: Some(node.netns.path().into()),
+        };
+        let (mut datapath, mut store, _) = Datapath::open(&options).unwrap();
+        store.apply(&beginning()).unwrap();
+        datapath.go_live().unwrap();
+        let mut stage = Self { node, servers, store, version: 0, _processes: processes, _datapath: datapath };
+        stage.serve_from(&NAMES);
+        stage
+    }
+
+    /// Only these backends serve from now on.
+    fn serve_from(&mut self, names: &[&str]) {
+        self.version += 1;
+        let mut ops = Vec::new();
+        for (id, pod) in (1..).zip(&self.servers) {
+            let serving = names.contains(&pod.name.as_str());
+            let flags = if serving { Backend::IN_CLUSTER_SET | Backend::SERVING } else { 0 };
+            let (addr, port) = (Addr::v4(pod.v4.octets()), Be16::new(PORT));
+            let value = Backend { addr, port, flags, service: 1, generation: 1, zone: 0 };
+            ops.push(Op::Backend { id, value, fresh: false });
+        }
+        let ids: Vec<u32> = names.iter().map(|name| 1 + u32::from(*name == "b")).collect();
+        let cluster = Range { start: self.version * 2, len: ids.len() as u32 };
+        let value = Version {
+            cluster,
+            local: Range::default(),
+            affinity_seconds: 0,
+            flags: if ids.is_empty() { 0 } else { Version::HAS_ANY },
+            service: 1,
+            scheduler: Version::SCHEDULER_RANDOM,
+        };
+        ops.insert(0, Op::Slots { start: cluster.start, backends: ids });
+        ops.insert(1, Op::Version { number: self.version, value });
+        ops.insert(2, Op::Service { id: 1, word: self.version.into() });
+        self.store.apply(&ops).unwrap();
+    }
+
+    /// Takes the backend `name` out of service; returns the name of the other one.
+    fn end(&mut self, name: &str) -> &'static str {
+        let other = NAMES[usize::from(name == NAMES[0])];
+        self.serve_from(&[other]);
+        other
+    }
+}
+
+fn backend_address(pod: &Pod) -> SocketAddr {
+    SocketAddr::new(pod.v4.into(), PORT)
+}
+
+/// The frontends and the configuration, which stay.
+fn beginning() -> Vec<Op> {
+    let config = Config { udp_timeout: 30, udp_stream_timeout: 120, ..Config::default() };
+    let mut ops = vec![Op::Config { value: config.into() }];
+    for (id, proto) in [(1, 6), (2, 17)] {
+        let key = FrontendKey { addr: Addr::v4(VIP.octets()), port: Be16::new(53), proto, pad: 0 };
+        ops.push(Op::Frontend { id, value: Frontend { key, service: 1, kind: Frontend::KIND_CLUSTER_IP } });
+        ops.push(Op::Publish { key, id });
+    }
+    ops
+}
+
+/// A running `sluice reap`, killed with the handle.
+struct Reaper(Child);
+
+impl Reaper {
+    fn start(node: &Node) -> Self {
+        Self::start_by(node.host().unwrap().command(sluice_binary().unwrap()).unwrap(), node)
+    }
+
+    /// One that may destroy sockets, but not reach into other processes.
+    fn without_ptrace(node: &Node) -> Self {
+        let mut command = node.host().unwrap().command("/usr/bin/setpriv").unwrap();
+        command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(sluice_binary().unwrap());
+        Self::start_by(command, node)
+    }
+
+    fn start_by(mut command: Command, node: &Node) -> Self {
+        command.arg("reap").arg("--pin-dir").arg(node.pin_dir());
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.by_ref().any(|line| line.contains("ready")), "the reaper ended early");
+        thread::spawn(move || lines.for_each(|line| eprintln!("reap: {line}")));
+        Self(child)
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Asks through `socket` until `name` answers; how long that took.
+fn until_answered_by(socket: &Socket<'_>, name: &str) -> Duration {
+    let start = Instant::now();
+    loop {
+        let answer = socket.ask();
+        if answer.as_ref().is_ok_and(|answer| answer.by == name) {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < PATIENCE, "still {answer:?}");
+    }
+}
+
+fn connected<'a>(client: &'a Client, to: SocketAddr) -> (Socket<'a>, String) {
+    let socket = client.open(Kind::Udp, to);
+    socket.connect(to).unwrap();
+    let by = socket.ask().unwrap().by;
+    (socket, by)
+}
+
+#[test]
+fn a_connected_socket_moves_in_place_in_every_namespace_and_others_stay() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::new(&world);
+    let pod = stage.node.pod("client").unwrap();
+    let (inside, host) = (Client::start(&pod.place).unwrap(), Client::start(&stage.node.host().unwrap()).unwrap());
+    let _reaper = Reaper::start(&stage.node);
+    let (socket, first) = connected(&inside, vip());
+    let mapped = SocketAddr::new(Ipv4Addr::to_ipv6_mapped(&VIP).into(), 53);
+    let on_host: Vec<_> = [vip(), mapped, vip(), mapped].iter().map(|to| connected(&host, *to)).collect();
+    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let (direct, _) = connected(&inside, pod_address);
+    let stream = inside.open(Kind::Tcp, vip());
+    stream.connect(vip()).unwrap();
+    let stream_by = stream.ask().unwrap().by;
+    let port = socket.local_name().unwrap();
+
+    let other = stage.end(&first);
+    let took = until_answered_by(&socket, other);
+    assert!(took < LIMIT, "moved after {took:?}");
+    for (socket, _) in &on_host {
+        until_answered_by(socket, other);
+    }
+    assert_eq!(socket.local_name().unwrap(), port, "the socket keeps its port");
+    assert_eq!(socket.peer_name().unwrap(), vip(), "the application does not notice");
+    assert_eq!(direct.ask().unwrap().by, first, "who dialled the pod stays with it");
+    assert_eq!(stream.ask().unwrap().by, stream_by, "TCP is left alone");
+}
+
+#[test]
+fn without_the_right_to_reach_into_processes_the_socket_is_closed() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::new(&world);
+    let client = Client::start(&stage.node.host().unwrap()).unwrap();
+    let _reaper = Reaper::without_ptrace(&stage.node);
+    let (socket, first) = connected(&client, vip());
+    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let (direct, _) = connected(&client, pod_address);
+
+    let other = stage.end(&first);
+    until_closed(&socket);
+    assert_eq!(direct.ask().unwrap().by, first);
+    assert_eq!(connected(&client, vip()).1, other, "a new socket goes elsewhere");
+}
+
+#[test]
+fn with_no_backend_left_the_socket_is_closed() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::new(&world);
+    let client = Client::start(&stage.node.host().unwrap()).unwrap();
+    let _reaper = Reaper::start(&stage.node);
+    let (socket, _) = connected(&client, vip());
+    stage.serve_from(&[]);
+    until_closed(&socket);
+}
+
+/// Waits for the error that the kernel leaves on a destroyed socket.
+fn until_closed(socket: &Socket<'_>) {
+    let start = Instant::now();
+    loop {
+        match socket.ask() {
+            Err(_) => return,
+            Ok(answer) => assert!(start.elapsed() < PATIENCE, "still answered by {}", answer.by),
+        }
+    }
+}
+
+#[test]
+fn a_change_before_the_reaper_started_is_made_up_for() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::new(&world);
+    let client = Client::start(&stage.node.host().unwrap()).unwrap();
+    let (socket, first) = connected(&client, vip());
+    let other = stage.end(&first);
+    assert_eq!(socket.ask().unwrap().by, first, "nobody moves it");
+    let _reaper = Reaper::start(&stage.node);
+    until_answered_by(&socket, other);
+}
+
+#[test]
+fn a_socket_that_was_disconnected_and_dialled_the_pod_is_not_touched() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::new(&world);
+    let client = Client::start(&stage.node.host().unwrap()).unwrap();
+    let _reaper = Reaper::start(&stage.node);
+    let (socket, first) = connected(&client, vip());
+    let (witness, _) = connected_to(&client, &first);
+    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    socket.disconnect().unwrap();
+    socket.connect(pod_address).unwrap();
+    let other = stage.end(&first);
+    until_answered_by(&witness, other);
+    assert_eq!(socket.ask().unwrap().by, first);
+    assert_eq!(socket.peer_name().unwrap(), pod_address);
+}
+
+/// A connected socket whose backend is `name`.
+fn connected_to<'a>(client: &'a Client, name: &str) -> (Socket<'a>, String) {
+    loop {
+        let (socket, by) = connected(client, vip());
+        if by == name {
+            return (socket, by);
+        }
+    }
+}
+
+#[test]
+fn a_second_reaper_is_refused_and_an_absent_one_is_a_note_of_check() {
+    let world = World::new().unwrap();
+    let stage = Stage::new(&world);
+    let pin_dir = stage.node.pin_dir().display().to_string();
+    let cgroup = stage.node.cgroup.display().to_string();
+    let check = || {
+        let arguments = ["check", "--pin-dir", &pin_dir, "--cgroup-root", &cgroup];
+        String::from_utf8(proxy_tests::agent::sluice(&stage.node, &arguments).unwrap().stdout).unwrap()
+    };
+    assert!(check().contains("connected UDP sockets stay with a backend that stopped serving"));
+    let reaper = Reaper::start(&stage.node);
+    assert!(check().contains(&format!("runs as process {}", reaper.0.id())));
+    let second = proxy_tests::agent::sluice(&stage.node, &["reap", "--pin-dir", &pin_dir]).unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("a sluice reap already runs"));
+}
