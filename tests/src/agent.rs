@@ -1,6 +1,7 @@
 //! `sluice run --manifests` on a node, and the other subcommands against its pins.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -16,7 +17,7 @@ use crate::probe::PATIENCE;
 use crate::process::{end, pid_of, sluice_binary};
 
 /// What the agent logs when everything that it was given is in the kernel.
-const READY: &str = "ready";
+const READY: &str = "programmed ";
 
 /// A running agent. Killed with the handle; what it put into the kernel stays.
 #[derive(Debug)]
@@ -38,6 +39,13 @@ impl<'a> Agent<'a> {
         let mut arguments = vec!["--manifests".to_owned(), manifests.path().display().to_string()];
         arguments.extend(common_arguments(node));
         arguments.extend(more.iter().map(ToString::to_string));
+        Self::spawn(node, arguments)?.ready()
+    }
+
+    /// Starts the agent of `node` on an API server and waits until it serves what is there.
+    pub fn follow(node: &'a Node, kubeconfig: &Path) -> Result<Self> {
+        let mut arguments = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()];
+        arguments.extend(common_arguments(node));
         Self::spawn(node, arguments)?.ready()
     }
 

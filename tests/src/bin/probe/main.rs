@@ -29,7 +29,15 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["obey"] => obey::run(),
         ["receive"] => obey::receive_on_stdin(),
         ["load", traffic, to] => load::run(traffic, to.parse()?),
+        ["resolve", transport, server, record, name] => {
+            proxy_tests::dns::resolve(transport, server.parse()?, record, name)?
+                .iter()
+                .for_each(|answer| println!("{answer}"));
+            Ok(())
+        }
         ["janitor", cgroup] => proxy_tests::world::clean_up_after(Path::new(cgroup)),
-        _ => bail!("serve NAME ADDRESS… | obey | receive | load tcp|udp|datagrams ADDRESS | janitor CGROUP"),
+        _ => bail!(
+            "serve NAME ADDRESS… | obey | receive | load tcp|udp|datagrams ADDRESS | resolve udp|tcp SERVER TYPE NAME | janitor CGROUP"
+        ),
     }
 }
