@@ -129,6 +129,8 @@ struct Agent {
     patience: Patience,
     failures: u32,
     retry_at: Option<Instant>,
+    /// Everything was up to date once.
+    converged: bool,
 }
 
 impl Agent {
@@ -136,7 +138,8 @@ impl Agent {
         let settings = settings(config);
         let this = this_node(&settings, &host.borrow());
         let converger = Converger::new(store, this);
-        Self { datapath, converger, host, settings, patience: Patience::new(config), failures: 0, retry_at: None }
+        let patience = Patience::new(config);
+        Self { datapath, converger, host, settings, patience, failures: 0, retry_at: None, converged: false }
     }
 
     async fn follow(&mut self, mut changes: Receiver<Change>) -> Result<()> {
@@ -189,7 +192,9 @@ impl Agent {
         let report = self.converger.converge()?;
         self.datapath.go_live()?;
         tell(&report);
-        if report.writes > 0 {
+        // Also when there was nothing to write: this is how others see that the agent is ready.
+        let first = !std::mem::replace(&mut self.converged, true);
+        if first || report.writes > 0 {
             let milliseconds = started.elapsed().as_millis();
             info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
         }

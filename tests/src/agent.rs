@@ -12,51 +12,68 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::manifest::Folder;
-use crate::node::Node;
+use crate::node::{Node, Place};
 use crate::probe::PATIENCE;
 use crate::process::{end, pid_of, sluice_binary};
 
 /// What the agent logs when everything that it was given is in the kernel.
 const READY: &str = "programmed ";
 
+/// Tables that many agents can have at once; the default ones hold 250,000 endpoints.
+pub const SMALL_TABLES: [&str; 4] =
+    ["--max-frontends=1024", "--max-services=256", "--max-backends=4096", "--max-sockets=4096"];
+
 /// A running agent. Killed with the handle; what it put into the kernel stays.
 #[derive(Debug)]
-pub struct Agent<'a> {
-    node: &'a Node,
+pub struct Agent {
+    /// Where it runs.
+    host: Place,
     arguments: Vec<String>,
     child: Child,
     log: Arc<Log>,
 }
 
-impl<'a> Agent<'a> {
+impl Agent {
     /// Starts the agent of `node` and waits until it serves what is in `manifests`.
-    pub fn start(node: &'a Node, manifests: &Folder) -> Result<Self> {
-        Self::start_with(node, manifests, &[])
+    pub fn start(node: &Node, manifests: &Folder) -> Result<Self> {
+        Self::start_with(node, manifests, &SMALL_TABLES)
     }
 
-    /// Like [`Self::start`], with more arguments.
-    pub fn start_with(node: &'a Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
-        let mut arguments = vec!["--manifests".to_owned(), manifests.path().display().to_string()];
-        arguments.extend(common_arguments(node));
-        arguments.extend(more.iter().map(ToString::to_string));
-        Self::spawn(node, arguments)?.ready()
+    /// Like [`Self::start`], with other arguments than [`SMALL_TABLES`].
+    pub fn start_with(node: &Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
+        Self::spawn(node.host()?, arguments(node, manifests.path(), more))?.ready()
+    }
+
+    /// Starts the agent as a user would, for any folder or file.
+    pub fn start_as_user(node: &Node, manifests: &Path) -> Result<Self> {
+        Self::spawn(node.host()?, arguments(node, manifests, &[]))?.ready()
+    }
+
+    /// Starts it and does not wait: it is expected to fail.
+    pub fn start_in_vain(node: &Node, manifests: &Path, more: &[&str]) -> Result<Self> {
+        Self::spawn(node.host()?, arguments(node, manifests, more))
     }
 
     /// Starts the agent of `node` on an API server and waits until it serves what is there.
-    pub fn follow(node: &'a Node, kubeconfig: &Path) -> Result<Self> {
-        let mut arguments = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()];
-        arguments.extend(common_arguments(node));
-        Self::spawn(node, arguments)?.ready()
+    pub fn follow(node: &Node, kubeconfig: &Path) -> Result<Self> {
+        let kubeconfig = kubeconfig.display().to_string();
+        Self::spawn(node.host()?, [vec!["--kubeconfig".to_owned(), kubeconfig], place_arguments(node)].concat())?
+            .ready()
     }
 
     /// Starts it once more with the same arguments.
     pub fn restart(&self) -> Result<Self> {
-        Self::spawn(self.node, self.arguments.clone())?.ready()
+        Self::spawn(self.host.clone(), self.arguments.clone())?.ready()
     }
 
     /// Starts it with the same arguments and does not wait.
     pub fn start_another(&self) -> Result<Self> {
-        Self::spawn(self.node, self.arguments.clone())
+        Self::spawn(self.host.clone(), self.arguments.clone())
+    }
+
+    /// What follows `sluice run`.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     pub fn pid(&self) -> Pid {
@@ -84,26 +101,20 @@ impl<'a> Agent<'a> {
         self.log.text()
     }
 
-    /// What `sluice list` says.
-    pub fn list(&self) -> Result<Value> {
-        list(self.node)
-    }
-
-    fn spawn(node: &'a Node, arguments: Vec<String>) -> Result<Self> {
-        let mut command = node.host()?.command(sluice_binary()?)?;
+    fn spawn(host: Place, arguments: Vec<String>) -> Result<Self> {
+        let mut command = host.command(sluice_binary()?)?;
         command.arg("run").args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start the agent")?;
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().expect("stderr is piped");
-        let (name, sink) = (node.name.clone(), Arc::clone(&log));
+        let sink = Arc::clone(&log);
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                eprintln!("{name}: {line}");
                 sink.push(line);
             }
             sink.close();
         });
-        Ok(Self { node, arguments, child, log })
+        Ok(Self { host, arguments, child, log })
     }
 
     fn ready(self) -> Result<Self> {
@@ -112,16 +123,25 @@ impl<'a> Agent<'a> {
     }
 }
 
-impl Drop for Agent<'_> {
+impl Drop for Agent {
     fn drop(&mut self) {
         end(&mut self.child);
+        if thread::panicking() {
+            eprintln!("sluice run {} said:\n{}", self.arguments.join(" "), self.log.text());
+        }
     }
 }
 
+/// What an agent that follows files is told.
+fn arguments(node: &Node, manifests: &Path, more: &[&str]) -> Vec<String> {
+    let manifests = vec!["--manifests".to_owned(), manifests.display().to_string()];
+    let more = more.iter().map(ToString::to_string).collect();
+    [manifests, place_arguments(node), more].concat()
+}
+
 /// What every agent of `node` is told: its pins, its cgroup, its name.
-fn common_arguments(node: &Node) -> Vec<String> {
-    let pin_dir = node.pin_dir().display().to_string();
-    let cgroup = node.cgroup.display().to_string();
+fn place_arguments(node: &Node) -> Vec<String> {
+    let (pin_dir, cgroup) = (node.pin_dir().display().to_string(), node.cgroup.display().to_string());
     ["--pin-dir", &pin_dir, "--cgroup-root", &cgroup, "--hostname-override", &node.name].map(str::to_owned).into()
 }
 

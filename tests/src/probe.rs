@@ -27,23 +27,56 @@ pub enum Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
     /// Open, bind, connect, ask who is there, close.
-    Dial { kind: Kind, to: SocketAddr, from: Option<SocketAddr> },
-    Open { kind: Kind, v6: bool },
-    Bind { socket: u32, address: SocketAddr },
-    Connect { socket: u32, address: SocketAddr },
+    Dial {
+        kind: Kind,
+        to: SocketAddr,
+        from: Option<SocketAddr>,
+    },
+    Open {
+        kind: Kind,
+        v6: bool,
+    },
+    Bind {
+        socket: u32,
+        address: SocketAddr,
+    },
+    Connect {
+        socket: u32,
+        address: SocketAddr,
+    },
     /// `connect` with `AF_UNSPEC`.
-    Disconnect { socket: u32 },
+    Disconnect {
+        socket: u32,
+    },
     /// Sends one question, to the connected peer without an address.
-    Send { socket: u32, to: Option<SocketAddr> },
+    Send {
+        socket: u32,
+        to: Option<SocketAddr>,
+    },
     /// Connects and sends with the first packet (TCP Fast Open).
-    FastOpen { socket: u32, to: SocketAddr },
-    Receive { socket: u32 },
-    PeerName { socket: u32 },
-    LocalName { socket: u32 },
-    Duplicate { socket: u32 },
+    FastOpen {
+        socket: u32,
+        to: SocketAddr,
+    },
+    Receive {
+        socket: u32,
+    },
+    PeerName {
+        socket: u32,
+    },
+    LocalName {
+        socket: u32,
+    },
+    Duplicate {
+        socket: u32,
+    },
     /// A child process receives the answer through the descriptor that it inherits.
-    ReceiveInChild { socket: u32 },
-    Close { socket: u32 },
+    ReceiveInChild {
+        socket: u32,
+    },
+    Close {
+        socket: u32,
+    },
 }
 
 /// The reply to one [`Ask`].
@@ -263,7 +296,7 @@ pub enum Traffic {
 pub struct Load(Lines);
 
 /// How long a condition may take before a test gives up on it. Nothing waits this long when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Load {
     pub fn start(place: &Place, traffic: Traffic, to: SocketAddr) -> Result<Self> {

@@ -39,7 +39,8 @@ pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: all-zero is a valid sockaddr, and AF_UNSPEC is zero.
     let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
     // SAFETY: the address outlives the call and its true size is passed.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, size_of_val(&nowhere) as libc::socklen_t) };
+    let result =
+        unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, size_of_val(&nowhere) as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

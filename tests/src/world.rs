@@ -44,7 +44,7 @@ pub struct World {
 
 impl World {
     pub fn new() -> Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run `sudo -E cargo xtask test netns`");
+        ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: `cargo xtask test netns` says how");
         let name = format!("sluice-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let cgroup = cgroup2_mount()?.join(name);
         let janitor = Janitor::start(&cgroup)?;

@@ -17,15 +17,12 @@ mod setup;
 mod step;
 mod test;
 
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::places::Places;
-use crate::privilege::Privilege;
 use crate::setup::{Consent, Need};
 
 /// Build, try and test Sluice.
@@ -50,9 +47,6 @@ enum Action {
     },
     /// Show Sluice at work on this machine, in namespaces of its own.
     Demo(Answers),
-    /// The part of the demo that needs root.
-    #[command(hide = true)]
-    ShowDemo { sluice: PathBuf },
     /// Run the tests, cheapest first; everything unless a part is named.
     Test {
         part: Option<test::Part>,
@@ -87,9 +81,6 @@ fn main() -> ExitCode {
 }
 
 fn run(action: Action) -> Result<ExitCode> {
-    if let Action::ShowDemo { sluice } = action {
-        return demo::run(&sluice).map(|()| ExitCode::SUCCESS);
-    }
     let places = Places::find()?;
     match action {
         Action::Setup(answers) => setup::run(&places, &Need::ALL, answers.consent())?,
@@ -99,26 +90,12 @@ fn run(action: Action) -> Result<ExitCode> {
         }
         Action::Demo(answers) => {
             setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;
-            show_demo(&product::release(&places)?)?;
+            demo::run(&places, &product::release(&places)?)?;
         }
         Action::Test { part, answers } => {
             return test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable());
         }
-        Action::ShowDemo { .. } => unreachable!("answered above, before sudo is refused"),
         Action::Ci => return test::run(&places, None, Consent::Given, test::Strictness::NothingLeftOut),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The demo as root: in this process, or in one of its own under sudo.
-fn show_demo(sluice: &Path) -> Result<()> {
-    match Privilege::obtain("the demo makes network namespaces and loads kernel programs")? {
-        Privilege::Own => demo::run(sluice),
-        Privilege::Sudo => {
-            let this = env::current_exe()?;
-            let status = Command::new("sudo").arg(this).arg("show-demo").arg(sluice).status().context("run sudo")?;
-            ensure!(status.success(), "the demo failed: {status}");
-            Ok(())
-        }
-    }
 }

@@ -1,0 +1,140 @@
+//! The stage of the demo: its folder on disk, its node and pods, and its manifests.
+
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+use proxy_tests::node::{Node, Pod};
+use proxy_tests::probe::{Client, Server};
+
+/// The ClusterIPs of the Service of the demo.
+pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: colours, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: ['10.96.0.10', 'fd00:10:96::10']
+  ipFamilies: [IPv4, IPv6]
+  ports:
+  - {name: tcp, protocol: TCP, port: 80}
+  - {name: udp, protocol: UDP, port: 80}
+";
+
+/// Where the pods listen.
+const TARGET_PORT: u16 = 8080;
+
+/// The folder of the manifests, a real one so that a spectator can look at it. Removed at the end and on Ctrl-C.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Self> {
+        let path = env::temp_dir().join(format!("sluice-demo-{}", process::id()));
+        remove_when_interrupted(path.clone())?;
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes the Service.
+    pub(crate) fn publish_service(&self) -> Result<PathBuf> {
+        self.replace("service.yaml", SERVICE)
+    }
+
+    /// Writes which pods are behind the Service.
+    pub(crate) fn publish_backends(&self, pods: &[&Pod]) -> Result<PathBuf> {
+        self.replace("backends.yaml", &backends(pods))
+    }
+
+    /// A rename replaces the whole file at once; the draft's name does not end in `.yaml`.
+    fn replace(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let (draft, file) = (self.0.join(format!("{name}.draft")), self.0.join(name));
+        fs::write(&draft, text)
+            .and_then(|()| fs::rename(&draft, &file))
+            .with_context(|| format!("write {}", file.display()))?;
+        Ok(file)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+/// A pod that answers with its name.
+pub(crate) struct Backend {
+    pub(crate) pod: Pod,
+    _server: Server,
+}
+
+impl Backend {
+    pub(crate) fn start(node: &Node, name: &str) -> Result<Self> {
+        let pod = node.pod(name)?;
+        let addresses = [IpAddr::from(pod.v4), pod.v6.into()].map(|ip| SocketAddr::new(ip, TARGET_PORT));
+        let server = Server::start(&pod.place, name, &addresses)?;
+        Ok(Self { pod, _server: server })
+    }
+}
+
+/// A pod that dials.
+pub(crate) fn client(node: &Node) -> Result<Client> {
+    Client::start(&node.pod("client")?.place)
+}
+
+fn backends(pods: &[&Pod]) -> String {
+    let v4: Vec<IpAddr> = pods.iter().map(|pod| pod.v4.into()).collect();
+    let v6: Vec<IpAddr> = pods.iter().map(|pod| pod.v6.into()).collect();
+    format!("{}---\n{}", slice("IPv4", &v4), slice("IPv6", &v6))
+}
+
+fn slice(family: &str, addresses: &[IpAddr]) -> String {
+    let mut text = format!(
+        "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: colours-{}, namespace: default, labels: {{kubernetes.io/service-name: colours}}}}
+addressType: {family}
+ports:
+- {{name: tcp, protocol: TCP, port: {TARGET_PORT}}}
+- {{name: udp, protocol: UDP, port: {TARGET_PORT}}}
+endpoints:
+",
+        family.to_lowercase()
+    );
+    for address in addresses {
+        writeln!(text, "- {{addresses: ['{address}'], nodeName: node}}").expect("a String takes everything");
+    }
+    text
+}
+
+/// Blocks SIGINT and SIGTERM in every thread; one thread waits for them.
+fn remove_when_interrupted(folder: PathBuf) -> Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block()?;
+    thread::spawn(move || {
+        let signal = signals.wait();
+        remove(&folder);
+        println!("\nInterrupted; everything is removed.");
+        // As a shell reports an end by signal. The namespaces and the cgroup end with the process.
+        process::exit(128 + signal.map_or(0, |signal| signal as i32));
+    });
+    Ok(())
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder) {
+        eprintln!("{} stays behind: {error}", folder.display());
+    }
+}
