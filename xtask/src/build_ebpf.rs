@@ -3,7 +3,6 @@
 //! It has a target folder and flags of its own: neither reaches the builds for the host.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +19,7 @@ pub(crate) fn run(places: &Places, debug: bool) -> Result<()> {
     let Linker::Ready(linker) = linker::find(places, compiler.llvm) else {
         bail!("no bpf-linker: run `cargo xtask setup`")
     };
-    step::run("compile the kernel programs", &mut command(places, &compiler, &linker, debug)?)?;
+    step::run("compile the kernel programs", &mut command(places, &compiler, &linker, debug))?;
     let built = places.target.join("ebpf").join(BPF_TARGET).join("release/sluice-bpf");
     let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
     let contents = object_check::inspect(&bytes).with_context(|| format!("check {}", built.display()))?;
@@ -30,33 +29,23 @@ pub(crate) fn run(places: &Places, debug: bool) -> Result<()> {
     Ok(())
 }
 
-fn command(places: &Places, compiler: &Compiler, linker: &Path, debug: bool) -> Result<Command> {
+fn command(places: &Places, compiler: &Compiler, linker: &Path, debug: bool) -> Command {
     let mut cargo = places.cargo();
     for wrapper in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
         cargo.env_remove(wrapper);
     }
-    cargo
-        .env("RUSTC", &compiler.rustc)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", flags())
-        .env("PATH", path_with(linker)?);
+    cargo.env("RUSTC", &compiler.rustc).env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", flags());
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
     cargo.args(["build", "--release", "--package", "proxy-ebpf", "--target", BPF_TARGET, "--target-dir"]);
     cargo.arg(places.target.join("ebpf")).env_remove("CARGO_TARGET_DIR").args(compiler.core.cargo_arguments());
     if debug {
         cargo.args(["--features", "debug"]);
     }
-    Ok(cargo)
+    cargo
 }
 
 fn flags() -> String {
     format!("--cfg bpf_target_arch=\"{}\" -C debuginfo=2 -C link-arg=--btf -C panic=abort", env::consts::ARCH)
-}
-
-/// rustc looks for `bpf-linker` by name, so its folder goes first.
-fn path_with(linker: &Path) -> Result<OsString> {
-    let folder = linker.parent().with_context(|| format!("bpf-linker {} has no folder", linker.display()))?;
-    let rest = env::var_os("PATH").unwrap_or_default();
-    Ok(env::join_paths(std::iter::once(folder.to_owned()).chain(env::split_paths(&rest)))?)
 }
 
 /// Puts `bytes` at `path` by one rename; leaves an equal file alone, so that nothing is rebuilt for it.

@@ -37,12 +37,10 @@ pub(crate) fn find(places: &Places, compiler_llvm: u32) -> Linker {
         return Linker::Ready(named.into());
     }
     let build = (compiler_llvm.max(OLDEST_LLVM)..=NEWEST_LLVM).find_map(installed_llvm);
-    match (build, on_path()) {
-        (Some(build), _) if build.finished(places).is_some() => {
-            Linker::Ready(build.finished(places).expect("just seen"))
-        }
-        (_, Some(linker)) => Linker::Ready(linker),
-        (Some(build), None) => Linker::Buildable(build),
+    let built = build.as_ref().and_then(|build| build.finished(places));
+    match (built.or_else(on_path), build) {
+        (Some(linker), _) => Linker::Ready(linker),
+        (None, Some(build)) => Linker::Buildable(build),
         (None, None) => Linker::Missing,
     }
 }

@@ -9,8 +9,9 @@ use crate::privilege::Privilege;
 use crate::product::{self, Executable};
 use crate::step::{self, Outcome};
 
+/// Names the files that `cargo fmt --all` would change.
 pub(super) fn format(places: &Places) -> Result<()> {
-    step::run("cargo fmt --check", places.cargo().args(["fmt", "--all", "--check"])).map(drop)
+    step::run("cargo fmt --check", places.cargo().args(["fmt", "--all", "--check", "--", "-l"])).map(drop)
 }
 
 /// Without the feature `io` there is no kube client, no aya and no tokio to reach for.
