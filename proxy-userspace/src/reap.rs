@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A process of its own, because only this needs the right to reach into other processes. Sockets without a record in
-//! SOCKETS, such as those that dialled a pod, are never touched; nor is TCP.
+//! SOCKETS, such as those that dialled a pod, are never touched; nor is TCP. Limit: the rare flow that overflowed into
+//! `SOCKETS_MORE` (its slot was taken) is not looked at and stays where it is.
 
 mod diag;
 mod owners;

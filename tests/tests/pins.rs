@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, Version};
@@ -521,7 +521,7 @@ fn a_full_table_is_named_with_the_option_that_makes_it_larger() {
 }
 
 #[test]
-fn a_quarter_of_a_million_endpoints_are_written_and_read_in_less_than_a_second_each() {
+fn a_quarter_of_a_million_endpoints_take_less_than_a_second_to_write_and_to_read() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let (_datapath, mut store, _) = Datapath::open(&Options { capacity: Capacity::DEFAULT, ..options(&node) }).unwrap();
@@ -535,16 +535,20 @@ fn a_quarter_of_a_million_endpoints_are_written_and_read_in_less_than_a_second_e
     let mut ops: Vec<Op> = (1..=count).map(backend).collect();
     ops.push(Op::Slots { start: 1, backends: (1..=count).collect() });
 
-    let start = Instant::now();
+    let start = cpu_time();
     store.apply(&ops).unwrap();
-    let written = start.elapsed();
-    let start = Instant::now();
+    let written = cpu_time() - start;
+    let start = cpu_time();
     let snapshot = store.read().unwrap();
-    let read = start.elapsed();
+    let read = cpu_time() - start;
     assert_eq!((snapshot.backends.len(), snapshot.slots.len()), (count as usize, count as usize + 1));
     println!("written in {written:?}, read in {read:?}");
-    // A debug build on a busy machine; a release build takes a tenth.
     assert!(written.as_secs() < 1 && read.as_secs() < 1, "written in {written:?}, read in {read:?}");
+}
+
+/// What this thread has used, in user space and in the kernel: other tests keep the processors busy.
+fn cpu_time() -> Duration {
+    nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap().into()
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! they are attached.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::resume_unwind;
 use std::path::Path;
 
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
@@ -90,16 +91,14 @@ impl Object {
         Ok(object)
     }
 
+    /// All at once: the verifier takes seconds of one CPU for the larger programs.
     fn load_programs(&mut self) -> Result<(), ObjectError> {
-        for (program, loaded) in self.ebpf.programs_mut() {
-            let result = match loaded {
-                Program::CgroupSockAddr(hook) => hook.load(),
-                Program::CgroupSock(hook) => hook.load(),
-                _ => return Err(ObjectError::Kind(program.to_owned())),
-            };
-            result.map_err(|source| ObjectError::Program { program: program.to_owned(), source })?;
-        }
-        Ok(())
+        std::thread::scope(|scope| {
+            let programs = self.ebpf.programs_mut();
+            let loading: Vec<_> = programs.map(|(name, program)| scope.spawn(move || load(name, program))).collect();
+            let ended = loading.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            ended.collect::<Vec<_>>().into_iter().collect()
+        })
     }
 
     pub fn programs(&mut self) -> impl Iterator<Item = LoadedProgram<'_>> {
@@ -109,6 +108,15 @@ impl Object {
     pub fn program_names(&self) -> Vec<String> {
         self.ebpf.programs().map(|(name, _)| name.to_owned()).collect()
     }
+}
+
+fn load(name: &str, program: &mut Program) -> Result<(), ObjectError> {
+    let result = match program {
+        Program::CgroupSockAddr(hook) => hook.load(),
+        Program::CgroupSock(hook) => hook.load(),
+        _ => return Err(ObjectError::Kind(name.to_owned())),
+    };
+    result.map_err(|source| ObjectError::Program { program: name.to_owned(), source })
 }
 
 impl LoadedProgram<'_> {
