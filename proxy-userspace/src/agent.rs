@@ -160,7 +160,10 @@ impl Agent {
             for change in batch.drain(..) {
                 self.take(change);
             }
-            self.work(idle);
+            if self.converger.model().synced() {
+                self.patience.start();
+                self.work(idle);
+            }
         }
     }
 
@@ -172,7 +175,7 @@ impl Agent {
     }
 
     fn work(&mut self, idle: bool) {
-        if !self.converger.model().synced() || !self.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+        if !self.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
         let result = if idle { self.tidy() } else { self.converge() };
@@ -265,9 +268,10 @@ fn this_node(settings: &ThisNode, host: &Host) -> ThisNode {
 
 /// How long the first write waits for what does not strictly need to be there (specification F4): without the own Node,
 /// node ports and topology would be wrong for a moment; without ServiceCIDRs, tables would change twice.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Patience {
-    started: Instant,
+    /// When everything else was there.
+    started: Option<Instant>,
     /// Files say everything at once; a server may be asked too early.
     waits: bool,
     needs_pod_cidrs: bool,
@@ -280,15 +284,11 @@ struct Patience {
 impl Patience {
     fn new(config: &Config) -> Self {
         let waits = matches!(config.source, Source::Cluster(_));
-        Self {
-            started: Instant::now(),
-            waits,
-            needs_pod_cidrs: waits && config.detector == Detector::NodeCidr,
-            has_addresses: false,
-            has_pod_cidrs: false,
-            has_service_cidrs: false,
-            exhausted: false,
-        }
+        Self { waits, needs_pod_cidrs: waits && config.detector == Detector::NodeCidr, ..Self::default() }
+    }
+
+    fn start(&mut self) {
+        self.started.get_or_insert_with(Instant::now);
     }
 
     fn see(&mut self, change: &Change) {
@@ -309,7 +309,7 @@ impl Patience {
 
     fn deadline(&self) -> Option<Instant> {
         let patience = if self.exhausted { POD_CIDR_PATIENCE } else { NODE_PATIENCE };
-        (!self.is_over()).then(|| self.started + patience)
+        self.started.filter(|_| !self.is_over()).map(|started| started + patience)
     }
 
     /// The deadline has passed. Only missing podCIDRs are fatal: every local pod would be taken for a stranger.
@@ -328,5 +328,46 @@ impl Patience {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::build::node;
+
+    fn patient(needs_pod_cidrs: bool) -> Patience {
+        let mut patience = Patience { waits: true, needs_pod_cidrs, ..Patience::default() };
+        patience.start();
+        patience
+    }
+
+    #[test]
+    fn the_first_write_waits_for_the_own_node_and_the_service_cidrs() {
+        let mut patience = patient(false);
+        patience.see(&node("node-1").apply());
+        patience.see(&Change::ServiceCidr(Event::End));
+        assert!(!patience.is_over(), "a Node without an address says nothing yet");
+        patience.see(&node("node-1").internal_ip("192.0.2.1").apply());
+        assert!(patience.is_over());
+        assert_eq!(patience.deadline(), None);
+    }
+
+    #[test]
+    fn it_does_not_wait_for_ever_unless_pods_could_not_be_told_apart() {
+        let this = ThisNode::default();
+        let mut patience = patient(false);
+        patience.run_out(&this).unwrap();
+        assert!(patience.is_over());
+
+        let mut strict = patient(true);
+        strict.run_out(&this).unwrap();
+        assert!(!strict.is_over());
+        assert!(strict.run_out(&this).unwrap_err().to_string().contains("got no podCIDRs in 5 min"));
+    }
+
+    #[test]
+    fn files_are_not_waited_for() {
+        assert!(Patience::default().is_over());
     }
 }
