@@ -27,7 +27,7 @@ use crate::{log, manifests, watch};
 /// Changes that may wait while tables are written; then the sources wait too.
 const QUEUE: usize = 4096;
 /// An API server that gives no sign of life for so long, with nothing to serve, is a mistake in the settings.
-const SERVER_PATIENCE: Duration = Duration::from_secs(25);
+const SERVER_PATIENCE: Duration = Duration::from_secs(20);
 /// Specification F4: without its Node object the node is served all the same after this long.
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 /// Specification F4: podCIDRs are allocated after the Node is made.
