@@ -281,3 +281,6 @@ abi! {
     Addr = 16,
     Be16 = 2,
 }
+
+#[cfg(feature = "stress")]
+abi! { crate::stress::Epochs = 8 }

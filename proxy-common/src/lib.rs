@@ -21,4 +21,6 @@ mod fake;
 pub mod policy;
 pub mod reason;
 pub mod socket;
+#[cfg(feature = "stress")]
+pub mod stress;
 pub mod tables;

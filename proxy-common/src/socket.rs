@@ -199,23 +199,17 @@ fn disconnect(tables: &impl Tables, socket: &mut impl Socket) {
     }
 }
 
-/// The latest flow of this socket that matches.
+/// The latest flow of this socket that matches. A copy, not a position: positions are states that the verifier walks.
 #[inline(always)]
 fn newest(socket: &mut impl Socket, matches: impl Fn(&SocketFlow) -> bool) -> Option<SocketFlow> {
-    let slot = own_slot(socket).filter(|flow| matches(flow)).copied();
-    let mut best = slot.map_or(0, |flow| flow.used);
-    let mut place = None;
-    let Some(more) = socket.more() else { return slot };
-    for (i, flow) in more.iter().enumerate() {
-        if flow.cookie != 0 && flow.used > best && matches(flow) {
-            best = flow.used;
-            place = Some(i);
+    let mut newest = own_slot(socket).filter(|flow| matches(flow)).copied();
+    let Some(more) = socket.more() else { return newest };
+    for flow in more.iter() {
+        if flow.cookie != 0 && newest.is_none_or(|newest| newest.used < flow.used) && matches(flow) {
+            newest = Some(*flow);
         }
     }
-    match place {
-        Some(i) => more.get(i).copied(),
-        None => slot,
-    }
+    newest
 }
 
 #[inline(always)]
@@ -263,19 +257,10 @@ fn claim(socket: &mut impl Socket, flow: &SocketFlow) -> bool {
 #[inline(always)]
 fn record_more(socket: &mut impl Socket, flow: &SocketFlow) -> bool {
     let Some(more) = socket.more_or_new() else { return false };
-    let mut place = 0;
-    let mut oldest = u64::MAX;
-    for (i, old) in more.iter().enumerate() {
-        let age = if old.gives_way_to(flow) { 0 } else { old.age() };
-        if age < oldest {
-            oldest = age;
-            place = i;
-        }
-    }
-    let Some(old) = more.get_mut(place) else { return false };
-    let evicts = old.cookie != 0 && !old.gives_way_to(flow);
+    let oldest = more.iter().map(|old| old.age_for(flow)).fold(u64::MAX, u64::min);
+    let Some(old) = more.iter_mut().find(|old| old.age_for(flow) == oldest) else { return false };
     *old = *flow;
-    if evicts {
+    if oldest > SocketFlow::FREE {
         socket.count(Reason::SocketFlowEvicted);
     }
     true
@@ -311,13 +296,20 @@ impl SocketFlow {
         self.same_frontend(flow) && self.flags & SocketFlow::CONNECTED <= flow.flags & SocketFlow::CONNECTED
     }
 
-    /// Smaller is older: free ones first, what is connected last.
+    /// An age that no flow has.
+    const FREE: u64 = 1;
+
+    /// Smaller is older: the place that `flow` has, then free ones; what is connected last.
     #[inline(always)]
-    fn age(&self) -> u64 {
-        match (self.cookie, self.flags & SocketFlow::CONNECTED) {
-            (0, _) => 1,
-            (_, 0) => self.used,
-            _ => u64::MAX - 1,
+    fn age_for(&self, flow: &Self) -> u64 {
+        if self.gives_way_to(flow) {
+            0
+        } else if self.cookie == 0 {
+            Self::FREE
+        } else if self.flags & Self::CONNECTED == 0 {
+            self.used
+        } else {
+            u64::MAX
         }
     }
 }

@@ -28,7 +28,7 @@ pub mod name {
 pub const REASONS_CAPACITY: u32 = 64;
 const _: () = assert!(crate::reason::Reason::ALL.len() <= REASONS_CAPACITY as usize);
 
-/// Flows of one socket that SOCKETS_MORE holds, besides the one in SOCKETS.
+/// Flows of one socket that `SOCKETS_MORE` holds, besides the one in SOCKETS.
 pub const FLOWS_MORE: usize = 16;
 
 /// How many entries each table holds unless told otherwise: 10,000 Services and 250,000 endpoints.

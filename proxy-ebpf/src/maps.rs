@@ -243,3 +243,33 @@ fn add(backend: u32, amount: u64, counter: impl FnOnce(&BackendStats) -> *const 
         unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) amount, options(nostack)) };
     }
 }
+
+#[cfg(feature = "test-programs")]
+pub(crate) use test_programs::{epochs, found};
+
+/// Tables of the test programs.
+#[cfg(feature = "test-programs")]
+mod test_programs {
+    use aya_ebpf::btf_maps::{Array, PerCpuArray};
+    use aya_ebpf::macros::btf_map;
+    use proxy_common::stress::{self, Epochs, Finding};
+
+    #[btf_map]
+    static EPOCHS: Array<Epochs, { stress::FRONTENDS as usize }> = Array::new();
+    #[btf_map]
+    static FINDINGS: PerCpuArray<u64, { Finding::ALL.len() }> = PerCpuArray::new();
+
+    #[inline(always)]
+    pub(crate) fn epochs(number: u32) -> Epochs {
+        // SAFETY: in bounds; volatile, so that the second look is a second look.
+        EPOCHS.get_ptr(number).map_or(Epochs::default(), |epochs| unsafe { epochs.read_volatile() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn found(finding: Finding) {
+        if let Some(counter) = FINDINGS.get_ptr_mut(finding as u32) {
+            // SAFETY: this CPU's own slot, and test runs do not nest.
+            unsafe { *counter += 1 };
+        }
+    }
+}

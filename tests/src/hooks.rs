@@ -120,6 +120,15 @@ impl Hooks {
         Ok(())
     }
 
+    /// Instructions that the verifier walked, by program.
+    pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
+        let count = |(name, program): (&str, &Program)| {
+            let count = program.info()?.verified_instruction_count();
+            Ok((name.to_owned(), count.context("the kernel does not say")?))
+        };
+        self.ebpf.programs().map(count).collect()
+    }
+
     /// Changes CONFIG, starting from no ServiceCIDRs, no detector and [`UDP_TIMEOUTS`].
     pub fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
         let (udp_timeout, udp_stream_timeout) = UDP_TIMEOUTS;

@@ -793,6 +793,17 @@ fn processes_in_nested_cgroups_are_served() {
 }
 
 #[test]
+fn the_verifier_walks_few_instructions() {
+    alone!(|cgroup| {
+        // A third of what kernels allow: room for those that prune worse.
+        for (program, count) in Hooks::attach(cgroup).verified_instructions().unwrap() {
+            println!("{program}: {count}");
+            assert!(count < 300_000, "{program}: {count}");
+        }
+    });
+}
+
+#[test]
 fn a_socket_made_before_the_hooks_is_served_when_it_dials() {
     alone!(|cgroup| {
         let socket = tcp_socket();

@@ -102,7 +102,7 @@ fn a_cidr_holds_what_starts_with_its_prefix() {
 fn with_node_port(flags: u32, sets: Vec<u16>) -> FakeService {
     let v4 = FrontendKey { addr: Addr::UNSPECIFIED_V4, port: Be16::new(30080), proto: TCP, pad: 0 };
     let v6 = FrontendKey { addr: Addr::UNSPECIFIED_V6, ..v4 };
-    let mut service = FakeService { flags, sets, ..cluster_ip(1, 0) };
+    let mut service = FakeService { sets, flags, ..cluster_ip(1, 0) };
     service.frontends.extend([(v4, Frontend::KIND_NODE_PORT), (v6, Frontend::KIND_NODE_PORT)]);
     service
 }
