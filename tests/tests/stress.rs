@@ -61,7 +61,8 @@ fn a_hundred_million_choices_among_changing_services_are_all_valid() {
 fn object() -> Vec<u8> {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sluice-test.bpf.o");
     let path = std::env::var_os("SLUICE_BPF_TEST_OBJECT").map_or_else(built, PathBuf::from);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask build-ebpf --test-programs`", path.display()))
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask build-ebpf --test-programs`", path.display()))
 }
 
 fn table<T: TryFrom<Map, Error: std::fmt::Debug>>(ebpf: &mut Ebpf, name: &str) -> T {
@@ -182,7 +183,7 @@ impl Writer {
         self.leave_set(&old);
         set(&mut self.service, new.service, u64::from(new.version));
         self.in_place(number, new);
-        self.supersede(old);
+        self.supersede(&old);
     }
 
     /// Two services go and two others come, under the same frontends: elements of FRONTENDS are recycled crosswise.
@@ -206,7 +207,7 @@ impl Writer {
         self.in_place(number, new);
         self.service_ids.superseded.extend(Some(old.service).filter(|id| *id != 0));
         self.frontend_ids.superseded.extend(Some(old.frontend).filter(|id| *id != 0));
-        self.supersede(old);
+        self.supersede(&old);
     }
 
     /// Backends, slots and a version that nobody sees yet; from now on the epoch may be met.
@@ -248,7 +249,7 @@ impl Writer {
         self.current[number as usize] = new;
     }
 
-    fn supersede(&mut self, old: Current) {
+    fn supersede(&mut self, old: &Current) {
         if old.version != 0 {
             self.version_ids.superseded.push(old.version);
             self.block_ids.superseded.push(old.block);

@@ -14,22 +14,51 @@ use crate::linker::{self, Linker};
 use crate::places::Places;
 use crate::{object_check, step};
 
-pub(crate) fn run(places: &Places, debug: bool) -> Result<()> {
+/// Which programs to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// What the agent embeds.
+    Release,
+    /// The same, logging every decision.
+    Debug,
+    /// With the programs that test the tables from inside the kernel, in an object of their own.
+    Tests,
+}
+
+impl Flavour {
+    fn object(self, places: &Places) -> PathBuf {
+        match self {
+            Self::Release | Self::Debug => places.bpf_object(),
+            Self::Tests => places.bpf_test_object(),
+        }
+    }
+
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Release => &[],
+            Self::Debug => &["--features", "debug"],
+            Self::Tests => &["--features", "test-programs"],
+        }
+    }
+}
+
+pub(crate) fn run(places: &Places, flavour: Flavour) -> Result<()> {
     let compiler = compiler::find()?.context("no compiler for BPF: run `cargo xtask setup`")?;
     let Linker::Ready(linker) = linker::find(places, compiler.llvm) else {
         bail!("no bpf-linker: run `cargo xtask setup`")
     };
-    step::run("compile the kernel programs", &mut command(places, &compiler, &linker, debug))?;
+    step::run("compile the kernel programs", &mut command(places, &compiler, &linker, flavour))?;
     let built = places.target.join("ebpf").join(BPF_TARGET).join("release/sluice-bpf");
     let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
     let contents = object_check::inspect(&bytes).with_context(|| format!("check {}", built.display()))?;
-    let changed = replace(&places.bpf_object(), &bytes)?;
+    let object = flavour.object(places);
+    let changed = replace(&object, &bytes)?;
     let state = if changed { "new" } else { "unchanged" };
-    eprintln!("  target/bpf/sluice.bpf.o ({state}): {} bytes, {contents}", bytes.len());
+    eprintln!("  {} ({state}): {} bytes, {contents}", object.display(), bytes.len());
     Ok(())
 }
 
-fn command(places: &Places, compiler: &Compiler, linker: &Path, debug: bool) -> Command {
+fn command(places: &Places, compiler: &Compiler, linker: &Path, flavour: Flavour) -> Command {
     let mut cargo = places.cargo();
     for wrapper in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
         cargo.env_remove(wrapper);
@@ -38,9 +67,7 @@ fn command(places: &Places, compiler: &Compiler, linker: &Path, debug: bool) -> 
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
     cargo.args(["build", "--release", "--package", "proxy-ebpf", "--target", BPF_TARGET, "--target-dir"]);
     cargo.arg(places.target.join("ebpf")).env_remove("CARGO_TARGET_DIR").args(compiler.core.cargo_arguments());
-    if debug {
-        cargo.args(["--features", "debug"]);
-    }
+    cargo.args(flavour.features());
     cargo
 }
 

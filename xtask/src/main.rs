@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::build_ebpf::Flavour;
 use crate::places::Places;
 use crate::setup::{Consent, Need};
 
@@ -42,6 +43,9 @@ enum Action {
         /// Log every decision in the kernel (see the feature `debug`).
         #[arg(long)]
         debug: bool,
+        /// Add the programs that only tests load, to target/bpf/sluice-test.bpf.o.
+        #[arg(long, conflicts_with = "debug")]
+        test_programs: bool,
         #[command(flatten)]
         answers: Answers,
     },
@@ -84,9 +88,14 @@ fn run(action: Action) -> Result<ExitCode> {
     let places = Places::find()?;
     match action {
         Action::Setup(answers) => setup::run(&places, &Need::ALL, answers.consent())?,
-        Action::BuildEbpf { debug, answers } => {
+        Action::BuildEbpf { debug, test_programs, answers } => {
             setup::run(&places, &[Need::Ebpf], answers.consent())?;
-            build_ebpf::run(&places, debug)?;
+            let flavour = match (debug, test_programs) {
+                (true, _) => Flavour::Debug,
+                (_, true) => Flavour::Tests,
+                _ => Flavour::Release,
+            };
+            build_ebpf::run(&places, flavour)?;
         }
         Action::Demo(answers) => {
             setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;

@@ -28,6 +28,11 @@ impl Places {
         self.target.join("bpf/sluice.bpf.o")
     }
 
+    /// The kernel programs with those that only tests load.
+    pub(crate) fn bpf_test_object(&self) -> PathBuf {
+        self.target.join("bpf/sluice-test.bpf.o")
+    }
+
     /// Cargo in the checkout, free of what a caller's environment would change about the result.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -14,7 +14,7 @@ use crate::{build_ebpf, step};
 
 /// Builds kernel programs and agent; the answer is the finished binary.
 pub(crate) fn release(places: &Places) -> Result<PathBuf> {
-    build_ebpf::run(places, false)?;
+    build_ebpf::run(places, build_ebpf::Flavour::Release)?;
     let mut cargo = places.cargo();
     cargo.args(["build", "--release", "--package", "proxy-userspace", "--message-format", "json-render-diagnostics"]);
     let outcome = step::run("build the agent (release)", &mut cargo)?;

@@ -65,7 +65,11 @@ fn an_address_that_is_no_frontend_is_left_alone_or_refused_by_what_it_is() {
         ("a ClusterIP that the node owns", [172, 30, 0, 3], Verdict::Leave),
         ("a node-port address without that node port", [10, 0, 0, 4], Verdict::Leave),
         ("a ClusterIP that serves node ports", [172, 30, 0, 5], Verdict::Refuse(Reason::UndefinedPort)),
-        ("an address in a ServiceCIDR that no Service has", [172, 30, 9, 9], Verdict::Unreachable(Reason::UnallocatedAddress)),
+        (
+            "an address in a ServiceCIDR that no Service has",
+            [172, 30, 9, 9],
+            Verdict::Unreachable(Reason::UnallocatedAddress),
+        ),
         ("an address outside of every ServiceCIDR", [172, 31, 0, 1], Verdict::Leave),
     ] {
         let key = FrontendKey { addr: Addr::v4(octets), ..vip(0) };
@@ -138,7 +142,8 @@ fn node_ports_are_served_on_their_addresses_and_loopback_only_to_the_node_itself
 fn an_exact_frontend_beats_a_node_port() {
     let mut tables = FakeTables::new();
     tables.serve(&with_node_port(Version::HAS_ANY, vec![Backend::IN_CLUSTER_SET]));
-    let exact = FakeService { frontends: vec![(node_port([10, 0, 0, 1]), Frontend::KIND_EXTERNAL_IP)], ..cluster_ip(2, 1) };
+    let exact =
+        FakeService { frontends: vec![(node_port([10, 0, 0, 1]), Frontend::KIND_EXTERNAL_IP)], ..cluster_ip(2, 1) };
     let (_, ids) = tables.serve(&exact);
     tables.addrs.insert(Addr::v4([10, 0, 0, 1]), address::OWN | address::NODE_PORT);
     assert_eq!(chosen(balance(&tables, &FakeClient::host(), &node_port([10, 0, 0, 1]))), ids[0]);
@@ -216,7 +221,13 @@ fn source_ranges_restrict_load_balancer_addresses_before_everything_else() {
         ("the host, unbound, node not in range", unbound, ranges, 4, "SourceNotAllowed"),
         ("the host, unbound, node in range", FakeClient::host(), ranges | Version::SOURCE_NODE_ALLOWED, 4, allowed),
         ("the host, bound inside", bound(inside), ranges, 4, allowed),
-        ("the host, bound outside", bound(Addr::v4([192, 0, 2, 2])), ranges | Version::SOURCE_NODE_ALLOWED, 4, "SourceNotAllowed"),
+        (
+            "the host, bound outside",
+            bound(Addr::v4([192, 0, 2, 2])),
+            ranges | Version::SOURCE_NODE_ALLOWED,
+            4,
+            "SourceNotAllowed",
+        ),
         ("a pod", FakeClient::pod(), ranges | Version::SOURCE_NODE_ALLOWED, 4, "SourceUnknown"),
         ("a pod, no ranges", FakeClient::pod(), 0, 4, allowed),
         ("a pod, ClusterIP", FakeClient::pod(), ranges, 1, allowed),
@@ -291,7 +302,8 @@ fn an_affinity_record_counts_only_while_its_backend_is_a_member_of_the_set_asked
 #[test]
 fn affinity_serves_both_policies_from_one_record_where_the_backend_is_in_both_sets() {
     let mut tables = FakeTables::new();
-    let service = FakeService { affinity_seconds: 10, sets: vec![BOTH_SETS; 3], ..local_and_cluster(Version::EXTERNAL_LOCAL) };
+    let service =
+        FakeService { affinity_seconds: 10, sets: vec![BOTH_SETS; 3], ..local_and_cluster(Version::EXTERNAL_LOCAL) };
     tables.serve(&service);
     let pod = FakeClient::pod();
     let first = chosen(balance(&tables, &pod, &vip(1)));

@@ -58,9 +58,8 @@ fn a_datagram_flow_is_no_peer() {
 fn every_answer_comes_from_the_frontend_that_was_asked() {
     for (place, mut socket) in both_kinds() {
         let (tables, client) = (world(), FakeClient::host());
-        let backends: Vec<_> = (1..=FLOWS_MORE as u8)
-            .map(|last| (last, sent(send(&tables, &client, &mut socket, &udp(last)))))
-            .collect();
+        let backends: Vec<_> =
+            (1..=FLOWS_MORE as u8).map(|last| (last, sent(send(&tables, &client, &mut socket, &udp(last))))).collect();
         for (last, (addr, port)) in backends {
             let from = receive(&tables, &client, &mut socket, addr, port);
             assert_eq!(from, Some((udp(last).addr, udp(last).port)), "{last}, {place}");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::build_ebpf::{self, Flavour};
 use crate::places::Places;
 use crate::privilege::Privilege;
 use crate::setup::{self, Consent, Need};
@@ -56,7 +57,7 @@ pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictn
 
 fn unit(places: &Places, report: &mut Report) {
     report.check("format", || stages::format(places));
-    report.check("kernel programs", || crate::build_ebpf::run(places, false));
+    report.check("kernel programs", || build_ebpf::run(places, Flavour::Release));
     report.check("lints of the pure core", || stages::lint_core(places));
     report.check("lints", || stages::lint(places));
     report.tests("unit tests", || stages::unit_tests(places));
@@ -97,6 +98,7 @@ fn run_targets(
 ) {
     let mut built = None;
     report.check("build the tests that need root", || {
+        build_ebpf::run(places, Flavour::Tests)?;
         built = Some((product::release(places)?, stages::root_tests(places)?));
         Ok(())
     });
