@@ -14,34 +14,34 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
 
-pub const SERVICES: &str = "/api/v1/services";
-pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
-pub const NODES: &str = "/api/v1/nodes";
-pub const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+pub(crate) const SERVICES: &str = "/api/v1/services";
+pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const NODES: &str = "/api/v1/nodes";
+pub(crate) const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 
 /// One request, and how many of its path came before it.
 #[derive(Clone, Debug)]
-pub struct Request {
-    pub path: String,
-    pub query: HashMap<String, String>,
-    pub before: usize,
+pub(crate) struct Request {
+    pub(crate) path: String,
+    pub(crate) query: HashMap<String, String>,
+    pub(crate) before: usize,
 }
 
 impl Request {
-    pub fn get(&self, key: &str) -> &str {
+    pub(crate) fn get(&self, key: &str) -> &str {
         self.query.get(key).map_or("", String::as_str)
     }
 
-    pub fn is_watch(&self) -> bool {
+    pub(crate) fn is_watch(&self) -> bool {
         self.get("watch") == "true"
     }
 
-    pub fn wants_streamed_list(&self) -> bool {
+    pub(crate) fn wants_streamed_list(&self) -> bool {
         self.get("sendInitialEvents") == "true"
     }
 }
 
-pub enum Answer {
+pub(crate) enum Answer {
     Json(u16, Value),
     /// Watch events, then silence.
     Watch(Vec<Value>),
@@ -50,14 +50,14 @@ pub enum Answer {
 }
 
 /// The server and the requests it saw.
-pub struct FakeApi {
-    pub url: String,
+pub(crate) struct FakeApi {
+    pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl FakeApi {
     /// Serves until the test ends. `answer` is asked for services; other kinds are empty lists.
-    pub async fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
@@ -71,12 +71,12 @@ impl FakeApi {
     }
 
     /// What was asked of `path` so far.
-    pub fn requests(&self, path: &str) -> Vec<Request> {
+    pub(crate) fn requests(&self, path: &str) -> Vec<Request> {
         self.requests.lock().unwrap().iter().filter(|request| request.path == path).cloned().collect()
     }
 
     /// Follows this server as the node `node-1`.
-    pub async fn follow(&self) -> Receiver<Change> {
+    pub(crate) async fn follow(&self) -> Receiver<Change> {
         let access = ClusterAccess { kubeconfig: None, master: Some(self.url.clone()) };
         let (client, _) = watch::connect(&access).await.unwrap();
         let (sender, receiver) = channel(1024);
@@ -149,15 +149,15 @@ fn nothing(request: &Request) -> Answer {
     if request.wants_streamed_list() { Answer::Watch(vec![end_of_list(1)]) } else { Answer::Watch(Vec::new()) }
 }
 
-pub fn refusal(code: u16, message: &str) -> Answer {
+pub(crate) fn refusal(code: u16, message: &str) -> Answer {
     Answer::Json(code, status(code, message))
 }
 
-pub fn status(code: u16, message: &str) -> Value {
+pub(crate) fn status(code: u16, message: &str) -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code })
 }
 
-pub fn service(name: &str, version: u64) -> Value {
+pub(crate) fn service(name: &str, version: u64) -> Value {
     json!({
         "kind": "Service",
         "metadata": { "name": name, "namespace": "shop", "resourceVersion": version.to_string() },
@@ -165,33 +165,34 @@ pub fn service(name: &str, version: u64) -> Value {
     })
 }
 
-pub fn event(kind: &str, object: Value) -> Value {
+#[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
+pub(crate) fn event(kind: &str, object: Value) -> Value {
     json!({ "type": kind, "object": object })
 }
 
-pub fn added(name: &str, version: u64) -> Value {
+pub(crate) fn added(name: &str, version: u64) -> Value {
     event("ADDED", service(name, version))
 }
 
-pub fn bookmark(version: u64) -> Value {
+pub(crate) fn bookmark(version: u64) -> Value {
     event("BOOKMARK", json!({ "kind": "Service", "apiVersion": "v1", "metadata": { "resourceVersion": version.to_string() } }))
 }
 
-pub fn end_of_list(version: u64) -> Value {
+pub(crate) fn end_of_list(version: u64) -> Value {
     let mut event = bookmark(version);
     event["object"]["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
     event
 }
 
-pub fn page(names: &[&str], version: u64, next: &str) -> Answer {
+pub(crate) fn page(names: &[&str], version: u64, next: &str) -> Answer {
     let items: Vec<Value> = names.iter().map(|name| service(name, version)).collect();
     Answer::Json(200, json!({ "metadata": { "resourceVersion": version.to_string(), "continue": next }, "items": items }))
 }
 
 /// The next thing learned about Services, as a word.
-pub async fn learned(changes: &mut Receiver<Change>) -> String {
+pub(crate) async fn learned(changes: &mut Receiver<Change>) -> String {
     loop {
-        let change = timeout(Duration::from_secs(60), changes.recv()).await.expect("something is learned in time").unwrap();
+        let change = timeout(Duration::from_mins(1), changes.recv()).await.expect("something is learned in time").unwrap();
         let Change::Service(event) = change else { continue };
         return match event {
             Event::Apply(service) => format!("apply {}", service.metadata.name),
@@ -204,7 +205,7 @@ pub async fn learned(changes: &mut Receiver<Change>) -> String {
 }
 
 /// Fails with both lists in full when what is learned next differs.
-pub async fn expect(changes: &mut Receiver<Change>, expected: &[&str]) {
+pub(crate) async fn expect(changes: &mut Receiver<Change>, expected: &[&str]) {
     let mut got = Vec::new();
     for _ in expected {
         got.push(learned(changes).await);
