@@ -1,8 +1,9 @@
 //! One CPU changes services as fast as it can, another one chooses 10^8 times (issue section 3.8).
 //!
 //! The kernel side is the program `stress` of proxy-ebpf, run by `BPF_PROG_TEST_RUN`; it judges every choice where it is
-//! made. This side writes in the order that the agent keeps: backends, slots, version, the one word; what is superseded
-//! is reused only after a grace period, a tombstone and another grace period.
+//! made. This side writes as the agent does: backends, slots, version, the one word; what is superseded is reused only
+//! after a grace period, a tombstone and another grace period. Stricter than the agent, it takes the set's flag from
+//! backends that leave before the switch, so that affinity is held to the same rule as a draw.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
