@@ -56,7 +56,8 @@ pub(crate) fn run(places: &Places, needs: &[Need], consent: Consent) -> Result<(
     let mut done = Vec::new();
     loop {
         let survey = Survey::of(places, needs, !done.is_empty())?;
-        if survey.remedies.is_empty() {
+        // Nobody waits for a build to hear afterwards that something else cannot be had.
+        if survey.remedies.is_empty() || !survey.missing.is_empty() {
             return finish(places, needs, &survey);
         }
         remedy(places, &survey.remedies, consent, &mut done)?;

@@ -146,6 +146,7 @@ impl<'a> Survey<'a> {
     fn settle_packages(&mut self, again: bool) {
         if !self.missing.is_empty() && self.apt.is_present() && !again && !Apt::has_lists() {
             self.remedies = vec![Remedy::Install { command: Apt::update(), root: true }];
+            self.missing.clear();
         } else if !self.packages.is_empty() {
             let command = Apt::install(&self.packages);
             self.remedies.insert(0, Remedy::Install { command, root: true });
