@@ -296,7 +296,7 @@ pub enum Traffic {
 pub struct Load(Lines);
 
 /// How long a condition may take before a test gives up on it. Nothing waits this long when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Load {
     pub fn start(place: &Place, traffic: Traffic, to: SocketAddr) -> Result<Self> {
