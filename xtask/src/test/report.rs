@@ -93,6 +93,14 @@ impl Report {
         for row in &self.rows {
             table.add_row(row.cells());
         }
+        let (total, took) = (self.total(), self.rows.iter().map(|row| row.took).sum());
+        table.add_row([
+            "together".to_owned(),
+            String::new(),
+            total.passed.to_string(),
+            total.failed.to_string(),
+            step::seconds(took),
+        ]);
         table
     }
 }

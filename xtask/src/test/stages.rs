@@ -51,6 +51,9 @@ pub(super) fn root_tests(places: &Places) -> Result<Vec<Executable>> {
     Ok(tests)
 }
 
+/// Nothing here runs nearly as long; a program that hangs must not eat the time of those behind it.
+const LIMIT_SECONDS: u32 = 15 * 60;
+
 /// Runs a test program as root; it learns from the environment which agent and which Kubernetes programs to start.
 pub(super) fn run_as_root(
     test: &Executable,
@@ -61,6 +64,7 @@ pub(super) fn run_as_root(
     let mut command = privilege.command("env");
     command.arg(format!("SLUICE_BIN={}", sluice.display()));
     command.args(programs.iter().map(|(variable, path)| format!("{variable}={}", path.display())));
-    command.arg(&test.path);
+    // In the foreground, so that Ctrl-C reaches the tests.
+    command.args(["timeout", "--foreground", "--kill-after=10", &LIMIT_SECONDS.to_string()]).arg(&test.path);
     step::observe(&format!("{} tests", test.name), &mut command)
 }
