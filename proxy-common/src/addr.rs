@@ -64,6 +64,12 @@ impl Addr {
         matches!(self.0, [0, 0, MAPPED, _])
     }
 
+    /// "Any", in either family: nobody's address.
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        matches!(self.0, [0, 0, 0 | MAPPED, 0])
+    }
+
     /// The last four octets: the IPv4 address when [`Self::is_v4`].
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {

@@ -75,9 +75,13 @@ enum Found {
     Nothing(Verdict),
 }
 
-/// The frontend of `key`: the exact one, else the node port (B5 "look-up order").
+/// The frontend of `key`: the exact one, else the node port (B5 "look-up order"). Who dials "any" means this machine;
+/// in FRONTENDS, "any" is the key of node ports.
 #[inline(always)]
 fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Found, Changing> {
+    if key.addr.is_unspecified() {
+        return Ok(Found::Nothing(Verdict::Leave));
+    }
     if let Some(frontend) = frontend(tables, key)? {
         return Ok(Found::Frontend(frontend));
     }

@@ -134,6 +134,10 @@ fn node_ports_are_served_on_their_addresses_and_loopback_only_to_the_node_itself
         let verdict = balance(&tables, client, &node_port(octets));
         assert_eq!(matches!(verdict, Verdict::To(_)), served, "{sentence}: {verdict:?}");
     }
+    for any in [Addr::UNSPECIFIED_V4, Addr::UNSPECIFIED_V6] {
+        let key = FrontendKey { addr: any, ..node_port([0; 4]) };
+        assert_eq!(balance(&tables, &host, &key), Verdict::Leave, "the host on {any:?}, the key of node ports itself");
+    }
     let other_proto = FrontendKey { proto: UDP, ..node_port([10, 0, 0, 1]) };
     assert_eq!(balance(&tables, &host, &other_proto), Verdict::Leave);
 }
