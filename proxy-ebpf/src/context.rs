@@ -189,6 +189,16 @@ impl<H: Hook> SockAddr<H> {
     }
 }
 
+/// The namespace that the loader named. Kernels before 5.14 do not tell it which one it is: there it is the initial one.
+#[inline(always)]
+fn node_namespace() -> u64 {
+    match node_netns_cookie() {
+        // SAFETY: without a context, the helper answers for the initial namespace.
+        0 => unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) },
+        cookie => cookie,
+    }
+}
+
 /// The verifier knows the global and drops the call on kernels that lack it.
 #[inline(always)]
 fn fail(errno: i32) -> i32 {
@@ -208,7 +218,7 @@ impl<H: Hook> Client for SockAddr<H> {
 
     #[inline(always)]
     fn is_host(&self) -> bool {
-        self.namespace() == node_netns_cookie()
+        self.namespace() == node_namespace()
     }
 
     #[inline(always)]

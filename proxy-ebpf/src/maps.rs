@@ -57,7 +57,7 @@ static REASONS: PerCpuArray<u64, { REASONS_CAPACITY as usize }> = PerCpuArray::n
 
 /// Read-only globals: the loader sets them before it loads, the verifier knows their values.
 mod global {
-    /// Cookie of the network namespace that is this node.
+    /// Cookie of the network namespace that is this node; 0 for the initial one.
     #[unsafe(no_mangle)]
     pub(super) static NODE_NETNS_COOKIE: u64 = 0;
     /// 1 where programs of this type may call `bpf_set_retval`.

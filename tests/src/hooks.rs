@@ -88,11 +88,20 @@ impl Hooks {
     pub fn attach_with(cgroup: &Path, caller: Caller, sockets: u32) -> Result<Self> {
         let node = match caller {
             Caller::Host => sys::netns_cookie()?,
-            Caller::Pod => 0,
+            Caller::Pod => u64::MAX,
         };
+        Self::load(cgroup, node, true, sockets)
+    }
+
+    /// As the agent attaches them where the kernel lacks `SO_NETNS_COOKIE` (before 5.14) and `bpf_set_retval` (5.18).
+    pub fn attach_as_before_5_14(cgroup: &Path) -> Self {
+        Self::load(cgroup, 0, false, 1024).expect("the programs load")
+    }
+
+    fn load(cgroup: &Path, node: u64, has_set_retval: bool, sockets: u32) -> Result<Self> {
         let ebpf = EbpfLoader::new()
             .override_global("NODE_NETNS_COOKIE", &node, true)
-            .override_global("HAS_SET_RETVAL", &1_u8, true)
+            .override_global("HAS_SET_RETVAL", &u8::from(has_set_retval), true)
             .override_global("SOCKETS_MASK", &(sockets - 1), true)
             .map_max_entries(name::SOCKETS, sockets)
             .load(&object()?)?;

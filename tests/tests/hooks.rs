@@ -680,6 +680,20 @@ fn a_node_port_is_served_on_the_addresses_that_say_so() {
 }
 
 #[test]
+fn who_dials_no_address_in_particular_gets_no_node_port() {
+    alone!(|cgroup| {
+        let mut hooks = Hooks::attach(cgroup);
+        hooks.serve(&service("tcp 172.30.0.1:80").node_port("tcp", 30080).backend(tcp_server("10.1.0.1"))).unwrap();
+        for any in ["0.0.0.0:30080", "[::ffff:0.0.0.0]:30080", "[::]:30080"] {
+            assert_eq!(TcpStream::connect(any).unwrap_err().kind(), ErrorKind::ConnectionRefused, "{any}");
+        }
+        let listener = tcp_server("127.0.0.1");
+        assert_eq!(dial(&format!("0.0.0.0:{}", listener.port())), listener);
+        assert_eq!(hooks.count(Reason::Translated), 0);
+    });
+}
+
+#[test]
 fn a_pod_has_a_loopback_device_of_its_own() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach_to_pod(cgroup);
@@ -773,6 +787,25 @@ fn source_ranges_are_decided_for_the_host_by_the_address_a_socket_is_bound_to() 
         hooks.replace(&restricted(Version::SOURCE_NODE_ALLOWED), &served).unwrap();
         assert_eq!(dial_from("0.0.0.0", "172.30.0.3:80"), Ok(()));
         assert_eq!(hooks.count(Reason::SourceNotAllowed), 2);
+    });
+}
+
+#[test]
+fn on_an_old_kernel_the_node_is_the_initial_namespace_and_every_refusal_is_eperm() {
+    alone!(|cgroup| {
+        let mut hooks = Hooks::attach_as_before_5_14(cgroup);
+        hooks.configure(service_cidrs).unwrap();
+        hooks.serve(&service("tcp 172.30.0.1:80").without_any()).unwrap();
+        hooks.serve(&service("udp 172.30.0.1:53").without_any()).unwrap();
+        assert_eq!(dial_from("10.1.0.2", "172.30.0.1:80"), Err(Errno::EPERM), "refused");
+        assert_eq!(dial_from("10.1.0.2", "172.30.9.9:80"), Err(Errno::EPERM), "unreachable");
+        let sent = UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", "172.30.0.1:53");
+        assert_eq!(sent.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!((hooks.count(Reason::NoEndpoints), hooks.count(Reason::UnallocatedAddress)), (2, 1));
+        // The namespace of the test is not the initial one: a pod, which only packets could judge.
+        hooks.serve(&restricted(Version::SOURCE_NODE_ALLOWED)).unwrap();
+        assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Err(Errno::EPERM));
+        assert_eq!(hooks.count(Reason::SourceUnknown), 1);
     });
 }
 
