@@ -88,6 +88,7 @@ impl Service {
     #[must_use]
     pub fn load_balancer(mut self, address: IpAddr) -> Self {
         self.0["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": address }] } });
+        self.0["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
         self.of_type("LoadBalancer")
     }
 

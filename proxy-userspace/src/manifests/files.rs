@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 use super::parse::{FileError, Objects, parse};
 
@@ -19,11 +22,13 @@ pub(super) struct Tree {
     objects: BTreeMap<PathBuf, Objects>,
     /// Of the content that was looked at last, and what was wrong with it: an unchanged file is not parsed again.
     seen: BTreeMap<PathBuf, (u64, Option<FileError>)>,
+    /// What is named like a manifest and is no file; each is told once.
+    passed_over: BTreeSet<PathBuf>,
 }
 
 impl Tree {
     pub(super) fn new(roots: &[PathBuf]) -> Self {
-        Self { roots: roots.to_vec(), objects: BTreeMap::new(), seen: BTreeMap::new() }
+        Self { roots: roots.to_vec(), objects: BTreeMap::new(), seen: BTreeMap::new(), passed_over: BTreeSet::new() }
     }
 
     /// By path, so in an order that does not depend on the file system.
@@ -38,7 +43,10 @@ impl Tree {
         let mut kept = BTreeSet::new();
         for root in self.roots.clone() {
             match find(&root) {
-                Ok(files) => {
+                Ok(Found { files, others }) => {
+                    for other in others {
+                        self.pass_over(other);
+                    }
                     for file in files {
                         problems.extend(self.read_file(&file).err());
                         kept.insert(file);
@@ -54,6 +62,13 @@ impl Tree {
         self.objects.retain(|file, _| kept.contains(file));
         self.seen.retain(|file, _| kept.contains(file));
         problems
+    }
+
+    fn pass_over(&mut self, path: PathBuf) {
+        if !self.passed_over.contains(&path) {
+            warn!("{}: no regular file but a pipe, socket or device; skipped", path.display());
+            self.passed_over.insert(path);
+        }
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), FileError> {
@@ -73,32 +88,44 @@ impl Tree {
 }
 
 fn content(path: &Path) -> Result<Vec<u8>, FileError> {
+    let unreadable = |error: std::io::Error| about(path, format!("cannot be read: {error}"));
+    // Opening a pipe would wait for somebody to write into it.
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(about(path, "no regular file; give a file or a folder of files".to_owned()));
+    }
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
-    match read {
+    match file.take(LARGEST + 1).read_to_end(&mut bytes) {
         Ok(size) if size as u64 > LARGEST => {
             Err(about(path, format!("larger than {} MiB; split it", LARGEST / 1024 / 1024)))
         }
         Ok(_) => Ok(bytes),
-        Err(error) => Err(about(path, format!("cannot be read: {error}"))),
+        Err(error) => Err(unreadable(error)),
     }
 }
 
-/// The files at or below `root`, folder by folder.
-fn find(root: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let mut files = Vec::new();
+#[derive(Default)]
+struct Found {
+    files: Vec<PathBuf>,
+    /// Pipes, sockets and devices with the name of a manifest.
+    others: Vec<PathBuf>,
+}
+
+/// What is at or below `root`, folder by folder.
+fn find(root: &Path) -> Result<Found, FileError> {
+    let mut found = Found::default();
     let kind = fs::metadata(root).map_err(|error| about(root, format!("cannot be read: {error}")))?;
     if kind.is_dir() {
-        walk(root, &mut Vec::new(), &mut files)?;
+        walk(root, &mut Vec::new(), &mut found)?;
     } else {
-        files.push(root.to_owned());
+        found.files.push(root.to_owned());
     }
-    files.sort();
-    Ok(files)
+    found.files.sort();
+    Ok(found)
 }
 
 /// `inside` are the real paths of the folders we are in: meeting one of them again is a loop of symlinks.
-fn walk(folder: &Path, inside: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), FileError> {
+fn walk(folder: &Path, inside: &mut Vec<PathBuf>, found: &mut Found) -> Result<(), FileError> {
     let unreadable = |error: std::io::Error| about(folder, format!("cannot be read: {error}"));
     let real = fs::canonicalize(folder).map_err(unreadable)?;
     if inside.contains(&real) {
@@ -112,9 +139,10 @@ fn walk(folder: &Path, inside: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> R
             continue;
         }
         match fs::metadata(&path) {
-            Ok(kind) if kind.is_dir() => walk(&path, inside, files)?,
-            _ if is_manifest(&path) => files.push(path),
-            _ => {}
+            Ok(kind) if kind.is_dir() => walk(&path, inside, found)?,
+            _ if !is_manifest(&path) => {}
+            Ok(kind) if !kind.is_file() => found.others.push(path),
+            _ => found.files.push(path),
         }
     }
     inside.pop();

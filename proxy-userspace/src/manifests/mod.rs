@@ -3,6 +3,7 @@
 //! In: files and folders. Out: the complete list of every kind at first and whenever something changed. A file that cannot
 //! be read keeps the objects it had; whatever is wrong is reported once, with file and line.
 
+mod fields;
 mod files;
 mod parse;
 
@@ -26,6 +27,8 @@ use parse::Objects;
 
 /// Editors and mounted `ConfigMap`s change files in bursts; this long without another event ends one.
 const QUIET: Duration = Duration::from_millis(30);
+/// A burst that does not end (somebody writes a log beside the files) is cut here.
+const LONGEST_BURST: Duration = Duration::from_millis(500);
 /// How often to look for a folder that is gone, whose return nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -77,7 +80,9 @@ async fn follow(mut tree: Tree, mut published: Objects, paths: Vec<PathBuf>, nod
 /// Waits for an event and for the end of the burst that it belongs to.
 async fn burst(stirred: &Notify) {
     stirred.notified().await;
-    while timeout(QUIET, stirred.notified()).await.is_ok() {}
+    let quiet = async { while timeout(QUIET, stirred.notified()).await.is_ok() {} };
+    // Either way it is time to read.
+    let _ = timeout(LONGEST_BURST, quiet).await;
 }
 
 fn watcher(stirred: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::{Options, Spanned};
 use tracing::warn;
 
-use crate::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
+use super::fields;
+use crate::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr, ServicePort, ServiceSpec};
 
 /// What a file (or all of them together) says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,10 +95,10 @@ impl Document<'_> {
             return Err((self.first_line(), "the object has no kind; write apiVersion and kind".to_owned()));
         };
         match kind.as_str() {
-            "Service" => self.object(&mut objects.services),
-            "EndpointSlice" => self.object(&mut objects.slices),
-            "Node" => self.object(&mut objects.nodes),
-            "ServiceCIDR" => self.object(&mut objects.service_cidrs),
+            "Service" => self.object(path, &kind, &mut objects.services),
+            "EndpointSlice" => self.object(path, &kind, &mut objects.slices),
+            "Node" => self.object(path, &kind, &mut objects.nodes),
+            "ServiceCIDR" => self.object(path, &kind, &mut objects.service_cidrs),
             "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "ServiceCIDRList" => self.list(&kind, objects, path),
             _ => {
                 skip(path, self.first_line(), &kind);
@@ -106,8 +107,11 @@ impl Document<'_> {
         }
     }
 
-    fn object<T: DeserializeOwned + Manifest>(&self, into: &mut Vec<T>) -> Result<(), Wrong> {
+    fn object<T: DeserializeOwned + Manifest>(&self, path: &Path, kind: &str, into: &mut Vec<T>) -> Result<(), Wrong> {
         if let Some(object) = self.decode::<T>()? {
+            if let Some(content) = self.decode()? {
+                warn_of_unknown_fields(path, self.first_line(), kind, &content);
+            }
             into.push(object.complete().map_err(|reason| (self.first_line(), reason))?);
         }
         Ok(())
@@ -119,6 +123,7 @@ impl Document<'_> {
         for item in self.decode::<List>()?.map(|list| list.items).unwrap_or_default() {
             let line = item.referenced.line() + self.before;
             let kind = item.value.get("kind").and_then(|kind| kind.as_str()).or(implied).unwrap_or_default().to_owned();
+            warn_of_unknown_fields(path, line, &kind, &item.value);
             match kind.as_str() {
                 "Service" => push(item.value, &mut objects.services),
                 "EndpointSlice" => push(item.value, &mut objects.slices),
@@ -166,6 +171,13 @@ fn push<T: DeserializeOwned + Manifest>(value: serde_json::Value, into: &mut Vec
     Ok(())
 }
 
+fn warn_of_unknown_fields(path: &Path, line: u64, kind: &str, content: &serde_json::Value) {
+    let name = content["metadata"]["name"].as_str().unwrap_or_default();
+    for problem in fields::unknown(kind, content) {
+        warn!("{}:{line}: {kind} {name}: {problem}", path.display());
+    }
+}
+
 fn skip(path: &Path, line: u64, kind: &str) {
     warn!("{}:{line}: kind {kind} is none of Service, EndpointSlice, Node, ServiceCIDR; skipped", path.display());
 }
@@ -202,17 +214,31 @@ impl Manifest for Service {
                 "{name} has no address: only an API server allocates clusterIP; write spec.clusterIP (None for a headless Service)"
             ));
         }
-        let unset = self.spec.ports.iter().find(|port| port.node_port.unwrap_or(0) == 0);
-        if let (Some(port), "NodePort") = (unset, kind) {
-            return Err(format!(
-                "{name} port {} has no nodePort: only an API server allocates it; write nodePort, or type: ClusterIP",
-                port.port
-            ));
+        if let Some(way_out) = self.spec.without_node_ports() {
+            let unset = self.spec.ports.iter().find(|port| port.node_port.unwrap_or(0) == 0);
+            if let Some(ServicePort { port, .. }) = unset {
+                return Err(format!(
+                    "{name} port {port} has no nodePort: only an API server allocates it; write nodePort, or {way_out}"
+                ));
+            }
         }
         if self.spec.cluster_ip.is_none() {
             self.spec.cluster_ip = self.spec.cluster_ips.first().cloned();
         }
         Ok(self)
+    }
+}
+
+impl ServiceSpec {
+    /// What to write in order not to need node ports; `None` when none are needed.
+    fn without_node_ports(&self) -> Option<&'static str> {
+        match self.kind.as_deref()? {
+            "NodePort" => Some("type: ClusterIP"),
+            "LoadBalancer" if self.allocate_load_balancer_node_ports != Some(false) => {
+                Some("allocateLoadBalancerNodePorts: false")
+            }
+            _ => None,
+        }
     }
 }
 
@@ -293,6 +319,12 @@ mod tests {
     }
 
     #[test]
+    fn a_load_balancer_may_do_without_node_ports() {
+        let spec = "{type: LoadBalancer, allocateLoadBalancerNodePorts: false, clusterIP: 10.0.0.1, ports: [{port: 80}]}";
+        assert_eq!(parsed(&format!("kind: Service\nmetadata: {{name: web}}\nspec: {spec}\n")).unwrap().services.len(), 1);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_line_and_the_way_out() {
         let bomb = format!("a: &a [x, x, x]\n{}kind: *a\n", (b'b'..=b'z').map(bomb_line).collect::<String>());
         let deep = format!("kind: {}", "[".repeat(100));
@@ -312,6 +344,11 @@ mod tests {
                 "kind: Service\nmetadata: {name: web}\nspec: {type: NodePort, clusterIP: 10.0.0.1, ports: [{port: 80}]}\n",
                 "web.yaml:1: Service default/web port 80 has no nodePort: only an API server allocates it; write nodePort, or type: \
                  ClusterIP",
+            ),
+            (
+                "kind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80}]}\n",
+                "web.yaml:1: Service default/web port 80 has no nodePort: only an API server allocates it; write nodePort, or \
+                 allocateLoadBalancerNodePorts: false",
             ),
             (
                 "---\nkind: EndpointSlice\nmetadata: {name: web-1}\n",

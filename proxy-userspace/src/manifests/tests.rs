@@ -175,6 +175,33 @@ fn a_loop_of_symlinks_is_named() {
 }
 
 #[test]
+fn a_pipe_is_not_waited_for() {
+    let scratch = Scratch::new();
+    let pipe = scratch.path("pipe.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    scratch.write("web.yaml", service("web"));
+    let mut tree = Tree::new(std::slice::from_ref(&scratch.0));
+    assert_eq!(tree.read(), []);
+    assert_eq!(tree.objects().len(), 1);
+    let problems = read_problems(std::slice::from_ref(&pipe));
+    assert_eq!(problems, [format!("{}: no regular file; give a file or a folder of files", pipe.display())]);
+}
+
+#[tokio::test]
+async fn a_burst_that_does_not_end_is_cut() {
+    let stirred = Arc::new(Notify::new());
+    let stirring = Arc::clone(&stirred);
+    let stirrer = tokio::spawn(async move {
+        loop {
+            stirring.notify_one();
+            sleep(QUIET / 10).await;
+        }
+    });
+    timeout(LONGEST_BURST * 10, burst(&stirred)).await.unwrap();
+    stirrer.abort();
+}
+
+#[test]
 fn ten_megabytes_are_read_and_more_is_refused() {
     let scratch = Scratch::new();
     let mut text = service("web");

@@ -74,6 +74,8 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: Option<String>,
     pub external_traffic_policy: Option<String>,
     pub health_check_node_port: Option<i32>,
+    /// Only of use for files: where no API server allocates, it says that node ports are not missing.
+    pub allocate_load_balancer_node_ports: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
