@@ -265,6 +265,24 @@ fn a_table_of_another_shape_is_rebuilt_without_a_gap() {
 }
 
 #[test]
+fn a_foreign_map_in_the_place_of_a_table_that_only_programs_use_is_rebuilt_without_a_gap() {
+    for table in [name::SOCKETS_MORE, name::REASONS] {
+        rebuilt_under_load(|pins| {
+            let tables = pins.join("v1");
+            fs::rename(tables.join(name::CONFIG), tables.join(table)).unwrap();
+            copy_pin(&tables.join(table), &tables.join(name::CONFIG));
+        });
+        rebuilt_under_load(|pins| fs::remove_file(pins.join("v1").join(table)).unwrap());
+    }
+}
+
+/// Pins the map at `from` a second time.
+fn copy_pin(from: &Path, to: &Path) {
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    assert!(Command::new("bpftool").args(["map", "pin", "pinned", &from, &to]).status().unwrap().success());
+}
+
+#[test]
 fn something_that_is_no_table_is_rebuilt_without_a_gap() {
     rebuilt_under_load(|pins| {
         let table = pins.join("v1").join(name::BACKENDS);

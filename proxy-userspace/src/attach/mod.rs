@@ -75,9 +75,13 @@ impl Datapath {
         let folder = Folder::prepare(&options.pin_dir)?;
         let lock = Lock::take(Role::Agent, &options.pin_dir)?;
         let cookie = net::netns_cookie(options.netns.as_deref())?;
-        let adopted = adoptable(&folder);
+        let taken_over = take_over(&folder, &options.capacity, cookie);
+        let adopted = taken_over.is_some();
         let maps_in = if adopted { folder.current() } else { folder.make_staging()? };
-        let object = Object::load(&maps_in, &options.capacity, cookie)?;
+        let object = match taken_over {
+            Some(object) => object,
+            None => Object::load(&maps_in, &options.capacity, cookie)?,
+        };
         let store = open_store(&maps_in, Rope::new(&options.pin_dir))?;
         let mut datapath = Self { folder, cgroup, object, live: false, _lock: lock };
         if adopted {
@@ -108,15 +112,14 @@ impl Datapath {
     }
 }
 
-/// True when every table is pinned and is what our programs need; says why not.
-fn adoptable(folder: &Folder) -> bool {
-    match folder.check_current() {
-        Ok(found) => found,
-        Err(reason) => {
-            warn!(%reason, folder = %folder.current().display(), "pinned tables cannot be used, making new ones");
-            false
-        }
-    }
+/// The programs over the pinned tables, when every one is there and is what they need; says why not.
+fn take_over(folder: &Folder, capacity: &Capacity, netns_cookie: Option<u64>) -> Option<Object> {
+    let load = || Object::load(&folder.current(), capacity, netns_cookie).map_err(|error| error.to_string());
+    let loaded = folder.check_current().and_then(|found| found.then(load).transpose());
+    loaded.unwrap_or_else(|reason| {
+        warn!(%reason, folder = %folder.current().display(), "pinned tables cannot be used, making new ones");
+        None
+    })
 }
 
 fn open_store(folder: &Path, rope: Rope) -> Result<KernelStore, AttachError> {

@@ -13,13 +13,10 @@ use aya::{Ebpf, EbpfLoader};
 use proxy_common::abi::SocketFlow;
 use proxy_common::tables::{Capacity, name};
 
-use crate::maps::pinned::LAYOUTS;
+use crate::maps::pinned::{Entries, layouts};
 use crate::sys::bpf::Map;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
-
-/// Tables that only the programs use, pinned so that the next agent's programs find the same ones.
-const PRIVATE_TABLES: [&str; 2] = [name::SOCKETS_MORE, name::REASONS];
 
 /// Every program of the object: the names of its hooks, of the pinned links and in `bpftool`.
 pub const HOOKS: [&str; 9] = [
@@ -77,14 +74,11 @@ impl Object {
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
-        for layout in LAYOUTS {
+        for layout in layouts() {
             loader.map_pin_path(layout.name, folder.join(layout.name));
-            if let Some(entries) = (layout.entries)(&capacity) {
-                loader.map_max_entries(layout.name, entries);
+            if let Entries::Chosen(entries) = layout.entries {
+                loader.map_max_entries(layout.name, entries(&capacity));
             }
-        }
-        for table in PRIVATE_TABLES {
-            loader.map_pin_path(table, folder.join(table));
         }
         let mut object = Self { ebpf: loader.load(OBJECT).map_err(ObjectError::Load)? };
         object.load_programs()?;

@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
-use proxy_common::tables::{ABI_VERSION, Capacity, name};
+use proxy_common::tables::{ABI_VERSION, name};
 
-use crate::maps::pinned::{LAYOUTS, Layout};
+use crate::maps::pinned::{Entries, Layout, layouts};
 use crate::sys::bpf::{Kind, MapInfo, Pin, map_info};
 
 const LINKS: &str = "links";
@@ -133,7 +133,7 @@ impl Folder {
         if fs::symlink_metadata(&current).is_err() {
             return Ok(false);
         }
-        for layout in LAYOUTS {
+        for layout in layouts() {
             check_table(&current.join(layout.name), layout)?;
         }
         Ok(true)
@@ -232,10 +232,10 @@ fn check_table(path: &Path, layout: &Layout) -> Result<(), String> {
 
 /// Any size a user may have chosen is fine; where nobody chooses there is one right size.
 fn check_entries(info: &MapInfo, layout: &Layout) -> Result<(), String> {
-    let fits = match (layout.entries)(&Capacity::DEFAULT) {
-        None => info.max_entries == 1,
-        Some(_) if layout.name == name::SOCKETS => info.max_entries.is_power_of_two(),
-        Some(_) => true,
+    let fits = match layout.entries {
+        Entries::Fixed(entries) => info.max_entries == entries,
+        Entries::Chosen(_) if layout.name == name::SOCKETS => info.max_entries.is_power_of_two(),
+        Entries::Chosen(_) => true,
     };
     if fits { Ok(()) } else { Err(format!("{} has {} entries", layout.name, info.max_entries)) }
 }

@@ -1,4 +1,4 @@
-//! The pinned tables as typed maps, and the look-ups of a decision over them.
+//! The pinned tables as typed maps.
 //!
 //! In: the folder they are pinned in. Out: one [`Map`] per table. What the agent writes and `sluice list` reads.
 
@@ -10,7 +10,8 @@ use proxy_common::abi::{
     Version,
 };
 use proxy_common::addr::Addr;
-use proxy_common::tables::{Capacity, Tables, name};
+use proxy_common::socket::More;
+use proxy_common::tables::{Capacity, REASONS_CAPACITY, name};
 
 use super::{MapError, Snapshot};
 use crate::sys::CallError;
@@ -25,9 +26,18 @@ pub struct Layout {
     pub value_size: u32,
     /// `BPF_F_*` flags that decide what may be done with the map.
     pub flags: u32,
-    /// The entries it should have, `None` where nobody chooses.
-    pub entries: fn(&Capacity) -> Option<u32>,
+    pub entries: Entries,
 }
+
+/// How many entries a table should have.
+#[derive(Clone, Copy, Debug)]
+pub enum Entries {
+    /// As many as a user asks for.
+    Chosen(fn(&Capacity) -> u32),
+    Fixed(u32),
+}
+
+use Entries::{Chosen, Fixed};
 
 /// `BPF_F_NO_PREALLOC`: memory follows use.
 const SPARSE: u32 = 1;
@@ -48,21 +58,32 @@ macro_rules! layout {
     };
 }
 
-/// Every table, in the order in which people should read them.
-pub const LAYOUTS: &[Layout] = &[
-    layout!(FRONTENDS, HASH, FrontendKey => u32, SPARSE | FROZEN, |c| Some(c.frontends)),
-    layout!(FRONTEND, ARRAY, u32 => Frontend, FROZEN, |c| Some(c.frontends)),
-    layout!(SERVICE, ARRAY, u32 => ServiceWord, FROZEN, |c| Some(c.services)),
-    layout!(VERSION, ARRAY, u32 => Version, FROZEN, |c| Some(c.versions)),
-    layout!(SLOTS, ARRAY, u32 => u32, FROZEN, |c| Some(c.slots)),
-    layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, |c| Some(c.backends)),
-    layout!(STATS, ARRAY, u32 => BackendStats, 0, |c| Some(c.backends)),
-    layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, |c| Some(c.addrs)),
-    layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, |c| Some(c.sources)),
-    layout!(CONFIG, ARRAY, u32 => Config, FROZEN, |_| None),
-    layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, |c| Some(c.affinity)),
-    layout!(SOCKETS, ARRAY, u32 => SocketFlow, 0, |c| Some(c.sockets)),
+/// The tables that the agent writes or reads, in the order in which people should read them.
+const SHARED: &[Layout] = &[
+    layout!(FRONTENDS, HASH, FrontendKey => u32, SPARSE | FROZEN, Chosen(|c| c.frontends)),
+    layout!(FRONTEND, ARRAY, u32 => Frontend, FROZEN, Chosen(|c| c.frontends)),
+    layout!(SERVICE, ARRAY, u32 => ServiceWord, FROZEN, Chosen(|c| c.services)),
+    layout!(VERSION, ARRAY, u32 => Version, FROZEN, Chosen(|c| c.versions)),
+    layout!(SLOTS, ARRAY, u32 => u32, FROZEN, Chosen(|c| c.slots)),
+    layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, Chosen(|c| c.backends)),
+    layout!(STATS, ARRAY, u32 => BackendStats, 0, Chosen(|c| c.backends)),
+    layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, Chosen(|c| c.addrs)),
+    layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, Chosen(|c| c.sources)),
+    layout!(CONFIG, ARRAY, u32 => Config, FROZEN, Fixed(1)),
+    layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, Chosen(|c| c.affinity)),
+    layout!(SOCKETS, ARRAY, u32 => SocketFlow, 0, Chosen(|c| c.sockets)),
 ];
+
+/// Tables that only the programs use, pinned so that the next agent's programs find the same ones.
+const PRIVATE: &[Layout] = &[
+    layout!(SOCKETS_MORE, SK_STORAGE, u32 => More, SPARSE, Fixed(0)),
+    layout!(REASONS, PERCPU_ARRAY, u32 => u64, 0, Fixed(REASONS_CAPACITY)),
+];
+
+/// Every table that is pinned.
+pub fn layouts() -> impl Iterator<Item = &'static Layout> {
+    SHARED.iter().chain(PRIVATE)
+}
 
 /// The tables of one node, opened from their pins.
 #[derive(Debug)]
@@ -157,68 +178,6 @@ fn arena(entries: Vec<(u32, u32)>) -> Vec<u32> {
         }
     }
     slots
-}
-
-
-/// The pinned tables as a decision sees them, with CONFIG as it was when they were opened. Remembers nothing.
-#[derive(Debug)]
-pub struct Lookups {
-    pub maps: Pinned,
-    config: Option<Config>,
-}
-
-impl Lookups {
-    pub fn open(folder: &Path) -> Result<Self, CallError> {
-        let maps = Pinned::open(folder)?;
-        let config = maps.config.get(&0).map_err(|error| CallError::new("read table", name::CONFIG, error))?;
-        Ok(Self { maps, config })
-    }
-}
-
-/// A failed look-up counts as a miss, as it does in the kernel.
-impl Tables for Lookups {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
-        self.maps.frontends.get(key).ok().flatten()
-    }
-
-    fn frontend(&self, id: u32) -> Option<Frontend> {
-        self.maps.frontend.get(&id).ok().flatten()
-    }
-
-    fn service(&self, id: u32) -> Option<ServiceWord> {
-        self.maps.service.get(&id).ok().flatten()
-    }
-
-    fn version(&self, number: u32) -> Option<Version> {
-        self.maps.version.get(&number).ok().flatten()
-    }
-
-    fn slot(&self, index: u32) -> Option<u32> {
-        self.maps.slots.get(&index).ok().flatten()
-    }
-
-    fn backend(&self, id: u32) -> Option<Backend> {
-        self.maps.backends.get(&id).ok().flatten()
-    }
-
-    fn address(&self, addr: &Addr) -> Option<u32> {
-        self.maps.addrs.get(addr).ok().flatten()
-    }
-
-    fn source_allowed(&self, service: u32, client: &Addr) -> bool {
-        let key = SourceKey { prefix_len: 32 + 128, service: service.to_be_bytes(), addr: *client };
-        self.maps.sources.get(&key).is_ok_and(|value| value.is_some())
-    }
-
-    fn config(&self) -> Option<&Config> {
-        self.config.as_ref()
-    }
-
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.maps.affinity.get(key).ok().flatten()
-    }
-
-    fn remember(&self, _key: &AffinityKey, _value: &Affinity) {}
 }
 
 #[cfg(test)]
