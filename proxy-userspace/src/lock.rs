@@ -1,15 +1,21 @@
 //! One agent, and one reaper, per pin folder.
 //!
-//! In: the pin folder and a [`Role`]. Out: a [`Lock`] that lasts as long as the process, or the pid of whoever holds it. The kernel frees
-//! the lock of a process that is gone, so a stale file never stops anybody.
+//! In: the pin folder and a [`Role`]. Out: a [`Lock`] that lasts as long as the process, or the pid of whoever holds it.
+//! The kernel frees the lock of a process that is gone, so a stale file never stops anybody.
+//!
+//! A file below `/run` holds the pid. Containers that do not share `/run` still share the BPF filesystem, so the agent
+//! locks the pin folder itself too.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "/run/sluice";
+
+/// Who holds the lock of a pin folder and has its file in a `/run` of its own.
+const ELSEWHERE: &str = "unknown (in another container)";
 
 /// What a process does for a pin folder; there is at most one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +41,14 @@ impl Role {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    _folder: Option<File>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("a sluice {role} already runs on pin folder {pin_dir}, as process {holder}: stop it first, or use another --pin-dir")]
     Held { role: &'static str, pin_dir: PathBuf, holder: String },
-    #[error("lock file {path}: {source}")]
+    #[error("locking {path}: {source}")]
     File {
         path: PathBuf,
         #[source]
@@ -60,62 +67,99 @@ pub enum Holder {
 impl Lock {
     /// Takes the lock of `pin_dir`.
     pub fn take(role: Role, pin_dir: &Path) -> Result<Self, LockError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LockError::File { path, source }
+        };
+        let held = |holder| LockError::Held { role: role.name(), pin_dir: pin_dir.to_owned(), holder };
+        make_folder().map_err(fail(Path::new(FOLDER)))?;
         let path = path(role, pin_dir);
-        let fail = |source| LockError::File { path: path.clone(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER).map_err(fail)?;
-        let mut file = open_and_lock(&path).map_err(|failure| match failure {
-            Failure::Held(holder) => LockError::Held { role: role.name(), pin_dir: pin_dir.to_owned(), holder },
-            Failure::File(source) => fail(source),
-        })?;
-        file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(fail)?;
-        Ok(Self { _file: file })
+        let mut file = match lock(&path, open_file).map_err(fail(&path))? {
+            Some(file) => file,
+            None => return Err(held(read_holder(&path))),
+        };
+        let folder = match shared_folder(role, pin_dir) {
+            Some(folder) => match lock(folder, open_folder).map_err(fail(folder))? {
+                None => return Err(held(ELSEWHERE.to_owned())),
+                locked => locked,
+            },
+            None => None,
+        };
+        file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(fail(&path))?;
+        Ok(Self { _file: file, _folder: folder })
     }
 }
 
-enum Failure {
-    Held(String),
-    File(io::Error),
+fn make_folder() -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(FOLDER)?;
+    fs::set_permissions(FOLDER, fs::Permissions::from_mode(0o700))
 }
 
-/// Opens and locks the file, again when somebody removed it in between: a lock on a removed file locks nothing.
-fn open_and_lock(path: &Path) -> Result<File, Failure> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o644);
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// What the agent locks besides its file. The reaper does not: two of them do no harm, and one folder has one lock.
+fn shared_folder(role: Role, pin_dir: &Path) -> Option<&Path> {
+    (role == Role::Agent && pin_dir.exists()).then_some(pin_dir)
+}
+
+/// Opens and locks `path`, `None` when somebody holds it.
+///
+/// Again when somebody removed it in between, as a lock on a removed file locks nothing, and when only [`holder`] was
+/// looking, which is over at once.
+fn lock(path: &Path, open: fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
     loop {
-        let mut file = options.open(path).map_err(Failure::File)?;
+        let file = open(path)?;
         match file.try_lock() {
-            Ok(()) if is_still_there(&file, path) => return Ok(file),
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::Held(read_holder(&mut file))),
-            Err(TryLockError::Error(source)) => return Err(Failure::File(source)),
+            Ok(()) if is_still_there(&file, path) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if is_held(&file)? => return Ok(None),
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(source),
         }
     }
 }
 
+/// Whether somebody has the lock and does not just look. Leaves a shared lock on `file` when not.
+fn is_held(file: &File) -> io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn is_still_there(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     file.metadata().map(inode).ok() == fs::metadata(path).map(inode).ok()
 }
 
 /// Who holds the lock of `pin_dir` now.
 pub fn holder(role: Role, pin_dir: &Path) -> io::Result<Holder> {
-    let mut file = match File::open(path(role, pin_dir)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::Nobody),
-        Err(error) => return Err(error),
-    };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(Holder::Nobody),
-        Err(TryLockError::WouldBlock) => Ok(Holder::Process(read_holder(&mut file))),
-        Err(TryLockError::Error(error)) => Err(error),
+    let path = path(role, pin_dir);
+    if is_path_held(&path)? {
+        return Ok(Holder::Process(read_holder(&path)));
+    }
+    match shared_folder(role, pin_dir) {
+        Some(folder) if is_path_held(folder)? => Ok(Holder::Process(ELSEWHERE.to_owned())),
+        _ => Ok(Holder::Nobody),
     }
 }
 
-fn read_holder(file: &mut File) -> String {
-    let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
-    if read.is_err() || text.is_empty() { "unknown".to_owned() } else { text }
+fn is_path_held(path: &Path) -> io::Result<bool> {
+    match File::open(path) {
+        Ok(file) => is_held(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_holder(path: &Path) -> String {
+    fs::read_to_string(path).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Removes the lock file, and the folder when it was the last; says what went.
@@ -163,6 +207,35 @@ mod tests {
         let path = |pin_dir| path(Role::Agent, Path::new(pin_dir));
         assert_ne!(path("/sys/fs/bpf/a"), path("/sys/fs/bpf/b"));
         assert_eq!(path("/sys/fs/bpf/a"), path("/sys/fs/bpf/a/"));
+    }
+
+    #[test]
+    fn looking_who_holds_a_lock_does_not_stop_whoever_takes_it() {
+        let path = std::env::temp_dir().join(format!("sluice-lock-{}", std::process::id()));
+        let file = open_file(&path).unwrap();
+        assert!(!is_path_held(&path).unwrap());
+        assert!(!is_held(&file).unwrap());
+        assert!(!is_held(&open_file(&path).unwrap()).unwrap(), "two may look");
+        drop(file);
+        let taken = lock(&path, open_file).unwrap();
+        assert!(taken.is_some());
+        assert!(lock(&path, open_file).unwrap().is_none());
+        assert!(is_path_held(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_taker_goes_on_when_somebody_stops_looking() {
+        let path = std::env::temp_dir().join(format!("sluice-look-{}", std::process::id()));
+        let looking = open_file(&path).unwrap();
+        assert!(!is_held(&looking).unwrap());
+        let taken = std::thread::scope(|scope| {
+            let taker = scope.spawn(|| lock(&path, open_file).unwrap().is_some());
+            drop(looking);
+            taker.join().unwrap()
+        });
+        assert!(taken);
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

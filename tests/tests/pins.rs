@@ -373,6 +373,30 @@ fn a_second_agent_is_refused_with_the_pid_of_the_first() {
 }
 
 #[test]
+fn an_agent_in_a_container_with_a_run_folder_of_its_own_is_refused_too() {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    let _first = open(&node);
+    let mut other = node.host().unwrap().command("/usr/bin/unshare").unwrap();
+    let script = "mount -t tmpfs none /run && exec \"$0\" cleanup --pin-dir \"$1\"";
+    other.args(["--mount", "sh", "-ec", script]).arg(proxy_tests::process::sluice_binary().unwrap()).arg(node.pin_dir());
+    let refused = other.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("already runs") && said.contains("in another container"), "{said}");
+}
+
+#[test]
+fn lock_files_are_for_root_alone() {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    served(&node);
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = Path::new("/run/sluice");
+    assert_eq!(mode(folder), 0o700);
+    assert!(names(folder).iter().all(|file| mode(&folder.join(file)) == 0o600));
+}
+
+#[test]
 fn the_lock_of_a_process_that_is_gone_is_taken() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();

@@ -37,7 +37,7 @@ struct Stage {
     store: KernelStore,
     version: u32,
     _processes: Vec<Server>,
-    _datapath: Datapath,
+    datapath: Datapath,
 }
 
 impl Stage {
@@ -55,7 +55,7 @@ impl Stage {
         let (mut datapath, mut store, _) = Datapath::open(&options).unwrap();
         store.apply(&beginning()).unwrap();
         datapath.go_live().unwrap();
-        let mut stage = Self { node, servers, store, version: 0, _processes: processes, _datapath: datapath };
+        let mut stage = Self { node, servers, store, version: 0, _processes: processes, datapath };
         stage.serve_from(&NAMES);
         stage
     }
@@ -284,4 +284,9 @@ fn a_second_reaper_is_refused_and_an_absent_one_is_a_note_of_check() {
     let second = proxy_tests::agent::sluice(&stage.node, &["reap", "--pin-dir", &pin_dir]).unwrap();
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("a sluice reap already runs"));
+    drop(stage.datapath);
+    let cleanup = proxy_tests::agent::sluice(&stage.node, &["cleanup", "--pin-dir", &pin_dir]).unwrap();
+    let said = String::from_utf8_lossy(&cleanup.stderr).into_owned();
+    let refusal = format!("a sluice reap already runs on pin folder {pin_dir}, as process {}", reaper.0.id());
+    assert!(!cleanup.status.success() && said.contains(&refusal), "{said}");
 }

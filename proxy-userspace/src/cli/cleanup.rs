@@ -16,18 +16,18 @@ pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinDir,
 
-    /// Even while an agent runs; it will not notice.
+    /// Even while an agent or a reaper runs; it will not notice.
     #[arg(long)]
     pub force: bool,
 }
 
 pub fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let pin_dir = &args.pins.pin_dir;
-    // Held until the end, so that no agent starts on what is being removed.
-    let _lock = if args.force { None } else { Some(Lock::take(Role::Agent, pin_dir)?) };
+    // Held until the end, so that nobody starts on what is being removed.
+    let take = |role| if args.force { Ok(None) } else { Lock::take(role, pin_dir).map(Some) };
+    let _locks = [take(Role::Agent)?, take(Role::Reap)?];
     let (mut removed, foreign) = Folder::at(pin_dir).remove_all()?;
     for role in Role::ALL {
-        // A reaper that still runs finds no tables and waits; it should be ended first.
         let lock_file = lock::remove(role, pin_dir).context("remove the lock file")?;
         // Our own lock is nothing that was left here.
         removed.extend(lock_file.filter(|_| !removed.is_empty()));
