@@ -74,9 +74,8 @@ impl Lock {
         let held = |holder| LockError::Held { role: role.name(), pin_dir: pin_dir.to_owned(), holder };
         make_folder().map_err(fail(Path::new(FOLDER)))?;
         let path = path(role, pin_dir);
-        let mut file = match lock(&path, open_file).map_err(fail(&path))? {
-            Some(file) => file,
-            None => return Err(held(read_holder(&path))),
+        let Some(mut file) = lock(&path, open_file).map_err(fail(&path))? else {
+            return Err(held(read_holder(&path)));
         };
         let folder = match shared_folder(role, pin_dir) {
             Some(folder) => match lock(folder, open_folder).map_err(fail(folder))? {

@@ -155,7 +155,7 @@ fn until_answered_by(socket: &Socket<'_>, name: &str) -> Duration {
     }
 }
 
-fn connected<'a>(client: &'a Client, to: SocketAddr) -> (Socket<'a>, String) {
+fn connected(client: &Client, to: SocketAddr) -> (Socket<'_>, String) {
     let socket = client.open(Kind::Udp, to);
     socket.connect(to).unwrap();
     let by = socket.ask().unwrap().by;
