@@ -119,19 +119,19 @@ fn look_up(tables: &impl Tables, key: &FrontendKey) -> Option<Met> {
     let word = tables.service(frontend.service).expect("no word");
     let version = tables.version(word as u32).expect("no version");
     assert_eq!(version.service, frontend.service, "a version of another service");
-    let members = |range: Range, flag| {
+    let members = |range: Range| {
         let member = |index| {
             let id = tables.slot(index).expect("slot outside of the arena");
             let backend = tables.backend(id).expect("no backend");
             assert_eq!(backend.service, frontend.service, "a backend of another service");
-            assert!(backend.generation != 0 && backend.flags & flag != 0, "a backend that is no member: {backend:?}");
+            assert_ne!(backend.generation, 0, "a backend that was freed: {backend:?}");
             (backend.addr, backend.port)
         };
         (range.start..range.start + range.len).map(member).collect()
     };
     let rest = Rest {
-        cluster: members(version.cluster, Backend::IN_CLUSTER_SET),
-        local: members(version.local, Backend::IN_LOCAL_SET),
+        cluster: members(version.cluster),
+        local: members(version.local),
         affinity: version.affinity_seconds,
         flags: version.flags,
     };
@@ -176,13 +176,14 @@ impl Allowed {
         Self { kinds: owners.iter().map(|owner| owner.map(|(_, kind)| kind)).collect(), rests }
     }
 
-    /// What the datapath itself makes of the tables is one of the allowed sets.
+    /// What the datapath itself makes of the tables, remembered or drawn, is in the sets in force.
     fn assert_chosen(&self, tables: &MemoryStore, client: &HostProcess, key: &FrontendKey) {
+        let in_force = look_up(tables, key).map(|met| met.rest);
         let holds = |backend: (Addr, Be16)| {
-            self.rests.iter().flatten().any(|rest| rest.cluster.contains(&backend) || rest.local.contains(&backend))
+            in_force.iter().any(|rest| rest.cluster.contains(&backend) || rest.local.contains(&backend))
         };
         match balance(tables, client, key) {
-            Verdict::To(choice) => assert!(holds((choice.addr, choice.port)), "chose {choice:?}, allowed {:?}", self.rests),
+            Verdict::To(choice) => assert!(holds((choice.addr, choice.port)), "chose {choice:?}, in force {in_force:?}"),
             Verdict::Refuse(reason) => assert_ne!(reason, Reason::TablesChanging),
             Verdict::Leave => assert!(self.rests.contains(&None)),
             Verdict::Unreachable(_) => {}

@@ -6,7 +6,7 @@
 //!
 //! A batch of services is planned in two phases. First everything that adds: backends, slots, versions, the switch,
 //! frontends. Then everything that takes away. So a key that moves from one service port to another is overwritten in
-//! one write, and a backend has its flags before a set names it and loses them after.
+//! one write. The flags of a backend change before the switch: they say who is remembered, slots say who is drawn.
 //!
 //! Ids that go out of use are retired; [`Ledger::collect`] lets a grace period pass and gives them back.
 
@@ -376,7 +376,10 @@ impl Ledger {
             backends.push(backend);
         }
         backends.sort_unstable_by_key(HeldBackend::place);
-        self.plan_flags(batch, id, &changed, same_slots);
+        if wanted.affinity_seconds != 0 {
+            changed.extend(removed.iter().map(|old| (*old, old.flags & !SET_FLAGS)));
+        }
+        self.plan_flags(batch, id, &changed);
         let sets = Sets::of(&backends);
         let run = if same_slots { held.run } else { self.write_slots(batch, &sets.slots) };
         self.plan_switch(batch, id, held, with_sets(version(id, wanted), run, sets.cluster), run);
@@ -408,18 +411,11 @@ impl Ledger {
         Op::Backend { id, value: Backend { addr, port, flags, service, generation, zone: 0 }, fresh }
     }
 
-    /// A flag that is gained is set before the switch, one that is lost is cleared after it. Without a change of the
-    /// sets there is nothing to keep apart.
-    fn plan_flags(&self, batch: &mut Batch, service: u32, changed: &[(HeldBackend, u16)], same_slots: bool) {
-        for &(old, flags) in changed {
-            let before = if same_slots { flags } else { (old.flags | flags) & KNOWN_FLAGS };
-            if before != old.flags {
-                batch.adding.push(self.backend_op(service, old.with_flags(before), false));
-            }
-            if before != flags {
-                batch.removing.push(self.backend_op(service, old.with_flags(flags), false));
-            }
-        }
+    /// Flags change before the switch. Who draws goes through slots; flags only keep what is remembered, and must not
+    /// lead a client of the new version to what has just left.
+    fn plan_flags(&self, batch: &mut Batch, service: u32, changed: &[(HeldBackend, u16)]) {
+        let changed = changed.iter().filter(|(old, flags)| old.flags != *flags);
+        batch.adding.extend(changed.map(|(old, flags)| self.backend_op(service, old.with_flags(*flags), false)));
     }
 
     fn write_slots(&mut self, batch: &mut Batch, slots: &[u32]) -> Range {
@@ -555,8 +551,6 @@ const UNUSED_FRONTEND: Frontend = Frontend {
     service: 0,
     kind: Frontend::KIND_UNUSED,
 };
-
-const KNOWN_FLAGS: u16 = SET_FLAGS | Backend::SERVING | Backend::ON_THIS_NODE | Backend::TERMINATING;
 
 /// The version of `service` with empty sets.
 fn version(service: u32, wanted: &WantedService) -> Version {
