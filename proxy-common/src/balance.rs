@@ -45,28 +45,18 @@ pub struct Choice {
     pub kind: u32,
 }
 
-/// Two tables contradict each other: one of them changed in between. Looking again helps.
+/// Two tables contradict each other: one of them changed in between.
 struct Changing;
-
-const TRIES: usize = 3;
 
 /// Decides where `key`, dialled by `client`, goes.
 #[inline(always)]
 pub fn balance(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Verdict {
-    for _ in 0..TRIES {
-        if let Ok(verdict) = once(tables, client, key) {
-            return verdict;
-        }
-    }
-    Verdict::Refuse(Reason::TablesChanging)
-}
-
-#[inline(always)]
-fn once(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Verdict, Changing> {
-    match find(tables, client, key)? {
-        Found::Frontend(frontend) => serve(tables, client, &frontend),
-        Found::Nothing(verdict) => Ok(verdict),
-    }
+    let decided = match find(tables, client, key) {
+        Ok(Found::Frontend(frontend)) => serve(tables, client, &frontend),
+        Ok(Found::Nothing(verdict)) => Ok(verdict),
+        Err(changing) => Err(changing),
+    };
+    decided.unwrap_or(Verdict::Refuse(Reason::TablesChanging))
 }
 
 /// What a dialled address turned out to be.
@@ -97,14 +87,20 @@ fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result
     Ok(Found::Nothing(undefined_port(flags)))
 }
 
-/// FRONTENDS may hand out an element that was recycled while it was read; the copy of the key tells.
+const TRIES: usize = 3;
+
+/// FRONTENDS may hand out an element that was recycled while it was read; the copy of the key tells, and looking again
+/// helps. What lies behind a frontend stays as it is until we are done: one grace period covers the whole decision.
 #[inline(always)]
 fn frontend(tables: &impl Tables, key: &FrontendKey) -> Result<Option<Frontend>, Changing> {
-    let Some(id) = tables.frontend_id(key) else { return Ok(None) };
-    match tables.frontend(id) {
-        Some(frontend) if frontend.key == *key && frontend.kind != Frontend::KIND_UNUSED => Ok(Some(frontend)),
-        _ => Err(Changing),
+    for _ in 0..TRIES {
+        let Some(id) = tables.frontend_id(key) else { return Ok(None) };
+        let named = tables.frontend(id).filter(|frontend| frontend.key == *key);
+        if let Some(frontend) = named.filter(|frontend| frontend.kind != Frontend::KIND_UNUSED) {
+            return Ok(Some(frontend));
+        }
     }
+    Err(Changing)
 }
 
 /// A loopback address is another one in every namespace: only the node's own is the node's.
@@ -133,11 +129,13 @@ fn unknown_address(tables: &impl Tables, addr: &Addr) -> Verdict {
 
 #[inline(always)]
 fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
-    let mut inside = false;
+    // The first that fits ends it: a result carried along doubles the paths of the verifier with each step.
     for (i, cidr) in config.service_cidrs.iter().enumerate() {
-        inside |= (i as u32) < config.service_cidr_count && cidr.contains(addr);
+        if (i as u32) < config.service_cidr_count && cidr.contains(addr) {
+            return true;
+        }
     }
-    inside
+    false
 }
 
 /// One service port through its policies; `frontend` is immutable while FRONTENDS names it.

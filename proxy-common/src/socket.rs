@@ -205,17 +205,32 @@ fn disconnect(tables: &impl Tables, socket: &mut impl Socket) {
     }
 }
 
+const NO_FLOW: SocketFlow = SocketFlow {
+    cookie: 0,
+    used: 0,
+    frontend_addr: Addr::UNSPECIFIED_V6,
+    backend_addr: Addr::UNSPECIFIED_V6,
+    frontend_port: Be16::new(0),
+    backend_port: Be16::new(0),
+    proto: 0,
+    flags: 0,
+    abi: 0,
+    backend: 0,
+    generation: 0,
+};
+
 /// The latest flow of this socket that matches. A copy, not a position: positions are states that the verifier walks.
 #[inline(always)]
 fn newest(socket: &mut impl Socket, matches: impl Fn(&SocketFlow) -> bool) -> Option<SocketFlow> {
-    let mut newest = own_slot(socket).filter(|flow| matches(flow)).copied();
-    let Some(more) = socket.more() else { return newest };
-    for flow in more.iter() {
-        if flow.cookie != 0 && newest.is_none_or(|newest| newest.used < flow.used) && matches(flow) {
-            newest = Some(*flow);
+    let mut newest = own_slot(socket).filter(|flow| matches(flow)).copied().unwrap_or(NO_FLOW);
+    if let Some(more) = socket.more() {
+        for flow in more.iter() {
+            if flow.cookie != 0 && newest.used <= flow.used && matches(flow) {
+                newest = *flow;
+            }
         }
     }
-    newest
+    (newest.cookie != 0).then_some(newest)
 }
 
 #[inline(always)]

@@ -836,10 +836,10 @@ fn processes_in_nested_cgroups_are_served() {
 #[test]
 fn the_verifier_walks_few_instructions() {
     alone!(|cgroup| {
-        // A third of what kernels allow: room for those that prune worse.
+        // A ninth of what kernels allow: it is the time an agent takes to start, on every node.
         for (program, count) in Hooks::attach(cgroup).verified_instructions().unwrap() {
             println!("{program}: {count}");
-            assert!(count < 300_000, "{program}: {count}");
+            assert!(count < 110_000, "{program}: {count}");
         }
     });
 }
