@@ -28,7 +28,7 @@ use crate::node::Place;
 use crate::sys;
 use crate::world::World;
 
-/// Set in the process that runs the body of a test: its cgroup.
+/// Set in the process that runs the body of a test or benchmark: its cgroup.
 const INSIDE: &str = "SLUICE_TEST_CGROUP";
 
 /// Runs `body` in a process, a cgroup and a network namespace of its own, with `addresses` on its loopback device.
@@ -40,13 +40,31 @@ pub fn alone(test: &str, addresses: &[&str], body: impl FnOnce(&Path)) {
     }
 }
 
-fn again(test: &str, addresses: &[&str]) -> Result<()> {
+/// As [`alone`], for a whole program: it is started once more, without arguments, and `body` runs in there.
+pub fn program_alone(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if let Some(cgroup) = env::var_os(INSIDE) {
+        return body(Path::new(&cgroup));
+    }
     let world = World::new()?;
+    let status = inside(&world, &[])?.status().context("start this program once more")?;
+    ensure!(status.success(), "the program failed inside: {status}");
+    Ok(())
+}
+
+/// This program, to be started in a place of its own in `world`.
+fn inside(world: &World, addresses: &[&str]) -> Result<Command> {
     let place = Place::new(Netns::new()?, world.cgroup().join("hooks"))?;
     let lines: Vec<String> = addresses.iter().map(|address| format!("addr add {address} dev lo")).collect();
     place.netns.ip(&lines)?;
     let mut command = place.command(env::current_exe()?)?;
-    command.args([test, "--exact", "--nocapture", "--include-ignored"]).env(INSIDE, &place.cgroup);
+    command.env(INSIDE, &place.cgroup);
+    Ok(command)
+}
+
+fn again(test: &str, addresses: &[&str]) -> Result<()> {
+    let world = World::new()?;
+    let mut command = inside(&world, addresses)?;
+    command.args([test, "--exact", "--nocapture", "--include-ignored"]);
     let output = command.output().context("start the test once more")?;
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{stdout}{stderr}");

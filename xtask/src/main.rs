@@ -1,8 +1,9 @@
-//! Every developer action: `cargo xtask setup | build-ebpf | demo | test | ci`.
+//! Every developer action: `cargo xtask setup | build-ebpf | demo | test | bench | ci`.
 //!
 //! Each subcommand makes sure of what it needs (`setup`), does its work and says how long that took. What is decided
 //! where: [`places`] knows the folders, [`step`] runs one command with progress, [`cache`] keeps finished components.
 
+mod bench;
 mod build_ebpf;
 mod cache;
 mod compiler;
@@ -57,6 +58,12 @@ enum Action {
         #[command(flatten)]
         answers: Answers,
     },
+    /// Measure something; not part of the tests.
+    Bench {
+        what: bench::What,
+        #[command(flatten)]
+        answers: Answers,
+    },
     /// What "done" means: set-up and every test, nothing left out.
     Ci,
 }
@@ -103,6 +110,10 @@ fn run(action: Action) -> Result<ExitCode> {
         }
         Action::Test { part, answers } => {
             return Ok(test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable()));
+        }
+        Action::Bench { what, answers } => {
+            setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;
+            bench::run(&places, what)?;
         }
         Action::Ci => return Ok(test::run(&places, None, Consent::Given, test::Strictness::NothingLeftOut)),
     }

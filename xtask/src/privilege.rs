@@ -1,9 +1,12 @@
 //! Root for the few programs that need it, and only for those: never for cargo, which would leave root's files in `target/`.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::step;
 
 /// How a program gets root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,16 @@ impl Privilege {
             }
         }
     }
+}
+
+/// Runs a built program as root, its output as it comes. `variables` are `NAME=VALUE`.
+pub(crate) fn run_as_root(purpose: &str, program: &Path, variables: &[String]) -> Result<()> {
+    let by_hand = || format!("to run it by hand: sudo env {} {}", variables.join(" "), program.display());
+    let mut command = Privilege::obtain(purpose).with_context(by_hand)?.command("env");
+    command.args(variables).arg(program);
+    let status = command.status().with_context(|| format!("run {}", step::shown(&command)))?;
+    ensure!(status.success(), "{}: {status}", program.display());
+    Ok(())
 }
 
 /// Asks a question on the terminal; anything but yes is no.

@@ -25,6 +25,15 @@ pub(crate) fn release(places: &Places) -> Result<PathBuf> {
         .context("cargo names no binary `sluice`")
 }
 
+/// Builds the programs of the tests crate, helpers included; the answer is the one called `name`.
+pub(crate) fn test_program(places: &Places, name: &str) -> Result<PathBuf> {
+    let mut cargo = places.cargo();
+    cargo.args(["build", "--package", "proxy-tests", "--bins", "--message-format", "json-render-diagnostics"]);
+    let outcome = step::run(&format!("build {name}"), &mut cargo)?;
+    let found = executables(&outcome.output).into_iter().find(|built| built.name == name);
+    Ok(found.with_context(|| format!("cargo names no program `{name}`"))?.path)
+}
+
 /// One program that cargo says it built.
 pub(crate) struct Executable {
     pub(crate) name: String,
