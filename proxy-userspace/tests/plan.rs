@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version};
+use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::balance::{Client, Verdict, balance};
 use proxy_common::reason::Reason;
@@ -512,4 +512,25 @@ fn addresses_follow_the_node_and_past_the_capacity_are_named() {
     let (ops, full) = ledger.plan_node(&node(&many));
     store.apply(&ops).unwrap();
     assert_eq!((full.map(|full| full.table), store.addrs.len()), (Some(name::ADDRS), 16));
+}
+
+#[test]
+fn in_a_full_table_addresses_make_room_before_they_take_it_and_own_ones_come_first() {
+    let mut store = MemoryStore::new(SMALL);
+    let mut ledger = Ledger::new(SMALL);
+    let node = |cluster_ips: std::ops::Range<u8>, own: u8| WantedNode {
+        addresses: cluster_ips
+            .map(|last| (Addr::v4([10, 96, 0, last]), address::CLUSTER_IP))
+            .chain([(Addr::v4([192, 0, 2, own]), address::OWN)])
+            .collect(),
+        config: Config::default(),
+    };
+    for (wanted, fits) in [(node(0..15, 1), true), (node(1..16, 2), true), (node(20..35, 3), true), (node(0..40, 4), false)] {
+        let (ops, full) = ledger.plan_node(&wanted);
+        assert_eq!(full.is_none(), fits);
+        store.apply(&ops).unwrap();
+        assert!(store.snapshot().addrs.contains(wanted.addresses.last().unwrap()));
+        assert_eq!(store.addrs.len(), 16);
+        assert_eq!(restored(&store).plan_node(&wanted).0, []);
+    }
 }

@@ -18,6 +18,7 @@ mod dirty;
 pub mod endpoints;
 mod kinds;
 mod listing;
+mod moment;
 mod names;
 pub mod node;
 pub mod objects;

@@ -30,7 +30,7 @@ pub struct Metadata {
     pub uid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
-    /// RFC 3339; sorts as text. Decides between Services that claim one address.
+    /// RFC 3339. Decides between Services that claim one address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use proxy_common::abi::{Frontend, FrontendKey};
 use proxy_common::addr::{Addr, Be16, Family};
 
 use super::address::{family_of, parse_cidr, parse_ip, parse_port, unfit_for_endpoint, unfit_for_frontend};
+use super::moment::{Moment, parse_moment};
 use super::names::{Names, ObjectName, ServicePortName};
 use super::objects::{self, ServiceSpec};
 use super::problem::Problems;
@@ -27,8 +28,7 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: ObjectName,
-    /// RFC 3339, compared as text.
-    pub created: Option<Box<str>>,
+    pub created: Option<Moment>,
     /// At most one per family; a family without one is not served at all.
     pub cluster_ips: Box<[IpAddr]>,
     pub external_ips: Box<[IpAddr]>,
@@ -110,8 +110,8 @@ impl Service {
     }
 
     /// Sorts older Services first and those without a date last.
-    fn age(&self) -> (bool, Option<&str>) {
-        (self.created.is_none(), self.created.as_deref())
+    fn age(&self) -> (bool, Option<Moment>) {
+        (self.created.is_none(), self.created)
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) fn convert(object: &objects::Service, names: &mut Names, problems: &m
             namespace: names.share(&object.metadata.namespace),
             name: names.share(&object.metadata.name),
         },
-        created: object.metadata.creation_timestamp.as_deref().map(Box::from),
+        created: created(object, problems),
         ports: ports(spec, names, problems),
         load_balancer_ips: load_balancer_ips(object, problems),
         source_ranges: source_ranges(spec, problems),
@@ -144,6 +144,17 @@ pub(super) fn convert(object: &objects::Service, names: &mut Names, problems: &m
         cluster_ips,
         external_ips,
     })
+}
+
+fn created(object: &objects::Service, problems: &mut Problems) -> Option<Moment> {
+    let text = object.metadata.creation_timestamp.as_deref()?;
+    let created = parse_moment(text);
+    if created.is_none() {
+        problems.push(format!(
+            "metadata.creationTimestamp {text:?} counts as none; write it like 2026-01-31T12:00:00Z, or leave it out"
+        ));
+    }
+    created
 }
 
 fn is_for_us(object: &objects::Service, problems: &mut Problems) -> bool {

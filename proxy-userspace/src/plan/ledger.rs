@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, SourceKey, Version};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, SourceKey, Version};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
@@ -20,7 +20,7 @@ use super::Op;
 use super::arena::Arena;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
 use super::ids::Ids;
-use crate::desired::{ServicePortName, WantedFrontend, WantedNode, WantedService};
+use crate::desired::{ServicePortName, WantedFrontend, WantedService};
 use crate::maps::Snapshot;
 
 /// A service port that did not fit. What it was before stays in force.
@@ -115,9 +115,9 @@ impl Holding {
 
 /// The ops of a batch while it is planned.
 #[derive(Default)]
-struct Batch {
-    adding: Vec<Op>,
-    removing: Vec<Op>,
+pub(super) struct Batch {
+    pub(super) adding: Vec<Op>,
+    pub(super) removing: Vec<Op>,
     /// Keys that their service port gives up. Who took one over in this batch keeps it.
     leaving: Vec<(FrontendKey, u32)>,
     /// Every key that somebody in this batch wants. Only filled while service ports wait to be adopted.
@@ -163,20 +163,6 @@ impl Ledger {
         }
         planned.ops = self.finish(batch);
         planned
-    }
-
-    /// The writes that bring ADDRS and CONFIG to `wanted`. Addresses past the capacity are left out and reported.
-    pub fn plan_node(&mut self, wanted: &WantedNode) -> (Vec<Op>, Option<Full>) {
-        let fitting = wanted.addresses.len().min(self.capacity.addrs as usize);
-        let addresses = &wanted.addresses[..fitting];
-        let mut ops = address_ops(&self.addrs, addresses);
-        self.addrs = addresses.to_vec();
-        if self.config != Some(wanted.config) {
-            ops.push(Op::Config { value: Box::new(wanted.config) });
-            self.config = Some(wanted.config);
-        }
-        let full = Full { table: name::ADDRS, capacity: self.capacity.addrs };
-        (ops, (fitting < wanted.addresses.len()).then_some(full))
     }
 
     /// Removes what was found in the kernel and nobody asked for. Only when everything is known and planned.
@@ -243,10 +229,6 @@ impl Ledger {
             of(name::ADDRS, self.addrs.len() as u32, self.capacity.addrs),
             of(name::SOURCES, sources, self.capacity.sources),
         ]
-    }
-
-    fn source_count(&self) -> usize {
-        self.sources.values().map(BTreeSet::len).sum::<usize>() + self.retired_sources.len()
     }
 
     fn plan_one(
@@ -479,24 +461,6 @@ impl Ledger {
         }
     }
 
-    /// New sources come before the switch that asks for them.
-    fn plan_sources(&mut self, batch: &mut Batch, service: u32, wanted: &WantedService) {
-        let sources: BTreeSet<SourceKey> = wanted.source_ranges.iter().map(|cidr| source_key(service, cidr)).collect();
-        let mut held = self.sources.remove(&service).unwrap_or_default();
-        held.extend(self.retired_sources.extract_if(.., |key| key.service == service.to_be_bytes()));
-        batch.adding.extend(sources.difference(&held).map(|&key| Op::AllowSource { key }));
-        let gone = held.difference(&sources).copied();
-        if wanted.flags & Version::SOURCE_RANGES == 0 {
-            // Programs that still see the older version must find them.
-            self.retired_sources.extend(gone);
-        } else {
-            batch.removing.extend(gone.map(|key| Op::ForgetSource { key }));
-        }
-        if !sources.is_empty() {
-            self.sources.insert(service, sources);
-        }
-    }
-
     fn remove_service(&mut self, batch: &mut Batch, service: u32) {
         let Some(held) = self.services.remove(&service) else { return };
         batch.leaving.extend(held.frontends.iter().map(|key| (*key, service)));
@@ -521,23 +485,6 @@ impl Ledger {
         }
         ops
     }
-}
-
-/// What turns `held` into `wanted`; both are sorted by address.
-fn address_ops(held: &[(Addr, u32)], wanted: &[(Addr, u32)]) -> Vec<Op> {
-    let mut ops = Vec::new();
-    let mut held = held.iter().peekable();
-    let forget = |&(addr, _): &(Addr, u32)| Op::ForgetAddress { addr };
-    for &(addr, flags) in wanted {
-        while let Some(gone) = held.next_if(|held| held.0 < addr) {
-            ops.push(forget(gone));
-        }
-        if held.next_if(|held| held.0 == addr).is_none_or(|held| held.1 != flags) {
-            ops.push(Op::Address { addr, flags });
-        }
-    }
-    ops.extend(held.map(forget));
-    ops
 }
 
 fn wants(wanted: &WantedService, key: &FrontendKey) -> bool {
@@ -568,12 +515,4 @@ fn version(service: u32, wanted: &WantedService) -> Version {
 pub(super) fn with_sets(version: Version, run: Range, cluster: u32) -> Version {
     let range = |start, len| if len == 0 { Range::default() } else { Range { start, len } };
     Version { cluster: range(run.start, cluster), local: range(run.start + cluster, run.len - cluster), ..version }
-}
-
-/// The key for `cidr`, without the bits that do not count.
-fn source_key(service: u32, cidr: &Cidr) -> SourceKey {
-    let prefix = cidr.prefix_len.min(128);
-    let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-    let addr = Addr::new((cidr.addr.bits() & mask).to_be_bytes());
-    SourceKey { prefix_len: 32 + prefix, service: service.to_be_bytes(), addr }
 }

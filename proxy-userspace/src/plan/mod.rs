@@ -17,7 +17,9 @@ pub mod arena;
 mod change;
 pub mod ids;
 mod ledger;
+mod node;
 mod restore;
+mod sources;
 
 pub use ledger::{Full, Ledger, Planned, Pressure};
 pub use restore::Problem;
