@@ -11,18 +11,18 @@ use proxy_common::tables::name;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch::Receiver as Latest;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
 use crate::attach::Datapath;
 use crate::config::{Config, Source};
 use crate::converge::{Converger, Report};
 use crate::desired::{Detector, ThisNode};
-use crate::maps::kernel::KernelStore;
+use crate::maps::kernel::{KernelStore, option};
 use crate::model::{Change, Event};
 use crate::netdev::{self, Host};
 use crate::plan::Ledger;
-use crate::{log, manifests, watch};
+use crate::{log, manifests, sys, watch};
 
 /// Changes that may wait while tables are written; then the sources wait too.
 const QUEUE: usize = 4096;
@@ -34,6 +34,8 @@ const NODE_PATIENCE: Duration = Duration::from_secs(30);
 const POD_CIDR_PATIENCE: Duration = Duration::from_mins(5);
 /// After this long without a change, ids that went out of use are given back.
 const IDLE: Duration = Duration::from_millis(200);
+/// Where changes never pause, they are given back this long after they went out of use.
+const LONGEST_UNTIDY: Duration = Duration::from_millis(500);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -41,6 +43,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// keeps serving.
 pub fn run(config: &Config) -> Result<u8> {
     log::start(config.verbosity);
+    sys::end_by_fault_signals().context("give the signals of memory faults their default effect")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(serve(config))
 }
@@ -129,6 +132,8 @@ struct Agent {
     patience: Patience,
     failures: u32,
     retry_at: Option<Instant>,
+    /// Since when there is something to give back.
+    untidy_since: Option<Instant>,
     /// Everything was up to date once.
     converged: bool,
 }
@@ -139,13 +144,14 @@ impl Agent {
         let this = this_node(&settings, &host.borrow());
         let converger = Converger::new(store, this);
         let patience = Patience::new(config);
-        Self { datapath, converger, host, settings, patience, failures: 0, retry_at: None, converged: false }
+        Self { datapath, converger, host, settings, patience, failures: 0, retry_at: None, untidy_since: None, converged: false }
     }
 
     async fn follow(&mut self, mut changes: Receiver<Change>) -> Result<()> {
         let mut batch = Vec::new();
         loop {
             let mut idle = false;
+            let tidy_at = self.tidy_at();
             tokio::select! {
                 count = changes.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
                 changed = self.host.changed() => {
@@ -155,7 +161,10 @@ impl Agent {
                 }
                 () = until(self.retry_at) => {}
                 () = until(self.patience.deadline()) => self.patience.run_out(&self.settings)?,
-                () = sleep(IDLE), if self.converger.is_untidy() => idle = true,
+                () = until(tidy_at) => {
+                    idle = true;
+                    self.untidy_since = None;
+                }
             }
             for change in batch.drain(..) {
                 self.take(change);
@@ -165,6 +174,14 @@ impl Agent {
                 self.work(idle);
             }
         }
+    }
+
+    /// When to give back what went out of use, unless there is something to do before.
+    fn tidy_at(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let since = self.converger.is_untidy().then(|| self.untidy_since.unwrap_or(now));
+        self.untidy_since = since;
+        since.map(|since| (now + IDLE).min(since + LONGEST_UNTIDY))
     }
 
     fn take(&mut self, change: Change) {
@@ -227,11 +244,19 @@ fn tell(report: &Report) {
             namespace = &*port.namespace,
             service = &*port.service,
             port = &*port.port,
-            "not served as it should be: {full}; make room, or start with larger tables (--max-... flags, after sluice cleanup)"
+            "not served as it should be: {full}; {}",
+            way_out(full.table)
         );
     }
     if let Some(full) = &report.addresses_full {
         error!("some ClusterIPs or own addresses are not known to the tables: {full}");
+    }
+}
+
+fn way_out(table: &str) -> String {
+    match option(table) {
+        Some(option) => format!("delete Services, or run `sluice cleanup` and start with a larger {option}"),
+        None => "delete Services; no option makes it larger".to_owned(),
     }
 }
 
@@ -245,7 +270,7 @@ async fn until(deadline: Option<Instant>) {
 
 /// What the command line says about this node; addresses come from the kernel.
 fn settings(config: &Config) -> ThisNode {
-    let (udp_timeout, udp_stream_timeout) = netdev::udp_timeouts();
+    let (udp_timeout, udp_stream_timeout) = netdev::udp_timeouts(config.kernel.netns.as_deref());
     ThisNode {
         name: config.node_name.as_str().into(),
         bind_address: config.bind_address,

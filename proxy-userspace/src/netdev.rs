@@ -4,7 +4,6 @@
 //! with its next full sync, up to an hour later; here it takes milliseconds (specification I).
 
 use std::fs::File;
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +22,12 @@ use crate::sys::net::in_namespace;
 
 /// Addresses come in bursts (an interface comes up); this long without another message ends one.
 const QUIET: Duration = Duration::from_millis(10);
+/// A burst that does not end (routes that flap) is cut here.
+const LONGEST_BURST: Duration = Duration::from_millis(500);
+
+/// kube-proxy in IPVS mode binds every ClusterIP to this device. What is left of it must not make them own addresses: those
+/// are never served.
+const IPVS_DEVICE: &str = "kube-ipvs0";
 
 /// The node as its kernel sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,10 +45,11 @@ type Messages = BoxStream<'static, ()>;
 /// Reads the addresses now and follows them for as long as the receiver lives.
 pub async fn follow(netns: Option<&Path>) -> Result<watch::Receiver<Host>> {
     let (handle, messages) = connect(netns)?;
-    let host = read(&handle).await.context("list the addresses of this node")?;
+    let mut kernel = Kernel { handle, told_of_ipvs: false };
+    let host = kernel.read().await.context("list the addresses of this node")?;
     debug!(?host, "addresses of this node");
     let (sender, receiver) = watch::channel(host);
-    tokio::spawn(keep_up(handle, messages, sender));
+    tokio::spawn(keep_up(kernel, messages, sender));
     Ok(receiver)
 }
 
@@ -69,9 +75,9 @@ fn connect(netns: Option<&Path>) -> Result<(Handle, Messages)> {
     Ok((handle, messages.map(drop).boxed()))
 }
 
-async fn keep_up(handle: Handle, mut messages: Messages, host: watch::Sender<Host>) {
+async fn keep_up(mut kernel: Kernel, mut messages: Messages, host: watch::Sender<Host>) {
     while next_burst(&mut messages, &host).await.is_some() {
-        match read(&handle).await {
+        match kernel.read().await {
             Ok(now) => {
                 let changed = host.send_if_modified(|known| {
                     let changed = *known != now;
@@ -92,22 +98,55 @@ async fn next_burst(messages: &mut Messages, host: &watch::Sender<Host>) -> Opti
         message = messages.next() => message?,
         () = host.closed() => return None,
     };
-    while let Ok(more) = timeout(QUIET, messages.next()).await {
-        more?;
-    }
-    Some(())
+    let quiet = async {
+        while let Ok(more) = timeout(QUIET, messages.next()).await {
+            more?;
+        }
+        Some(())
+    };
+    timeout(LONGEST_BURST, quiet).await.unwrap_or(Some(()))
 }
 
-async fn read(handle: &Handle) -> Result<Host, rtnetlink::Error> {
-    let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-    let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
-    let mut devices = Vec::new();
-    for family in [v4, v6] {
-        let routes: Vec<RouteMessage> = handle.route().get(family).execute().try_collect().await?;
-        devices.push(default_device(&routes));
+/// Who is asked for addresses.
+struct Kernel {
+    handle: Handle,
+    told_of_ipvs: bool,
+}
+
+impl Kernel {
+    async fn read(&mut self) -> Result<Host, rtnetlink::Error> {
+        let addresses: Vec<AddressMessage> = self.handle.address().get().execute().try_collect().await?;
+        let addresses = self.without_ipvs(addresses).await?;
+        let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
+        let mut devices = Vec::new();
+        for family in [v4, v6] {
+            let routes: Vec<RouteMessage> = self.handle.route().get(family).execute().try_collect().await?;
+            devices.push(default_device(&routes));
+        }
+        Ok(host(&addresses, devices[0], devices[1]))
     }
-    Ok(host(&addresses, devices[0], devices[1]))
+
+    async fn without_ipvs(&mut self, mut addresses: Vec<AddressMessage>) -> Result<Vec<AddressMessage>, rtnetlink::Error> {
+        let Some(device) = self.device(IPVS_DEVICE).await? else { return Ok(addresses) };
+        let left_out = addresses.extract_if(.., |message| message.header.index == device).count();
+        if left_out > 0 && !std::mem::replace(&mut self.told_of_ipvs, true) {
+            warn!(
+                "{left_out} addresses of {IPVS_DEVICE} are left over from kube-proxy in IPVS mode and do not count as this \
+                 node's own; remove what it left with `kube-proxy --cleanup`"
+            );
+        }
+        Ok(addresses)
+    }
+
+    /// The index of a device.
+    async fn device(&self, name: &str) -> Result<Option<u32>, rtnetlink::Error> {
+        match self.handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn host(addresses: &[AddressMessage], device_v4: Option<u32>, device_v6: Option<u32>) -> Host {
@@ -162,13 +201,21 @@ fn default_device(routes: &[RouteMessage]) -> Option<u32> {
 }
 
 /// How long a UDP flow keeps its backend without and with replies: what conntrack would say, where it is.
-pub fn udp_timeouts() -> (u32, u32) {
-    let seconds = |name: &str| -> io::Result<Option<u32>> {
-        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/{name}"))?;
-        Ok(text.trim().parse().ok())
+pub fn udp_timeouts(netns: Option<&Path>) -> (u32, u32) {
+    // Where the namespace cannot be entered, `follow` has said so.
+    let namespace = netns.and_then(|path| File::open(path).ok());
+    let told = namespace.and_then(|namespace| in_namespace(&namespace, conntrack_timeouts).ok());
+    let (new, stream) = told.unwrap_or_else(conntrack_timeouts);
+    (new.unwrap_or(30), stream.unwrap_or(120))
+}
+
+/// As the calling thread's network namespace has them; none without conntrack.
+fn conntrack_timeouts() -> (Option<u32>, Option<u32>) {
+    let seconds = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/{name}")).ok()?;
+        text.trim().parse().ok()
     };
-    let or = |name, default| seconds(name).ok().flatten().unwrap_or(default);
-    (or("nf_conntrack_udp_timeout", 30), or("nf_conntrack_udp_timeout_stream", 120))
+    (seconds("nf_conntrack_udp_timeout"), seconds("nf_conntrack_udp_timeout_stream"))
 }
 
 #[cfg(test)]
@@ -230,5 +277,13 @@ mod tests {
     async fn the_loopback_address_of_this_machine_is_its_own() {
         let host = follow(None).await.unwrap().borrow().clone();
         assert!(host.own_addresses.contains(&ip("127.0.0.1")), "{host:?}");
+    }
+
+    #[tokio::test]
+    async fn a_burst_that_does_not_end_is_cut() {
+        let (sender, _receiver) = watch::channel(Host::default());
+        let mut messages = futures::stream::repeat(()).then(|()| tokio::time::sleep(QUIET / 10)).boxed();
+        let burst = timeout(LONGEST_BURST * 10, next_burst(&mut messages, &sender)).await;
+        assert_eq!(burst, Ok(Some(())));
     }
 }

@@ -104,7 +104,7 @@ fn killed_by_any_signal_and_started_again_nobody_notices() {
     let stage = Stage::new().unwrap();
     let mut agent = stage.serve(&[&web(), &stage.both()]).unwrap();
     let mut crowd = Crowd::start(&stage);
-    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT, Signal::SIGABRT] {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT, Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS] {
         crowd.goes_on();
         agent.end_with(signal).unwrap();
         crowd.goes_on();
