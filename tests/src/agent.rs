@@ -61,6 +61,12 @@ impl Agent {
             .ready()
     }
 
+    /// Starts it on an API server that may not be there, and does not wait. `master` is the option.
+    pub fn start_on_master(node: &Node, master: &str) -> Result<Self> {
+        let small = SMALL_TABLES.map(str::to_owned).into();
+        Self::spawn(node.host()?, [vec![master.to_owned()], place_arguments(node), small].concat())
+    }
+
     /// Starts it once more with the same arguments.
     pub fn restart(&self) -> Result<Self> {
         Self::spawn(self.host.clone(), self.arguments.clone())?.ready()

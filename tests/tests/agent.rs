@@ -283,3 +283,12 @@ fn sorted(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses.dedup();
     addresses
 }
+
+#[test]
+fn cluster_ips_that_a_former_ipvs_proxy_left_on_its_device_are_served() {
+    let stage = Stage::new().unwrap();
+    stage.node.netns.ip(&["link add kube-ipvs0 type bridge", "addr add 10.96.0.10/32 dev kube-ipvs0"]).unwrap();
+    let agent = stage.serve(&[&web(), &stage.both()]).unwrap();
+    agent.logged("1 addresses of kube-ipvs0 are left over from kube-proxy in IPVS mode").unwrap();
+    assert_eq!(who(&stage.host_client().unwrap()), "a,b");
+}

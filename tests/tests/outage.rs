@@ -1,0 +1,69 @@
+//! API servers that are away, and ways to them that break (issue section 4.5).
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use proxy_tests::agent::Agent;
+use proxy_tests::probe::Kind;
+use proxy_tests::silent_api;
+use proxy_tests::stage::{Stage, VIP4, dialled, web};
+use proxy_tests::world::World;
+
+/// At the other end of the uplink, where an API server may be.
+const API: &str = "192.0.2.1:8001";
+
+/// What the agent says while it cannot follow the API server.
+const AWAY: &str = "what is known keeps serving, next try";
+
+/// Rules that lose every packet to the API server.
+const LOSE: &str = "table inet test {
+    chain input {
+        type filter hook input priority 0
+        tcp dport 8001 drop
+    }
+}";
+
+fn master() -> String {
+    format!("--master=http://{API}")
+}
+
+#[test]
+fn with_nothing_to_serve_and_no_way_to_the_api_it_ends_within_half_a_minute_and_names_the_flag() {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    for (what, rules) in [("refused", ""), ("lost", LOSE)] {
+        world.uplink.nft(rules).unwrap();
+        let start = Instant::now();
+        let mut agent = Agent::start_on_master(&node, &master()).unwrap();
+        assert_eq!(agent.wait().unwrap().code(), Some(1), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}: {:?}", start.elapsed());
+        agent.logged("give its real address (not a ClusterIP) with --master URL").unwrap();
+    }
+}
+
+#[test]
+fn started_without_an_api_server_what_an_earlier_agent_pinned_serves() {
+    let stage = Stage::new().unwrap();
+    let mut earlier = stage.serve(&[&web(), &stage.both()]).unwrap();
+    earlier.end_with(Signal::SIGKILL).unwrap();
+    let agent = Agent::start_on_master(&stage.node, &master()).unwrap();
+    agent.logged(AWAY).unwrap();
+    let client = stage.pod_client().unwrap();
+    assert!(client.dial(Kind::Tcp, dialled(VIP4)).is_ok());
+}
+
+#[test]
+fn a_connection_whose_packets_vanish_is_noticed_within_15_seconds() {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    let api: SocketAddr = API.parse().unwrap();
+    silent_api::start(&world.uplink, api, &node).unwrap();
+    let agent = Agent::start_on_master(&node, &master()).unwrap();
+    agent.logged("programmed ").unwrap();
+
+    let start = Instant::now();
+    world.uplink.nft(LOSE).unwrap();
+    agent.logged(AWAY).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(15), "noticed after {:?}\n{}", start.elapsed(), agent.log());
+}
