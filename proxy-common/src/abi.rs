@@ -133,7 +133,7 @@ impl Backend {
 pub struct BackendStats {
     /// Connections and UDP flows ever sent there by this id.
     pub total: u64,
-    /// Open now: a gauge, wrapping; the agent recalibrates it from SOCKETS.
+    /// Open now: a gauge, wrapping.
     pub open: u64,
 }
 

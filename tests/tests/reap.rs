@@ -95,6 +95,11 @@ impl Stage {
     }
 }
 
+/// A UDP frontend.
+fn frontend_key(port: u16) -> FrontendKey {
+    FrontendKey { addr: Addr::v4(VIP.octets()), port: Be16::new(port), proto: 17, pad: 0 }
+}
+
 fn backend_address(pod: &Pod) -> SocketAddr {
     SocketAddr::new(pod.v4.into(), PORT)
 }
@@ -266,6 +271,58 @@ fn connected_to<'a>(client: &'a Client, name: &str) -> (Socket<'a>, String) {
             return (socket, by);
         }
     }
+}
+
+#[test]
+fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::new(&world);
+    stage.store.apply(&publish(3, frontend_key(54), 1)).unwrap();
+    let client = Client::start(&stage.node.host().unwrap()).unwrap();
+    let (socket, first) = connected(&client, vip());
+    let witness = client.open(Kind::Udp, vip());
+    witness.connect(SocketAddr::new(VIP.into(), 54)).unwrap();
+    let _reaper = Reaper::start(&stage.node);
+
+    stage.store.apply(&[Op::Withdraw { key: frontend_key(53) }]).unwrap();
+    let other = stage.end(&first);
+    until_answered_by(&witness, other);
+    // A second look, so that the first one is over.
+    stage.serve_from(&[]);
+    until_closed(&witness);
+    assert_eq!(socket.ask().unwrap().by, first, "nothing is cleaned up");
+    assert_eq!(socket.peer_name().unwrap(), vip());
+
+    let mut ops = another_service(stage.servers.iter().find(|pod| pod.name == other).unwrap());
+    ops.extend(publish(4, frontend_key(53), 2));
+    stage.store.apply(&ops).unwrap();
+    until_answered_by(&socket, other);
+}
+
+/// Gives a frontend to a service port.
+fn publish(id: u32, key: FrontendKey, service: u32) -> [Op; 2] {
+    [Op::Frontend { id, value: Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP } }, Op::Publish { key, id }]
+}
+
+/// Service port 2, whose one backend is `pod`.
+fn another_service(pod: &Pod) -> Vec<Op> {
+    let flags = Backend::IN_CLUSTER_SET | Backend::SERVING;
+    let (addr, port) = (Addr::v4(pod.v4.octets()), Be16::new(PORT));
+    let backend = Backend { addr, port, flags, service: 2, generation: 1, zone: 0 };
+    let version = Version {
+        cluster: Range { start: 100, len: 1 },
+        local: Range::default(),
+        affinity_seconds: 0,
+        flags: Version::HAS_ANY,
+        service: 2,
+        scheduler: Version::SCHEDULER_RANDOM,
+    };
+    vec![
+        Op::Backend { id: 3, value: backend, fresh: true },
+        Op::Slots { start: 100, backends: vec![3] },
+        Op::Version { number: 100, value: version },
+        Op::Service { id: 2, word: 100 },
+    ]
 }
 
 #[test]
