@@ -610,6 +610,31 @@ fn list_and_check_need_nothing_but_the_pins() {
 }
 
 #[test]
+fn pins_are_recognised_without_proc() {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    served(&node);
+    let mut bare = node.host().unwrap().command("/usr/bin/unshare").unwrap();
+    let script = "mount -t tmpfs none /proc && \"$0\" list --pin-dir \"$1\" && \"$0\" check --pin-dir \"$1\"";
+    bare.args(["--mount", "sh", "-c", script]).arg(proxy_tests::process::sluice_binary().unwrap()).arg(node.pin_dir());
+    let said = String::from_utf8(bare.output().unwrap().stdout).unwrap();
+    assert!(said.contains("10.96.0.1:80") && said.contains("connect4"), "{said}");
+    assert!(!said.contains("is not a link") && !said.contains("not a map"), "{said}");
+}
+
+#[test]
+fn tables_name_their_fields_in_bpftool() {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    served(&node);
+    for (table, field) in [(name::VERSION, "affinity_seconds"), (name::BACKENDS, "generation")] {
+        let pin = node.pin_dir().join("v1").join(table);
+        let output = Command::new("bpftool").args(["map", "dump", "pinned"]).arg(pin).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("\"{field}\"")), "{table}");
+    }
+}
+
+#[test]
 fn list_says_so_when_nothing_is_pinned() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();

@@ -139,7 +139,6 @@ impl LinkInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Map,
-    Program,
     Link,
     Other,
 }
@@ -186,15 +185,32 @@ pub fn open_pin(path: &Path) -> Result<OwnedFd, CallError> {
     unsafe { bpf(OBJ_GET, &mut attr) }.map(owned).map_err(fail)
 }
 
-/// What `fd` is, by the name the kernel gave its inode.
+/// What `fd` is, by how calls for one kind fail: the names of its descriptors would need `/proc`.
 pub fn kind(fd: BorrowedFd<'_>) -> Kind {
-    let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
-    match name.to_str() {
-        Some("anon_inode:bpf-map") => Kind::Map,
-        Some("anon_inode:bpf-prog") => Kind::Program,
-        Some("anon_inode:bpf_link" | "anon_inode:bpf-link") => Kind::Link,
-        _ => Kind::Other,
+    if is_map(fd) {
+        Kind::Map
+    } else if is_link(fd) {
+        Kind::Link
+    } else {
+        Kind::Other
     }
+}
+
+/// There is no room for a key, so a map says so, or has none to tell; what is no map is an invalid argument.
+fn is_map(fd: BorrowedFd<'_>) -> bool {
+    let mut attr = ElemAttr { map_fd: raw(fd), ..ElemAttr::default() };
+    // SAFETY: the kernel refuses to read from or write to address 0.
+    let asked = unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) };
+    let errno = asked.err().and_then(|error| error.raw_os_error());
+    matches!(errno, Some(libc::EFAULT | libc::ENOENT | libc::EOPNOTSUPP | ENOTSUPP))
+}
+
+/// A link looks for the program, which is no descriptor; what is no link is an invalid argument.
+fn is_link(fd: BorrowedFd<'_>) -> bool {
+    let mut attr = LinkUpdateAttr { link_fd: raw(fd), new_prog_fd: u32::MAX, ..LinkUpdateAttr::default() };
+    // SAFETY: no addresses in the attribute.
+    let asked = unsafe { bpf(LINK_UPDATE, &mut attr) };
+    asked.is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
 }
 
 /// Fills `info` from `fd`, which must be of the kind that `I` describes.
