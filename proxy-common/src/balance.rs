@@ -263,7 +263,9 @@ fn draw(tables: &impl Tables, client: &impl Client, frontend: &Frontend, set: &M
     let offset = client.random().checked_rem(set.range.len).ok_or(Changing)?;
     let id = tables.slot(set.range.start.wrapping_add(offset)).ok_or(Changing)?;
     let backend = tables.backend(id).ok_or(Changing)?;
-    if backend.service != frontend.service || backend.generation == 0 {
+    // A freed id (generation 0) is one of a version that was switched away from meanwhile: the old set, which is right.
+    // It is not given to anybody else before we are done, and nothing remembers a flow of generation 0.
+    if backend.service != frontend.service {
         return Err(Changing);
     }
     Ok(Choice::of(id, &backend, frontend))

@@ -1,9 +1,8 @@
 //! One CPU changes services as fast as it can, another one chooses 10^8 times (issue section 3.8).
 //!
 //! The kernel side is the program `stress` of proxy-ebpf, run by `BPF_PROG_TEST_RUN`; it judges every choice where it is
-//! made. This side writes as the agent does: backends, slots, version, the one word; what is superseded is reused only
-//! after a grace period, a tombstone and another grace period. Stricter than the agent, it takes the set's flag from
-//! backends that leave before the switch, so that affinity is held to the same rule as a draw.
+//! made. This side writes as the agent does: backends, slots, version, flags of what leaves, the one word, tombstones;
+//! what is superseded is reused after a grace period.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -254,21 +253,19 @@ impl Writer {
         if old.version != 0 {
             self.version_ids.superseded.push(old.version);
             self.block_ids.superseded.push(old.block);
-            self.backend_ids.superseded.extend(old.backends.iter().map(|(id, _)| *id));
+            for (id, backend) in &old.backends {
+                set(&mut self.backends, *id, Backend { flags: 0, generation: 0, ..*backend });
+                self.backend_ids.superseded.push(*id);
+            }
         }
     }
 
-    /// Frees what is superseded: nobody reads it, then nobody remembers it.
+    /// Frees what is superseded: nobody reads it any more.
     fn collect(&mut self) {
         grace_period().unwrap();
-        let nobody = Backend { flags: 0, generation: 0, ..self.current[0].backends[0].1 };
-        for id in &self.backend_ids.superseded {
-            set(&mut self.backends, *id, nobody);
-        }
         for id in &self.service_ids.superseded {
             set(&mut self.service, *id, 0);
         }
-        grace_period().unwrap();
         let Self { frontend_ids, service_ids, version_ids, block_ids, backend_ids, .. } = self;
         [frontend_ids, service_ids, version_ids, block_ids, backend_ids].into_iter().for_each(Ids::collect);
     }
