@@ -228,11 +228,11 @@ fn a_file_that_turns_bad_is_reported_and_its_last_good_state_keeps_serving() {
 const PAST_VALIDATION: &[(&str, &str)] = &[
     (
         "kind: Service\nmetadata: {name: bad}\nspec: {clusterIP: 10.96.0.300, clusterIPs: [10.96.0.300], ports: [{port: 80}]}\n",
-        "default/bad",
+        "Service default/bad: clusterIPs[0] \"10.96.0.300\" is no IP address and is not served; correct it in the Service",
     ),
     (
         "kind: Service\nmetadata: {name: bad}\nspec: {clusterIP: 10.96.0.77, clusterIPs: [10.96.0.77], ports: [{port: 99999}]}\n",
-        "default/bad",
+        "Service default/bad: ports[0].port 99999 is not served; use 1 to 65535",
     ),
     (
         "kind: Service\nmetadata: {name: zz}\nspec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ports: [{name: x, port: 80}]}\n",
@@ -241,11 +241,15 @@ const PAST_VALIDATION: &[(&str, &str)] = &[
     (
         "kind: EndpointSlice\nmetadata: {name: bad, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n\
          ports: [{name: tcp-80, port: 80}]\nendpoints: [{addresses: [not-an-address]}]\n",
-        "default/bad",
+        "is no IP address and is not used; correct or remove it",
     ),
     (
         "kind: EndpointSlice\nmetadata: {name: bad, labels: {kubernetes.io/service-name: web}}\naddressType: Carrier-Pigeon\n",
-        "default/bad",
+        "EndpointSlice default/bad: addressType \"Carrier-Pigeon\" is not used; a proxy serves IPv4 and IPv6",
+    ),
+    (
+        "kind: Service\nmetadata: {name: bad}\nspec: {clusterIP: None, prots: []}\n",
+        "bad.yaml:1: Service bad: field spec.prots is unknown and has no effect; correct or remove it",
     ),
     (
         "kind: Deployment\nmetadata: {name: bad}\n",
