@@ -472,6 +472,8 @@ fn a_pin_folder_that_is_not_ours_is_refused_with_the_way_out() {
 
     let whole = refusal(&Options { pin_dir: PINS.into(), ..options(&node) });
     assert!(whole.contains("name a folder inside of it with --pin-dir"), "{whole}");
+    let dotted = refusal(&Options { pin_dir: node.pin_dir().join("sluice.d"), ..options(&node) });
+    assert!(dotted.contains("has a dot in its name"), "{dotted}");
     let elsewhere = refusal(&Options { pin_dir: "/run/pins".into(), ..options(&node) });
     assert!(elsewhere.contains("is not on a BPF filesystem: mount one (`mount -t bpf"), "{elsewhere}");
 }

@@ -34,6 +34,8 @@ pub enum PinError {
     ReadOnly { path: PathBuf },
     #[error("pin folder {path} is the BPF filesystem itself: name a folder inside of it with --pin-dir, for example {path}/sluice")]
     WholeFilesystem { path: PathBuf },
+    #[error("pin folder {path} has a dot in its name, which a BPF filesystem does not take: name another --pin-dir")]
+    Dot { path: PathBuf },
     #[error("pin folder {path} holds {entry:?}, which sluice did not put there: name another --pin-dir, or remove it if nobody needs it")]
     Foreign { path: PathBuf, entry: String },
     #[error("pin folder {path} belongs to user {owner}: name another --pin-dir")]
@@ -103,6 +105,10 @@ impl Folder {
         let kind = statfs(existing).map_err(|errno| fail("looking at", existing)(errno.into()))?.filesystem_type();
         if kind != BPF_FS_MAGIC {
             return Err(PinError::NotBpffs { path: self.root.clone() });
+        }
+        // The kernel would say that it is not permitted.
+        if self.root.strip_prefix(existing).is_ok_and(|new| new.to_string_lossy().contains('.')) {
+            return Err(PinError::Dot { path: self.root.clone() });
         }
         access(existing, AccessFlags::W_OK).map_err(|errno| fail("writing to", existing)(errno.into()))?;
         if existing == self.root && is_mount_point(existing) {
