@@ -12,8 +12,8 @@ fn main() {
     }
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("sluice.bpf.o");
-    let object = env::var_os("SLUICE_BPF_OBJECT")
-        .map_or_else(|| manifest.join("../target/bpf/sluice.bpf.o"), PathBuf::from);
+    let object =
+        env::var_os("SLUICE_BPF_OBJECT").map_or_else(|| manifest.join("../target/bpf/sluice.bpf.o"), PathBuf::from);
     println!("cargo:rerun-if-env-changed=SLUICE_BPF_OBJECT");
     println!("cargo:rerun-if-changed={}", object.display());
 
@@ -22,7 +22,10 @@ fn main() {
         Ok(bytes) => fs::write(&out, bytes).expect("OUT_DIR is writable"),
         Err(_) if !release => fs::write(&out, []).expect("OUT_DIR is writable"),
         Err(error) => {
-            println!("cargo::error=the kernel programs are missing ({}: {error}): run `cargo xtask build-ebpf` first", object.display());
+            println!(
+                "cargo::error=the kernel programs are missing ({}: {error}): run `cargo xtask build-ebpf` first",
+                object.display()
+            );
         }
     }
 }

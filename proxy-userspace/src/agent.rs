@@ -144,7 +144,17 @@ impl Agent {
         let this = this_node(&settings, &host.borrow());
         let converger = Converger::new(store, this);
         let patience = Patience::new(config);
-        Self { datapath, converger, host, settings, patience, failures: 0, retry_at: None, untidy_since: None, converged: false }
+        Self {
+            datapath,
+            converger,
+            host,
+            settings,
+            patience,
+            failures: 0,
+            retry_at: None,
+            untidy_since: None,
+            converged: false,
+        }
     }
 
     async fn follow(&mut self, mut changes: Receiver<Change>) -> Result<()> {
@@ -199,7 +209,10 @@ impl Agent {
         self.retry_at = result.err().map(|error| {
             self.failures += 1;
             let wait = (FIRST_RETRY * 2_u32.saturating_pow(self.failures - 1)).min(LONGEST_RETRY);
-            error!("tables are not up to date, the next try in {} s starts from what they hold: {error:#}", wait.as_secs());
+            error!(
+                "tables are not up to date, the next try in {} s starts from what they hold: {error:#}",
+                wait.as_secs()
+            );
             Instant::now() + wait
         });
         if self.retry_at.is_none() {
@@ -342,7 +355,9 @@ impl Patience {
         let name = &this.name;
         if self.exhausted {
             let minutes = POD_CIDR_PATIENCE.as_secs() / 60;
-            bail!("--detect-local-mode=NodeCIDR: node {name} got no podCIDRs in {minutes} min; is a controller to allocate them?");
+            bail!(
+                "--detect-local-mode=NodeCIDR: node {name} got no podCIDRs in {minutes} min; is a controller to allocate them?"
+            );
         }
         self.exhausted = true;
         if !self.has_addresses {

@@ -122,10 +122,11 @@ fn detector(run: &args::Run) -> Result<Detector> {
     match run.detect_local_mode.as_str() {
         "" | "ClusterCIDR" => cluster_cidrs(run.cluster_cidr.as_deref().unwrap_or("")).map(Detector::ClusterCidr),
         "NodeCIDR" => Ok(Detector::NodeCidr),
-        "BridgeInterface" => named("pod-bridge-interface", run.pod_bridge_interface.as_deref()).map(Detector::BridgeInterface),
-        "InterfaceNamePrefix" => {
-            named("pod-interface-name-prefix", run.pod_interface_name_prefix.as_deref()).map(Detector::InterfaceNamePrefix)
+        "BridgeInterface" => {
+            named("pod-bridge-interface", run.pod_bridge_interface.as_deref()).map(Detector::BridgeInterface)
         }
+        "InterfaceNamePrefix" => named("pod-interface-name-prefix", run.pod_interface_name_prefix.as_deref())
+            .map(Detector::InterfaceNamePrefix),
         mode => invalid(
             "detect-local-mode",
             format!("{mode:?} is not one of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"),
@@ -146,7 +147,9 @@ fn cluster_cidrs(typed: &str) -> Result<Vec<IpNet>> {
     let cidrs: Vec<IpNet> = parts.map(|part| cidr(flag, part)).collect::<Result<_>>()?;
     match cidrs.as_slice() {
         [] | [_] | [IpNet::V4(_), IpNet::V6(_)] | [IpNet::V6(_), IpNet::V4(_)] => Ok(cidrs),
-        [_, _] => invalid(flag, format!("{typed} has two ranges of one family; give at most one IPv4 and one IPv6 range")),
+        [_, _] => {
+            invalid(flag, format!("{typed} has two ranges of one family; give at most one IPv4 and one IPv6 range"))
+        }
         more => invalid(flag, format!("{} ranges given; give at most one IPv4 and one IPv6 range", more.len())),
     }
 }
@@ -280,20 +283,32 @@ mod tests {
     #[test]
     fn ranges_are_cut_to_their_prefix() {
         let config = config(&["--cluster-cidr=10.244.3.1/16, fd00::1/64"]).unwrap();
-        assert_eq!(config.detector, Detector::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()]));
+        assert_eq!(
+            config.detector,
+            Detector::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()])
+        );
     }
 
     #[test]
     fn a_wrong_value_is_named_with_its_flag_and_the_way_out() {
         for (words, message) in [
-            (&["--cluster-cidr=10.0.0.0/33"][..], "--cluster-cidr: 10.0.0.0/33 is not a CIDR: the prefix must be a number from 0 to 32"),
+            (
+                &["--cluster-cidr=10.0.0.0/33"][..],
+                "--cluster-cidr: 10.0.0.0/33 is not a CIDR: the prefix must be a number from 0 to 32",
+            ),
             (&["--cluster-cidr=10.0.0.0"], "--cluster-cidr: 10.0.0.0 is not a CIDR: it has no /PREFIX"),
-            (&["--cluster-cidr=10.0.0.256/8"], "--cluster-cidr: 10.0.0.256/8 is not a CIDR: 10.0.0.256 is not an IP address"),
+            (
+                &["--cluster-cidr=10.0.0.256/8"],
+                "--cluster-cidr: 10.0.0.256/8 is not a CIDR: 10.0.0.256 is not an IP address",
+            ),
             (
                 &["--cluster-cidr=10.0.0.0/8,11.0.0.0/8"],
                 "--cluster-cidr: 10.0.0.0/8,11.0.0.0/8 has two ranges of one family; give at most one IPv4 and one IPv6 range",
             ),
-            (&["--cluster-cidr=10.0.0.0/8,11.0.0.0/8,fd00::/8"], "--cluster-cidr: 3 ranges given; give at most one IPv4 and one IPv6 range"),
+            (
+                &["--cluster-cidr=10.0.0.0/8,11.0.0.0/8,fd00::/8"],
+                "--cluster-cidr: 3 ranges given; give at most one IPv4 and one IPv6 range",
+            ),
             (&["--nodeport-addresses=primary,10.0.0.0/8"], "--nodeport-addresses: can't use both 'primary' and CIDRs"),
             (&["--bind-address=eth0"], "--bind-address: eth0 is not an IP address"),
             (
@@ -304,7 +319,10 @@ mod tests {
                 &["--detect-local-mode=BridgeInterface"],
                 "--pod-bridge-interface: must not be empty with this --detect-local-mode",
             ),
-            (&["--hostname-override= "], "--hostname-override: the node name is empty; give the name of this node's Node object"),
+            (
+                &["--hostname-override= "],
+                "--hostname-override: the node name is empty; give the name of this node's Node object",
+            ),
             (&["--master=10.0.0.1:6443"], "--master: \"10.0.0.1:6443\" is not a URL such as https://192.0.2.10:6443"),
             (&["--proxy-mode=userspace"], "--proxy-mode: \"userspace\" is not one of iptables, nftables, ipvs, ebpf"),
             (

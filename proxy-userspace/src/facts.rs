@@ -51,7 +51,8 @@ impl<'a> Indexed<'a> {
         };
         let title = format!("{title} {}", kind(frontend.kind));
         let word = self.service.get(&frontend.service).and_then(|word| u32::try_from(*word).ok());
-        let version = word.and_then(|word| self.version.get(&word)).filter(|version| version.service == frontend.service);
+        let version =
+            word.and_then(|word| self.version.get(&word)).filter(|version| version.service == frontend.service);
         let Some(version) = version else { return vec![format!("{title} has no version")] };
         let title = format!("{title} {}", settings(version));
         let mut lines = self.backend_lines(&title, version);

@@ -46,7 +46,9 @@ pub struct Lock {
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("a sluice {role} already runs on pin folder {pin_dir}, as process {holder}: stop it first, or use another --pin-dir")]
+    #[error(
+        "a sluice {role} already runs on pin folder {pin_dir}, as process {holder}: stop it first, or use another --pin-dir"
+    )]
     Held { role: &'static str, pin_dir: PathBuf, holder: String },
     #[error("locking {path}: {source}")]
     File {

@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 /// Once, at the start.
 pub(crate) fn start(verbosity: u8) {
     let filter = EnvFilter::new(directives(verbosity));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(verbosity >= 4);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(verbosity >= 4);
     subscriber.with_ansi(std::io::stderr().is_terminal()).init();
 }
 

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use proxy_userspace::args::{self, Command};
-use proxy_userspace::{cli, reap};
 use proxy_userspace::config::Config;
+use proxy_userspace::{cli, reap};
 
 /// The command line was not understood; nothing was touched.
 const USAGE: u8 = 2;

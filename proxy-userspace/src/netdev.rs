@@ -127,7 +127,10 @@ impl Kernel {
         Ok(host(&addresses, devices[0], devices[1]))
     }
 
-    async fn without_ipvs(&mut self, mut addresses: Vec<AddressMessage>) -> Result<Vec<AddressMessage>, rtnetlink::Error> {
+    async fn without_ipvs(
+        &mut self,
+        mut addresses: Vec<AddressMessage>,
+    ) -> Result<Vec<AddressMessage>, rtnetlink::Error> {
         let Some(device) = self.device(IPVS_DEVICE).await? else { return Ok(addresses) };
         let left_out = addresses.extract_if(.., |message| message.header.index == device).count();
         if left_out > 0 && !std::mem::replace(&mut self.told_of_ipvs, true) {

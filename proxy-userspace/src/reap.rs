@@ -18,8 +18,8 @@
 mod diag;
 mod owners;
 
-use std::collections::{HashMap, HashSet};
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -62,7 +62,9 @@ pub fn run(args: &ReapArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::at(pin_dir).current();
     let mut reaper = Reaper::default();
     if !may_look_into_processes() {
-        warn!("without CAP_SYS_PTRACE sockets are closed, not moved, and only in this namespace and those in /run/netns");
+        warn!(
+            "without CAP_SYS_PTRACE sockets are closed, not moved, and only in this namespace and those in /run/netns"
+        );
     }
     info!(pin_dir = %pin_dir.display(), "ready");
     loop {
@@ -164,12 +166,7 @@ fn resteer(maps: &Pinned, wanted: &HashMap<u64, SocketFlow>) {
     }
 }
 
-fn resteer_in(
-    maps: &Pinned,
-    namespace: &File,
-    pids: &[u32],
-    wanted: &HashMap<u64, SocketFlow>,
-) -> anyhow::Result<()> {
+fn resteer_in(maps: &Pinned, namespace: &File, pids: &[u32], wanted: &HashMap<u64, SocketFlow>) -> anyhow::Result<()> {
     let found = in_namespace(namespace, diag::connected_udp).context("enter it")?.context("list its sockets")?;
     let stale: Vec<(&Found, &SocketFlow)> = found
         .iter()
@@ -304,7 +301,8 @@ mod tests {
         let port = |socket: &UdpSocket| Be16::new(socket.local_addr().unwrap().port());
         let loopback = Addr::v4([127, 0, 0, 1]);
         let (frontend_port, backend_port) = (port(&frontend), port(&backend));
-        let flow = SocketFlow { frontend_addr: loopback, backend_addr: loopback, frontend_port, backend_port, ..flow() };
+        let flow =
+            SocketFlow { frontend_addr: loopback, backend_addr: loopback, frontend_port, backend_port, ..flow() };
         let open = |peer: &UdpSocket| {
             let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
             socket.connect(peer.local_addr().unwrap()).unwrap();

@@ -75,7 +75,10 @@ fn words_that_are_not_understood_end_with_code_2_before_anything_is_touched() {
 fn a_manifest_that_cannot_be_read_is_named_with_line_and_way_out() {
     let scratch = Scratch::new();
     let no_address = scratch.file("a.yaml", "# shop\nkind: Service\nmetadata: {name: web}\n");
-    let wrong_type = scratch.file("b.yaml", "kind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: 10.0.0.1\n  ports: [{port: http}]\n");
+    let wrong_type = scratch.file(
+        "b.yaml",
+        "kind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: 10.0.0.1\n  ports: [{port: http}]\n",
+    );
     let missing = scratch.0.join("none").display().to_string();
     for (path, message) in [
         (
@@ -101,7 +104,10 @@ fn a_kubeconfig_that_cannot_be_used_is_named() {
         (scratch.file("broken", "clusters: [\n"), "line 1 column 11"),
         (scratch.file("empty", "apiVersion: v1\nkind: Config\n"), "it names no cluster; a kubeconfig has"),
         (
-            scratch.file("dangling", "clusters: [{name: a, cluster: {server: 'https://192.0.2.1'}}]\ncurrent-context: gone\n"),
+            scratch.file(
+                "dangling",
+                "clusters: [{name: a, cluster: {server: 'https://192.0.2.1'}}]\ncurrent-context: gone\n",
+            ),
             "gone",
         ),
     ] {

@@ -183,7 +183,9 @@ impl Allowed {
             in_force.iter().any(|rest| rest.cluster.contains(&backend) || rest.local.contains(&backend))
         };
         match balance(tables, client, key) {
-            Verdict::To(choice) => assert!(holds((choice.addr, choice.port)), "chose {choice:?}, in force {in_force:?}"),
+            Verdict::To(choice) => {
+                assert!(holds((choice.addr, choice.port)), "chose {choice:?}, in force {in_force:?}");
+            }
             Verdict::Refuse(reason) => assert_ne!(reason, Reason::TablesChanging),
             Verdict::Leave => assert!(self.rests.contains(&None)),
             Verdict::Unreachable(_) => {}
@@ -370,8 +372,12 @@ struct Damage {
 
 fn damages() -> impl Strategy<Value = Damage> {
     let value = prop_oneof![0_u32..20, 0_u32..300, any::<u32>()];
-    (0_u8..6, any::<Index>(), value, 0_u8..6)
-        .prop_map(|(table, entry, value, field)| Damage { table, entry, value, field })
+    (0_u8..6, any::<Index>(), value, 0_u8..6).prop_map(|(table, entry, value, field)| Damage {
+        table,
+        entry,
+        value,
+        field,
+    })
 }
 
 impl Damage {
@@ -525,7 +531,9 @@ fn in_a_full_table_addresses_make_room_before_they_take_it_and_own_ones_come_fir
             .collect(),
         config: Config::default(),
     };
-    for (wanted, fits) in [(node(0..15, 1), true), (node(1..16, 2), true), (node(20..35, 3), true), (node(0..40, 4), false)] {
+    for (wanted, fits) in
+        [(node(0..15, 1), true), (node(1..16, 2), true), (node(20..35, 3), true), (node(0..40, 4), false)]
+    {
         let (ops, full) = ledger.plan_node(&wanted);
         assert_eq!(full.is_none(), fits);
         store.apply(&ops).unwrap();

@@ -73,7 +73,9 @@ fn play(path: &Path) -> Option<String> {
 
 /// Fixed by the name of the story (FNV-1a), so that a failure repeats.
 fn seed(title: &str) -> Seed {
-    Seed(title.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+    Seed(
+        title.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)),
+    )
 }
 
 struct Step {
@@ -200,7 +202,8 @@ impl Story {
     /// Converges, then compares; `body` becomes what is true.
     fn expect(&mut self, expectation: &str, body: &mut String) -> Result<(), String> {
         self.settle()?;
-        let writes = self.converger.store().writes() - std::mem::replace(&mut self.writes, self.converger.store().writes());
+        let writes =
+            self.converger.store().writes() - std::mem::replace(&mut self.writes, self.converger.store().writes());
         let is_about_node = |fact: &String| NODE_FACTS.iter().any(|kind| fact.starts_with(kind));
         let facts = facts(&self.converger.store().snapshot());
         let (node_facts, service_facts): (Vec<_>, Vec<_>) = facts.into_iter().partition(is_about_node);

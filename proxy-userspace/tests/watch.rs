@@ -5,8 +5,8 @@ mod fakeapi;
 use std::time::Instant;
 
 use fakeapi::{
-    Answer, FakeApi, NODES, SERVICE_CIDRS, SERVICES, SLICES, added, bookmark, end_of_list, event, expect, page, refusal, service,
-    status,
+    Answer, FakeApi, NODES, SERVICE_CIDRS, SERVICES, SLICES, added, bookmark, end_of_list, event, expect, page,
+    refusal, service, status,
 };
 use proxy_userspace::model::{Change, Event};
 use serde_json::json;
@@ -109,7 +109,8 @@ async fn a_broken_watch_is_resumed_where_it_was_without_a_list() {
     .await;
     let mut changes = api.follow().await;
     expect(&mut changes, &["begin", "end", "apply a", "apply b"]).await;
-    let versions: Vec<String> = api.requests(SERVICES).iter().map(|request| request.get("resourceVersion").to_owned()).collect();
+    let versions: Vec<String> =
+        api.requests(SERVICES).iter().map(|request| request.get("resourceVersion").to_owned()).collect();
     assert_eq!(versions, ["", "4", "4", "6"]);
 }
 

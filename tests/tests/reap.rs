@@ -44,7 +44,8 @@ impl Stage {
     fn new(world: &World) -> Self {
         let node = world.node("one").unwrap();
         let servers: Vec<Pod> = NAMES.iter().map(|name| node.pod(name).unwrap()).collect();
-        let processes = servers.iter().map(|pod| Server::start(&pod.place, &pod.name, &[backend_address(pod)]).unwrap());
+        let processes =
+            servers.iter().map(|pod| Server::start(&pod.place, &pod.name, &[backend_address(pod)]).unwrap());
         let processes = processes.collect();
         let options = Options {
             pin_dir: node.pin_dir(),

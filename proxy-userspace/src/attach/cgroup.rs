@@ -26,7 +26,9 @@ pub struct Cgroup {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("no cgroup2 filesystem is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or name one with --cgroup-root")]
+    #[error(
+        "no cgroup2 filesystem is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or name one with --cgroup-root"
+    )]
     NotMounted,
     #[error(
         "{0} is the root of a private cgroup namespace, not of the node: programs there would miss the other pods. \
@@ -52,8 +54,8 @@ impl Cgroup {
 
     fn find_root() -> Result<Self, CgroupError> {
         let table = Path::new("/proc/self/mountinfo");
-        let mounts = fs::read_to_string(table)
-            .map_err(|source| CgroupError::Open { path: table.to_owned(), source })?;
+        let mounts =
+            fs::read_to_string(table).map_err(|source| CgroupError::Open { path: table.to_owned(), source })?;
         let mut private = None;
         for path in cgroup2_mounts(&mounts) {
             match Self::open(&path) {

@@ -124,5 +124,6 @@ fn take_over(folder: &Folder, capacity: &Capacity, netns_cookie: Option<u64>) ->
 
 fn open_store(folder: &Path, rope: Rope) -> Result<KernelStore, AttachError> {
     let maps = Pinned::open(folder)?;
-    Ok(KernelStore::new(maps, rope).map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
+    Ok(KernelStore::new(maps, rope)
+        .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
 }

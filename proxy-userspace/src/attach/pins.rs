@@ -28,15 +28,21 @@ const SUPERSEDED: &str = "-old";
 
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    #[error("pin folder {path} is not on a BPF filesystem: mount one (`mount -t bpf bpf /sys/fs/bpf`; in a pod mount the node's /sys/fs/bpf), or name a folder on one with --pin-dir")]
+    #[error(
+        "pin folder {path} is not on a BPF filesystem: mount one (`mount -t bpf bpf /sys/fs/bpf`; in a pod mount the node's /sys/fs/bpf), or name a folder on one with --pin-dir"
+    )]
     NotBpffs { path: PathBuf },
     #[error("pin folder {path} is read-only: mount the BPF filesystem writable (`mount -o remount,rw /sys/fs/bpf`)")]
     ReadOnly { path: PathBuf },
-    #[error("pin folder {path} is the BPF filesystem itself: name a folder inside of it with --pin-dir, for example {path}/sluice")]
+    #[error(
+        "pin folder {path} is the BPF filesystem itself: name a folder inside of it with --pin-dir, for example {path}/sluice"
+    )]
     WholeFilesystem { path: PathBuf },
     #[error("pin folder {path} has a dot in its name, which a BPF filesystem does not take: name another --pin-dir")]
     Dot { path: PathBuf },
-    #[error("pin folder {path} holds {entry:?}, which sluice did not put there: name another --pin-dir, or remove it if nobody needs it")]
+    #[error(
+        "pin folder {path} holds {entry:?}, which sluice did not put there: name another --pin-dir, or remove it if nobody needs it"
+    )]
     Foreign { path: PathBuf, entry: String },
     #[error("pin folder {path} belongs to user {owner}: name another --pin-dir")]
     Owner { path: PathBuf, owner: u32 },

@@ -192,7 +192,9 @@ fn rights(status: &str) -> Vec<Finding> {
 fn process(role: Role, pin_dir: &Path) -> Finding {
     let (item, without) = match role {
         Role::Agent => ("agent", "not running: what is pinned keeps serving, changes of the cluster are not followed"),
-        Role::Reap => ("reaper", "not running: connected UDP sockets stay with a backend that stopped serving (`sluice reap`)"),
+        Role::Reap => {
+            ("reaper", "not running: connected UDP sockets stay with a backend that stopped serving (`sluice reap`)")
+        }
     };
     match lock::holder(role, pin_dir) {
         Ok(Holder::Process(pid)) => Finding::new("process", item, Status::Ok, format!("runs as process {pid}")),
@@ -296,9 +298,7 @@ fn limits(snapshot: &Snapshot) -> Vec<Finding> {
 }
 
 fn reasons(path: &Path) -> Vec<Finding> {
-    let counters = MapData::from_pin(path)
-        .map(AyaMap::PerCpuArray)
-        .and_then(PerCpuArray::<MapData, u64>::try_from);
+    let counters = MapData::from_pin(path).map(AyaMap::PerCpuArray).and_then(PerCpuArray::<MapData, u64>::try_from);
     let counters = match counters {
         Ok(counters) => counters,
         Err(error) => return vec![Finding::new("counter", name::REASONS, Status::Problem, error.to_string())],

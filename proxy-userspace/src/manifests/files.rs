@@ -150,7 +150,8 @@ fn walk(folder: &Path, inside: &mut Vec<PathBuf>, found: &mut Found) -> Result<(
 }
 
 fn is_manifest(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    path.extension()
+        .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 fn about(path: &Path, reason: String) -> FileError {

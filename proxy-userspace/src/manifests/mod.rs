@@ -49,7 +49,13 @@ pub async fn start(paths: &[PathBuf], node_name: &str, changes: &Sender<Change>)
     Ok(())
 }
 
-async fn follow(mut tree: Tree, mut published: Objects, paths: Vec<PathBuf>, node_name: String, changes: Sender<Change>) {
+async fn follow(
+    mut tree: Tree,
+    mut published: Objects,
+    paths: Vec<PathBuf>,
+    node_name: String,
+    changes: Sender<Change>,
+) {
     let stirred = Arc::new(Notify::new());
     let mut watcher = watcher(&stirred);
     let mut reported = Vec::new();

@@ -65,7 +65,8 @@ fn documents(text: &str) -> Vec<Document<'_>> {
     let mut found = Vec::new();
     let (mut start, mut before, mut offset) = (0, 0, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        let marker =
+            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         if marker {
             found.push(Document { text: &text[start..offset], before });
             (start, before) = (offset, number as u64);
@@ -99,7 +100,9 @@ impl Document<'_> {
             "EndpointSlice" => self.object(path, &kind, &mut objects.slices),
             "Node" => self.object(path, &kind, &mut objects.nodes),
             "ServiceCIDR" => self.object(path, &kind, &mut objects.service_cidrs),
-            "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "ServiceCIDRList" => self.list(&kind, objects, path),
+            "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "ServiceCIDRList" => {
+                self.list(&kind, objects, path)
+            }
             _ => {
                 skip(path, self.first_line(), &kind);
                 Ok(())
@@ -290,7 +293,8 @@ mod tests {
         parse(Path::new("web.yaml"), text.as_bytes()).map_err(|error| error.to_string())
     }
 
-    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.0.0.1\n  ports:\n  - port: 80\n";
+    const SERVICE: &str =
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.0.0.1\n  ports:\n  - port: 80\n";
 
     #[test]
     fn several_documents_of_several_kinds_in_one_file() {
@@ -314,14 +318,19 @@ mod tests {
             {"kind": "Pod", "metadata": {"name": "b"}}
         ]}"#;
         assert_eq!(parsed(text).unwrap().services.len(), 1);
-        let text = r#"{"kind": "ServiceList", "items": [{"metadata": {"name": "a"}, "spec": {"clusterIPs": ["fd00::1"]}}]}"#;
+        let text =
+            r#"{"kind": "ServiceList", "items": [{"metadata": {"name": "a"}, "spec": {"clusterIPs": ["fd00::1"]}}]}"#;
         assert_eq!(parsed(text).unwrap().services[0].spec.cluster_ip.as_deref(), Some("fd00::1"));
     }
 
     #[test]
     fn a_load_balancer_may_do_without_node_ports() {
-        let spec = "{type: LoadBalancer, allocateLoadBalancerNodePorts: false, clusterIP: 10.0.0.1, ports: [{port: 80}]}";
-        assert_eq!(parsed(&format!("kind: Service\nmetadata: {{name: web}}\nspec: {spec}\n")).unwrap().services.len(), 1);
+        let spec =
+            "{type: LoadBalancer, allocateLoadBalancerNodePorts: false, clusterIP: 10.0.0.1, ports: [{port: 80}]}";
+        assert_eq!(
+            parsed(&format!("kind: Service\nmetadata: {{name: web}}\nspec: {spec}\n")).unwrap().services.len(),
+            1
+        );
     }
 
     #[test]
@@ -330,7 +339,10 @@ mod tests {
         let deep = format!("kind: {}", "[".repeat(100));
         for (text, message) in [
             ("kind: Service\nspec:\n  ports:\n  - port: http\n", "web.yaml:4: invalid i32, in `- port: http`"),
-            ("\n---\nkind: Node\nmetadata: {name: a}\n---\nkind: [\n", "web.yaml:6: expected string scalar, in `kind: [`"),
+            (
+                "\n---\nkind: Node\nmetadata: {name: a}\n---\nkind: [\n",
+                "web.yaml:6: expected string scalar, in `kind: [`",
+            ),
             ("kind: Service\nkind: Node\n", "web.yaml:2: duplicate mapping key: kind, in `kind: Node`"),
             ("- a\n", "web.yaml:1: expected mapping start, in `- a`"),
             ("\n# x\nmetadata: {}\n", "web.yaml:3: the object has no kind; write apiVersion and kind"),
@@ -386,7 +398,9 @@ mod tests {
     fn a_slice_may_have_a_thousand_endpoints_and_no_more() {
         let slice = |count: usize| {
             let endpoints = "- addresses: [10.1.0.1]\n".repeat(count);
-            format!("kind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: web}}}}\nendpoints:\n{endpoints}")
+            format!(
+                "kind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: web}}}}\nendpoints:\n{endpoints}"
+            )
         };
         assert_eq!(parsed(&slice(1_000)).unwrap().slices[0].endpoints.len(), 1_000);
         assert_eq!(

@@ -125,7 +125,10 @@ async fn a_folder_that_vanishes_keeps_serving_and_is_read_when_it_returns() {
     assert!(tree.read().is_empty());
     fs::remove_dir_all(&folder).unwrap();
     let problems = tree.read();
-    assert!(problems[0].to_string().ends_with("manifests: cannot be read: No such file or directory (os error 2)"), "{problems:?}");
+    assert!(
+        problems[0].to_string().ends_with("manifests: cannot be read: No such file or directory (os error 2)"),
+        "{problems:?}"
+    );
     assert_eq!(tree.objects().len(), 1);
     fs::create_dir(&folder).unwrap();
     assert!(tree.read().is_empty());
@@ -157,7 +160,8 @@ fn of_two_files_with_one_object_the_first_by_path_counts() {
 fn what_the_server_would_not_send_is_left_out() {
     let scratch = Scratch::new();
     let label = |name: &str| format!("labels: {{kubernetes.io/service-name: web, service.kubernetes.io/{name}: \"\"}}");
-    scratch.write("a.yaml", service("web").replace("name: web", &format!("name: web, {}", label("service-proxy-name"))));
+    scratch
+        .write("a.yaml", service("web").replace("name: web", &format!("name: web, {}", label("service-proxy-name"))));
     scratch.write("b.yaml", format!("kind: EndpointSlice\nmetadata: {{name: s, {}}}\n", label("headless")));
     scratch.write("c.yaml", "kind: Node\nmetadata: {name: node-1}\n---\nkind: Node\nmetadata: {name: node-2}\n");
     let mut tree = Tree::new(std::slice::from_ref(&scratch.0));
@@ -171,7 +175,10 @@ fn a_loop_of_symlinks_is_named() {
     let scratch = Scratch::new();
     symlink(&scratch.0, scratch.path("again")).unwrap();
     let here = scratch.0.display();
-    assert_eq!(read_problems(std::slice::from_ref(&scratch.0)), [format!("{here}/again: a symlink that leads back to {here}; remove it")]);
+    assert_eq!(
+        read_problems(std::slice::from_ref(&scratch.0)),
+        [format!("{here}/again: a symlink that leads back to {here}; remove it")]
+    );
 }
 
 #[test]

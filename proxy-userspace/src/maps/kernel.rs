@@ -103,10 +103,10 @@ impl KernelStore {
         });
         let ids: Vec<u32> = fresh.collect();
         let zeros = vec![BackendStats::default(); ids.len()];
-        self.maps
-            .stats
-            .set_all(&ids, &zeros)
-            .map_err(|error| ApplyError { applied: 0, error: write_error(name::STATS, &self.maps.stats, &ids, &error) })?;
+        self.maps.stats.set_all(&ids, &zeros).map_err(|error| ApplyError {
+            applied: 0,
+            error: write_error(name::STATS, &self.maps.stats, &ids, &error),
+        })?;
         write::<u32, Backend>(name::BACKENDS, &self.maps.backends, run, |op| match op {
             Op::Backend { id, value, .. } => Some((*id, *value)),
             _ => None,

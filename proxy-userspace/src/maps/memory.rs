@@ -21,7 +21,10 @@ pub enum Failures {
     /// The write with this number, counted from 0 over the life of the store, once.
     Number(u64),
     /// This many writes of a hundred, chosen by the seed.
-    Percent { seed: Seed, percent: u64 },
+    Percent {
+        seed: Seed,
+        percent: u64,
+    },
 }
 
 /// A xorshift generator: the same seed fails the same writes on every machine.
@@ -120,11 +123,17 @@ impl MemoryStore {
             return Err(error(op.table(), io::Error::other("failed on purpose")));
         }
         match op {
-            Op::Backend { id, value, .. } => set(&mut self.backends, name::BACKENDS, self.capacity.backends, *id, *value)?,
+            Op::Backend { id, value, .. } => {
+                set(&mut self.backends, name::BACKENDS, self.capacity.backends, *id, *value)?;
+            }
             Op::Slots { start, backends } => self.write_slots(*start, backends)?,
-            Op::Version { number, value } => set(&mut self.version, name::VERSION, self.capacity.versions, *number, *value)?,
+            Op::Version { number, value } => {
+                set(&mut self.version, name::VERSION, self.capacity.versions, *number, *value)?;
+            }
             Op::Service { id, word } => set(&mut self.service, name::SERVICE, self.capacity.services, *id, *word)?,
-            Op::Frontend { id, value } => set(&mut self.frontend, name::FRONTEND, self.capacity.frontends, *id, *value)?,
+            Op::Frontend { id, value } => {
+                set(&mut self.frontend, name::FRONTEND, self.capacity.frontends, *id, *value)?;
+            }
             Op::Publish { key, id } => put(&mut self.frontends, name::FRONTENDS, self.capacity.frontends, *key, *id)?,
             Op::Withdraw { key } => _ = self.frontends.remove(key),
             Op::Address { addr, flags } => put(&mut self.addrs, name::ADDRS, self.capacity.addrs, *addr, *flags)?,
@@ -231,13 +240,7 @@ fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> Vec<(K, V)> {
     map.iter().map(|(key, value)| (*key, *value)).collect()
 }
 
-fn set<V>(
-    table: &mut BTreeMap<u32, V>,
-    name: &'static str,
-    capacity: u32,
-    id: u32,
-    value: V,
-) -> Result<(), MapError> {
+fn set<V>(table: &mut BTreeMap<u32, V>, name: &'static str, capacity: u32, id: u32, value: V) -> Result<(), MapError> {
     if id >= capacity {
         return Err(outside(name));
     }

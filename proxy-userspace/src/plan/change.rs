@@ -102,12 +102,10 @@ mod tests {
 
     #[test]
     fn one_walk_finds_kept_added_and_removed() {
-        let change = BackendChange::between(&[held(1, 0), held(2, 0), held(2, 0), held(9, 0)], &[
-            wanted(0, 0),
-            wanted(2, 1),
-            wanted(5, 0),
-            wanted(10, 0),
-        ]);
+        let change = BackendChange::between(
+            &[held(1, 0), held(2, 0), held(2, 0), held(9, 0)],
+            &[wanted(0, 0), wanted(2, 1), wanted(5, 0), wanted(10, 0)],
+        );
         assert_eq!(change.kept, [(held(2, 0), 1)]);
         assert_eq!(change.added, [wanted(0, 0), wanted(5, 0), wanted(10, 0)]);
         assert_eq!(change.removed, [held(1, 0), held(2, 0), held(9, 0)]);

@@ -308,7 +308,9 @@ impl Ledger {
         let backends = BackendChange::between(held.map_or(&[], |held| &held.backends), &wanted.backends);
         let content = held.and_then(|held| held.content);
         let same_slots = content.is_some() && backends.keeps_sets();
-        let same = |content: Version| content == Version { cluster: content.cluster, local: content.local, ..version(content.service, wanted) };
+        let same = |content: Version| {
+            content == Version { cluster: content.cluster, local: content.local, ..version(content.service, wanted) }
+        };
         let switch = !same_slots || !content.is_some_and(same);
         Needs { service, backends, same_slots, switch }
     }
@@ -327,7 +329,11 @@ impl Ledger {
         let missing = wanted.frontends.iter().filter(|new| !holding(&new.key).is_some_and(|has| ours(has, new.kind)));
         let keys = wanted.frontends.iter().filter(|new| holding(&new.key).is_none()).count();
         has(&ids.frontends, missing.count(), name::FRONTENDS)?;
-        check(self.frontends.len() + keys <= self.capacity.frontends as usize, name::FRONTENDS, self.capacity.frontends)?;
+        check(
+            self.frontends.len() + keys <= self.capacity.frontends as usize,
+            name::FRONTENDS,
+            self.capacity.frontends,
+        )?;
         let sources = wanted.source_ranges.len();
         let fits = sources == 0 || self.source_count() + sources <= self.capacity.sources as usize;
         check(fits, name::SOURCES, self.capacity.sources)

@@ -28,25 +28,57 @@ pub use restore::Problem;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// BACKENDS\[id\] (and a zeroed STATS\[id\] when `fresh`).
-    Backend { id: u32, value: Backend, fresh: bool },
+    Backend {
+        id: u32,
+        value: Backend,
+        fresh: bool,
+    },
     /// SLOTS\[start..\].
-    Slots { start: u32, backends: Vec<u32> },
+    Slots {
+        start: u32,
+        backends: Vec<u32>,
+    },
     /// VERSION\[number\].
-    Version { number: u32, value: Version },
+    Version {
+        number: u32,
+        value: Version,
+    },
     /// SERVICE\[id\]: the switch.
-    Service { id: u32, word: ServiceWord },
+    Service {
+        id: u32,
+        word: ServiceWord,
+    },
     /// FRONTEND\[id\].
-    Frontend { id: u32, value: Frontend },
+    Frontend {
+        id: u32,
+        value: Frontend,
+    },
     /// FRONTENDS\[key\] = id.
-    Publish { key: FrontendKey, id: u32 },
+    Publish {
+        key: FrontendKey,
+        id: u32,
+    },
     /// Remove FRONTENDS\[key\].
-    Withdraw { key: FrontendKey },
-    Address { addr: Addr, flags: u32 },
-    ForgetAddress { addr: Addr },
-    AllowSource { key: SourceKey },
-    ForgetSource { key: SourceKey },
+    Withdraw {
+        key: FrontendKey,
+    },
+    Address {
+        addr: Addr,
+        flags: u32,
+    },
+    ForgetAddress {
+        addr: Addr,
+    },
+    AllowSource {
+        key: SourceKey,
+    },
+    ForgetSource {
+        key: SourceKey,
+    },
     /// Boxed: it is many times the size of every other op, and a cold start plans a hundred thousand of those.
-    Config { value: Box<Config> },
+    Config {
+        value: Box<Config>,
+    },
     /// Wait until every program that may have read an older value has ended (an RCU grace period).
     Grace,
 }

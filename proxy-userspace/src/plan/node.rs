@@ -41,7 +41,8 @@ fn fitting(wanted: &[(Addr, u32)], room: usize) -> Vec<(Addr, u32)> {
 
 /// What turns `held` into `wanted`. Room is made before it is taken: in a full table there is no other order.
 fn address_ops(held: &[(Addr, u32)], wanted: &[(Addr, u32)]) -> Vec<Op> {
-    let (had, has): (BTreeMap<_, _>, BTreeMap<_, _>) = (held.iter().copied().collect(), wanted.iter().copied().collect());
+    let (had, has): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (held.iter().copied().collect(), wanted.iter().copied().collect());
     let gone = held.iter().filter(|(addr, _)| !has.contains_key(addr));
     let mut ops: Vec<Op> = gone.map(|&(addr, _)| Op::ForgetAddress { addr }).collect();
     let changed = wanted.iter().filter(|(addr, flags)| had.get(addr) != Some(flags));

@@ -114,7 +114,8 @@ impl<'a> Reading<'a> {
     fn backends(&mut self, services: &mut BTreeMap<u32, Held>) -> (Vec<u32>, Vec<(u32, Backend)>) {
         let mut generations = Vec::new();
         let mut strays = Vec::new();
-        let found: BTreeMap<u32, &Backend> = self.snapshot.backends.iter().map(|(id, backend)| (*id, backend)).collect();
+        let found: BTreeMap<u32, &Backend> =
+            self.snapshot.backends.iter().map(|(id, backend)| (*id, backend)).collect();
         for (&id, &&backend) in found.range(1..self.capacity.backends.max(1)) {
             generations.resize(id as usize + 1, 0);
             generations[id as usize] = if backend.generation == 0 { backend.zone } else { backend.generation };

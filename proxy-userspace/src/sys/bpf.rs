@@ -216,8 +216,7 @@ fn is_link(fd: BorrowedFd<'_>) -> bool {
 /// Fills `info` from `fd`, which must be of the kind that `I` describes.
 fn info<I: Default>(fd: BorrowedFd<'_>) -> io::Result<I> {
     let mut info = I::default();
-    let mut attr =
-        InfoAttr { bpf_fd: raw(fd), info_len: size_of::<I>() as u32, info: pointer_mut(&mut info) };
+    let mut attr = InfoAttr { bpf_fd: raw(fd), info_len: size_of::<I>() as u32, info: pointer_mut(&mut info) };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, whose fields take any bytes.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info)

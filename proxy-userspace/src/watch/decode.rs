@@ -77,7 +77,10 @@ mod tests {
         .unwrap();
         let items = page.items.unwrap();
         assert_eq!(items[0].content.as_ref().unwrap().metadata.name, "good");
-        assert_eq!((items[1].namespace.as_str(), items[1].name.as_str(), items[1].resource_version.as_str()), ("a", "bad", "6"));
+        assert_eq!(
+            (items[1].namespace.as_str(), items[1].name.as_str(), items[1].resource_version.as_str()),
+            ("a", "bad", "6")
+        );
         assert!(items[1].content.as_ref().unwrap_err().contains("expected a sequence"), "{:?}", items[1].content);
         assert!(items[2].content.is_err());
     }

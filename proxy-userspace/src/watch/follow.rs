@@ -44,7 +44,10 @@ enum Halt {
     NoStreamingList,
     /// The server does not have the kind, or does not show it to us.
     Absent(String),
-    Failed { reason: String, retry_after: Option<Duration> },
+    Failed {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
     /// Nobody listens any more.
     Unheard,
 }
@@ -88,7 +91,8 @@ struct Unheard;
 impl<K: Kind> Follower<K> {
     /// Lists if need be, then watches until the watch ends.
     async fn turn(&mut self) -> Result<(), Halt> {
-        let events = if let Some(version) = &self.version { self.watch(version, false).await? } else { self.list().await? };
+        let events =
+            if let Some(version) = &self.version { self.watch(version, false).await? } else { self.list().await? };
         self.forward(events).await
     }
 
@@ -160,7 +164,9 @@ impl<K: Kind> Follower<K> {
                     count += 1;
                     self.listed_object(object).await?;
                 }
-                Some(WatchEvent::Bookmark(mark)) if mark.metadata.annotations.contains_key("k8s.io/initial-events-end") => {
+                Some(WatchEvent::Bookmark(mark))
+                    if mark.metadata.annotations.contains_key("k8s.io/initial-events-end") =>
+                {
                     self.complete(count, mark.metadata.resource_version).await?;
                     return Ok(events);
                 }

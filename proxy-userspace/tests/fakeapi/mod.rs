@@ -175,7 +175,10 @@ pub(crate) fn added(name: &str, version: u64) -> Value {
 }
 
 pub(crate) fn bookmark(version: u64) -> Value {
-    event("BOOKMARK", json!({ "kind": "Service", "apiVersion": "v1", "metadata": { "resourceVersion": version.to_string() } }))
+    event(
+        "BOOKMARK",
+        json!({ "kind": "Service", "apiVersion": "v1", "metadata": { "resourceVersion": version.to_string() } }),
+    )
 }
 
 pub(crate) fn end_of_list(version: u64) -> Value {
@@ -186,13 +189,17 @@ pub(crate) fn end_of_list(version: u64) -> Value {
 
 pub(crate) fn page(names: &[&str], version: u64, next: &str) -> Answer {
     let items: Vec<Value> = names.iter().map(|name| service(name, version)).collect();
-    Answer::Json(200, json!({ "metadata": { "resourceVersion": version.to_string(), "continue": next }, "items": items }))
+    Answer::Json(
+        200,
+        json!({ "metadata": { "resourceVersion": version.to_string(), "continue": next }, "items": items }),
+    )
 }
 
 /// The next thing learned about Services, as a word.
 pub(crate) async fn learned(changes: &mut Receiver<Change>) -> String {
     loop {
-        let change = timeout(Duration::from_mins(1), changes.recv()).await.expect("something is learned in time").unwrap();
+        let change =
+            timeout(Duration::from_mins(1), changes.recv()).await.expect("something is learned in time").unwrap();
         let Change::Service(event) = change else { continue };
         return match event {
             Event::Apply(service) => format!("apply {}", service.metadata.name),
