@@ -177,6 +177,8 @@ impl<H: Hook> SockAddr<H> {
     /// Turns a steering into what the kernel wants to hear.
     #[inline(always)]
     pub(crate) fn act(&self, steering: Steering) -> i32 {
+        #[cfg(feature = "debug")]
+        self.log(steering);
         match steering {
             Steering::Leave => ALLOW,
             Steering::To(addr, port) => {
@@ -196,6 +198,30 @@ fn node_namespace() -> u64 {
         // SAFETY: without a context, the helper answers for the initial namespace.
         0 => unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) },
         cookie => cookie,
+    }
+}
+
+#[cfg(feature = "debug")]
+impl<H: Hook> SockAddr<H> {
+    /// What was dialled, and what becomes of it.
+    #[inline(always)]
+    fn log(&self, steering: Steering) {
+        let (addr, port) = (self.addr().octets(), self.port().get());
+        match steering {
+            Steering::Leave => aya_log_ebpf::info!(&self.context, "{:i} port {} is left alone", addr, port),
+            Steering::To(to, at) => {
+                aya_log_ebpf::info!(
+                    &self.context,
+                    "{:i} port {} goes to {:i} port {}",
+                    addr,
+                    port,
+                    to.octets(),
+                    at.get()
+                );
+            }
+            Steering::Refuse => aya_log_ebpf::info!(&self.context, "{:i} port {} is refused", addr, port),
+            Steering::Unreachable => aya_log_ebpf::info!(&self.context, "{:i} port {} is unreachable", addr, port),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -67,6 +67,17 @@ impl Agent {
         Self::spawn(node.host()?, [vec![master.to_owned()], place_arguments(node), small].concat())
     }
 
+    /// Starts it as the only file of the folder `root`, which holds the mounts it needs, and waits until it serves.
+    pub fn start_in_root(node: &Node, root: &Path, master: &str) -> Result<Self> {
+        std::fs::copy(sluice_binary()?, root.join("sluice")).context("put the agent into its root")?;
+        let host = node.host()?;
+        let mut command = host.command("chroot")?;
+        command.arg(root).arg("/sluice");
+        let arguments =
+            [vec![master.to_owned()], place_arguments(node), SMALL_TABLES.map(str::to_owned).into()].concat();
+        Self::spawn_by(command, host, arguments)?.ready()
+    }
+
     /// Starts it once more with the same arguments.
     pub fn restart(&self) -> Result<Self> {
         Self::spawn(self.host.clone(), self.arguments.clone())?.ready()
@@ -108,7 +119,10 @@ impl Agent {
     }
 
     fn spawn(host: Place, arguments: Vec<String>) -> Result<Self> {
-        let mut command = host.command(sluice_binary()?)?;
+        Self::spawn_by(host.command(sluice_binary()?)?, host, arguments)
+    }
+
+    fn spawn_by(mut command: Command, host: Place, arguments: Vec<String>) -> Result<Self> {
         command.arg("run").args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start the agent")?;
         let log = Arc::new(Log::default());

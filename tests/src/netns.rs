@@ -41,6 +41,16 @@ impl Netns {
         self.0.try_clone().context("duplicate a namespace descriptor")
     }
 
+    /// Runs `make` with this namespace as its own; sockets made there stay there.
+    pub(crate) fn inside<T: Send>(&self, make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let netns = self.file()?;
+        let entered = || {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
+            make()
+        };
+        thread::scope(|scope| scope.spawn(entered).join().expect("the thread does not panic"))
+    }
+
     /// Runs `ip` with these lines, one command each.
     pub fn ip<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
         let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
@@ -63,14 +73,11 @@ impl Netns {
 
     /// Sets sysctls below `/proc/sys/net`.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
-        let netns = self.file()?;
-        let set = || {
-            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        self.inside(|| {
             settings.iter().try_for_each(|(name, value)| {
                 fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("set net/{name} to {value}"))
             })
-        };
-        thread::scope(|scope| scope.spawn(set).join().expect("the thread does not panic"))
+        })
     }
 
     fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {

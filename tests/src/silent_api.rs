@@ -2,11 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::thread;
 
 use anyhow::{Context, Result};
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::apiserver::node_object;
@@ -15,12 +13,8 @@ use crate::node::Node;
 
 /// Serves at `address` in `netns` for as long as this process lives; a list of Nodes holds `node`.
 pub fn start(netns: &Netns, address: SocketAddr, node: &Node) -> Result<()> {
-    let (netns, node) = (netns.file()?, node_object(node));
-    let bind = move || -> Result<TcpListener> {
-        setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        TcpListener::bind(address).with_context(|| format!("listen at {address}"))
-    };
-    let listener = thread::spawn(bind).join().expect("the thread does not panic")?;
+    let node = node_object(node);
+    let listener = netns.inside(|| TcpListener::bind(address).with_context(|| format!("listen at {address}")))?;
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let node = node.clone();

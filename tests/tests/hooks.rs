@@ -12,6 +12,7 @@ use std::process::Command;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, accept4, bind, connect, getpeername,
     sendto, setsockopt, socket, sockopt,
@@ -611,6 +612,8 @@ fn tcp_fast_open_reaches_a_backend() {
             let flags = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
             let to = SockaddrStorage::from(at("172.30.0.1:80"));
             sendto(socket.as_raw_fd(), b"?", &to, flags).unwrap();
+            // With a cookie from the first dial, the second one returns before there is a peer.
+            poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(10_000_u16)).unwrap();
             assert_eq!(peer(&socket), at("172.30.0.1:80"));
         }
         assert_eq!(hooks.count(Reason::Translated), 2);

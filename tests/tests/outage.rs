@@ -16,11 +16,16 @@ const API: &str = "192.0.2.1:8001";
 /// What the agent says while it cannot follow the API server.
 const AWAY: &str = "what is known keeps serving, next try";
 
-/// Rules that lose every packet to the API server.
+/// Rules that lose every packet to and from the API server. Both ways: a server whose packets still arrive, if only its
+/// retransmissions, is not gone, and is given up 10 s after the last of them.
 const LOSE: &str = "table inet test {
     chain input {
         type filter hook input priority 0
         tcp dport 8001 drop
+    }
+    chain output {
+        type filter hook output priority 0
+        tcp sport 8001 drop
     }
 }";
 

@@ -12,6 +12,8 @@
 //! programs and maps live in their pins, with or without an agent.
 
 pub mod cgroup;
+#[cfg(feature = "debug")]
+mod debug;
 pub mod links;
 pub mod object;
 pub mod pins;

@@ -81,6 +81,8 @@ impl Object {
             }
         }
         let mut object = Self { ebpf: loader.load(OBJECT).map_err(ObjectError::Load)? };
+        #[cfg(feature = "debug")]
+        super::debug::follow(&mut object.ebpf);
         object.load_programs()?;
         Ok(object)
     }

@@ -14,7 +14,7 @@ use aya::programs::{ProgramType, loaded_programs};
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use proxy_common::abi::Version;
 use proxy_common::reason::Reason;
-use proxy_common::tables::name;
+use proxy_common::tables::{Capacity, name};
 use serde::Serialize;
 
 use super::{Output, PinDir, print, table};
@@ -22,9 +22,9 @@ use crate::attach::cgroup::Cgroup;
 use crate::attach::object::{HOOKS, has_set_retval};
 use crate::attach::pins::Folder;
 use crate::lock::{self, Holder, Role};
-use crate::maps::Snapshot;
 use crate::maps::kernel::option;
-use crate::maps::pinned::{Pinned, read};
+use crate::maps::pinned::{Pinned, layouts, read};
+use crate::maps::{Snapshot, footprint};
 use crate::sys::bpf::{Grace, Kind, LinkInfo, Pin, batches_work, link_info};
 use crate::sys::net;
 
@@ -214,6 +214,7 @@ fn pinned(folder: &Folder, cgroup: Option<&Cgroup>) -> Vec<Finding> {
     match tables.and_then(|maps| maps.read().map(|snapshot| (maps, snapshot)).map_err(|error| error.to_string())) {
         Ok((maps, snapshot)) => {
             all.extend(pressure(&maps, &snapshot));
+            all.push(memory(&maps.capacity(), &snapshot));
             all.extend(limits(&snapshot));
         }
         Err(error) => all.push(Finding::new("tables", "pins", Status::Problem, error)),
@@ -281,6 +282,19 @@ fn fill(table: &'static str, used: usize, entries: u32) -> Finding {
         Some(option) => Finding::new("tables", table, Status::Warning, format!("{detail}: raise {option}")),
         None => Finding::new("tables", table, Status::Warning, detail),
     }
+}
+
+/// What the tables take of the node's memory; only hashes and tries grow with what they hold.
+fn memory(capacity: &Capacity, snapshot: &Snapshot) -> Finding {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+    let used = |table| match table {
+        name::FRONTENDS => snapshot.frontends.len() as u64,
+        name::ADDRS => snapshot.addrs.len() as u64,
+        name::SOURCES => snapshot.sources.len() as u64,
+        _ => 0,
+    };
+    let bytes: u64 = layouts().map(|layout| footprint::bytes(layout, capacity, used(layout.name), cpus)).sum();
+    Finding::new("tables", "memory", Status::Ok, format!("{} KiB in all tables, as calculated", bytes / 1024))
 }
 
 /// Documented limits that touch what this node serves.

@@ -4,6 +4,8 @@
 //! told to fail.
 
 #[cfg(feature = "io")]
+pub mod footprint;
+#[cfg(feature = "io")]
 pub mod kernel;
 #[cfg(feature = "io")]
 pub mod pinned;
