@@ -55,6 +55,7 @@ fn stories() {
 fn play(path: &Path) -> Option<String> {
     let title = path.file_stem().unwrap().to_string_lossy().into_owned();
     let text = fs::read_to_string(path).unwrap();
+    println!("{title}: seed {}", seed(&title).0);
     let mut story = Story::new(seed(&title));
     let (preface, mut steps) = steps(&text);
     let mut failure = None;

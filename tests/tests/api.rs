@@ -47,7 +47,10 @@ fn service(name: &str, selector: Option<&str>) -> Value {
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "default" },
         "spec": {
             "ipFamilyPolicy": "PreferDualStack",
-            "ports": [{ "name": "main", "port": 80, "targetPort": PORT, "protocol": "TCP" }],
+            "ports": [
+                { "name": "main", "port": 80, "targetPort": PORT, "protocol": "TCP" },
+                { "name": "datagrams", "port": 80, "targetPort": PORT, "protocol": "UDP" },
+            ],
         },
     });
     if let Some(app) = selector {
@@ -161,7 +164,9 @@ fn agent_and_api_server_are_restarted_and_killed_without_a_failed_connection() {
     let dial = Client::start(&client.place).unwrap();
     until("the Service answers", || dial.dial(Kind::Tcp, to).is_ok());
 
-    let mut load = Load::start(&client.place, Traffic::Tcp, to).unwrap();
+    let start = |traffic| Load::start(&client.place, traffic, to).unwrap();
+    let mut load = start(Traffic::Tcp);
+    let datagrams = [Traffic::Udp, Traffic::Datagrams].map(start);
     let mut servers = Vec::new();
     for (signal, name) in [(Signal::SIGTERM, "after-stop"), (Signal::SIGKILL, "after-kill")] {
         agent.end_with(signal).unwrap();
@@ -182,8 +187,10 @@ fn agent_and_api_server_are_restarted_and_killed_without_a_failed_connection() {
     agent.end_with(Signal::SIGKILL).unwrap();
     let _agent = agent.start_another().unwrap();
     load.after(500).unwrap();
-    let report = load.stop().unwrap();
-    assert_eq!(report.failed, 0, "{report:?}");
+    for load in [load].into_iter().chain(datagrams) {
+        let report = load.stop().unwrap();
+        assert_eq!(report.failed, 0, "{report:?}");
+    }
 }
 
 /// A real CoreDNS in a pod, behind the ClusterIP that resolvers are told. It reaches the API server through Sluice too.
@@ -248,11 +255,19 @@ fn lines(command: &mut Command) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The name under which an IPv4 address is looked up backwards.
+/// The name under which an address is looked up backwards (RFC 1035 section 3.5, RFC 3596 section 2.5).
 fn reverse(address: IpAddr) -> String {
-    let IpAddr::V4(address) = address else { panic!("{address} is not IPv4") };
-    let [a, b, c, d] = address.octets();
-    format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(address) => {
+            let digits = format!("{:032x}", address.to_bits());
+            let backwards: String = digits.chars().rev().flat_map(|digit| [digit, '.']).collect();
+            format!("{backwards}ip6.arpa")
+        }
+    }
 }
 
 #[test]
@@ -276,13 +291,15 @@ fn coredns_answers_pods_through_its_own_cluster_ip() {
 
     let addresses: Vec<IpAddr> = cluster_ips(&plane, &web).into_iter().map(|address| address.ip()).collect();
     let dashed = zero.v4.to_string().replace('.', "-");
-    let reverse_of_web = reverse(addresses[0]);
+    let [reverse_of_web, reverse_of_web_v6, reverse_of_pod] = [addresses[0], addresses[1], zero.v4.into()].map(reverse);
     let pod_name = format!("{dashed}.default.pod.cluster.local");
-    let expected: [(&str, &str, String); 9] = [
+    let expected: [(&str, &str, String); 11] = [
         ("A", "web.default.svc.cluster.local", format!("A {}", addresses[0])),
         ("AAAA", "web.default.svc.cluster.local", format!("AAAA {}", addresses[1])),
         ("SRV", "_main._tcp.web.default.svc.cluster.local", "SRV 80 web.default.svc.cluster.local.".into()),
         ("PTR", &reverse_of_web, "PTR web.default.svc.cluster.local.".into()),
+        ("PTR", &reverse_of_web_v6, "PTR web.default.svc.cluster.local.".into()),
+        ("PTR", &reverse_of_pod, "PTR db-0.db.default.svc.cluster.local.".into()),
         ("A", "db.default.svc.cluster.local", format!("A {}", zero.v4)),
         ("AAAA", "db-0.db.default.svc.cluster.local", format!("AAAA {}", zero.v6)),
         ("SRV", "_main._tcp.db.default.svc.cluster.local", format!("SRV {PORT} db-0.db.default.svc.cluster.local.")),
