@@ -61,6 +61,11 @@ pub enum Ask {
     Receive {
         socket: u32,
     },
+    /// How long a call of the socket waits from now on.
+    Patience {
+        socket: u32,
+        milliseconds: u32,
+    },
     PeerName {
         socket: u32,
     },
@@ -215,6 +220,11 @@ impl Socket<'_> {
 
     pub fn fast_open(&self, to: SocketAddr) -> Outcome<()> {
         self.client.done(&Ask::FastOpen { socket: self.id, to })
+    }
+
+    /// How long a call waits from now on; a lost datagram costs no more than this.
+    pub fn set_patience(&self, milliseconds: u32) -> Outcome<()> {
+        self.client.done(&Ask::Patience { socket: self.id, milliseconds })
     }
 
     pub fn receive(&self) -> Outcome {

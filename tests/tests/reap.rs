@@ -149,8 +149,10 @@ impl Drop for Reaper {
     }
 }
 
-/// Asks through `socket` until `name` answers; how long that took.
+/// Asks through `socket` until `name` answers; how long that took. An answer that is under way while the socket moves is
+/// lost, as datagrams are: nobody waits for it.
 fn until_answered_by(socket: &Socket<'_>, name: &str) -> Duration {
+    socket.set_patience(10).unwrap();
     let start = Instant::now();
     loop {
         let answer = socket.ask();

@@ -46,6 +46,7 @@ impl Sockets {
             Ask::Send { socket, to } => self.get(socket)?.send(to).map(done),
             Ask::FastOpen { socket, to } => self.get(socket)?.fast_open(to).map(done),
             Ask::Receive { socket } => self.get(socket)?.receive().map(Tell::Answered),
+            Ask::Patience { socket, milliseconds } => self.get(socket)?.set_patience(milliseconds.into()).map(done),
             Ask::PeerName { socket } => self.get(socket)?.peer_name().map(Tell::Address),
             Ask::LocalName { socket } => self.get(socket)?.local_name().map(Tell::Address),
             Ask::Duplicate { socket } => self.get(socket)?.duplicate().map(|copy| self.keep(copy)),

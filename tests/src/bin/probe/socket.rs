@@ -11,7 +11,7 @@ use proxy_tests::probe::{Answer, Kind, Outcome};
 
 const QUESTION: &[u8] = b"who\n";
 /// Long enough for a busy machine; a dial that gets this far has failed anyway.
-const TIMEOUT_SECONDS: i64 = 3;
+const PATIENCE_MILLISECONDS: i64 = 3_000;
 
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -27,10 +27,15 @@ impl Socket {
             Kind::Udp => make(SockType::Datagram)?,
             Kind::Mptcp => proxy_tests::mptcp_socket(family as i32).map_err(|error| io_name(&error))?,
         };
-        let timeout = TimeVal::seconds(TIMEOUT_SECONDS);
-        setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).map_err(name)?;
-        setsockopt(&fd, sockopt::SendTimeout, &timeout).map_err(name)?;
-        Ok(Self { fd, kind })
+        let socket = Self { fd, kind };
+        socket.set_patience(PATIENCE_MILLISECONDS)?;
+        Ok(socket)
+    }
+
+    pub(crate) fn set_patience(&self, milliseconds: i64) -> Outcome<()> {
+        let timeout = TimeVal::milliseconds(milliseconds);
+        setsockopt(&self.fd, sockopt::ReceiveTimeout, &timeout).map_err(name)?;
+        setsockopt(&self.fd, sockopt::SendTimeout, &timeout).map_err(name)
     }
 
     pub(crate) fn bind(&self, address: SocketAddr) -> Outcome<()> {
