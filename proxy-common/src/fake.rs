@@ -10,7 +10,7 @@ use crate::abi::{
 use crate::addr::{Addr, Be16};
 use crate::balance::Client;
 use crate::reason::Reason;
-use crate::socket::{More, Socket, TCP};
+use crate::socket::{More, NO_FLOW, Socket, TCP};
 use crate::tables::{FLOWS_MORE, Tables};
 
 /// Tables of services that all look like those of [`FakeTables::serve`].
@@ -194,29 +194,15 @@ pub(crate) struct FakeSocket {
     pub(crate) stats: RefCell<HashMap<u32, (u64, i64)>>,
 }
 
-pub(crate) const FREE: SocketFlow = SocketFlow {
-    cookie: 0,
-    used: 0,
-    frontend_addr: Addr::UNSPECIFIED_V6,
-    backend_addr: Addr::UNSPECIFIED_V6,
-    frontend_port: Be16::new(0),
-    backend_port: Be16::new(0),
-    proto: 0,
-    flags: 0,
-    abi: 0,
-    backend: 0,
-    generation: 0,
-};
-
 impl FakeSocket {
     pub(crate) fn new() -> Self {
         let (reasons, stats) = (RefCell::default(), RefCell::default());
-        Self { cookie: 41, slot: FREE, more: None, memory: true, reasons, stats }
+        Self { cookie: 41, slot: NO_FLOW, more: None, memory: true, reasons, stats }
     }
 
     /// A socket whose slot another one holds.
     pub(crate) fn displaced() -> Self {
-        Self { slot: SocketFlow { cookie: 42, abi: crate::tables::ABI_VERSION, ..FREE }, ..Self::new() }
+        Self { slot: SocketFlow { cookie: 42, abi: crate::tables::ABI_VERSION, ..NO_FLOW }, ..Self::new() }
     }
 
     pub(crate) fn counted(&self, reason: Reason) -> u32 {
@@ -249,7 +235,7 @@ impl Socket for FakeSocket {
 
     fn more_or_new(&mut self) -> Option<&mut More> {
         if self.more.is_none() && self.memory {
-            self.more = Some([FREE; FLOWS_MORE]);
+            self.more = Some([NO_FLOW; FLOWS_MORE]);
         }
         self.more.as_mut()
     }

@@ -205,7 +205,8 @@ fn disconnect(tables: &impl Tables, socket: &mut impl Socket) {
     }
 }
 
-const NO_FLOW: SocketFlow = SocketFlow {
+/// What a free slot holds.
+pub(crate) const NO_FLOW: SocketFlow = SocketFlow {
     cookie: 0,
     used: 0,
     frontend_addr: Addr::UNSPECIFIED_V6,

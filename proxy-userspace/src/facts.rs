@@ -92,7 +92,8 @@ impl<'a> Indexed<'a> {
     }
 }
 
-fn protocol(number: u8) -> String {
+/// A protocol as people write it.
+pub(crate) fn protocol(number: u8) -> String {
     match number {
         6 => "TCP".into(),
         17 => "UDP".into(),
@@ -105,7 +106,8 @@ fn place(addr: Addr, port: Be16) -> SocketAddr {
     SocketAddr::new(addr.into(), port.get())
 }
 
-fn kind(kind: u32) -> &'static str {
+/// A kind of frontend as people write it.
+pub(crate) fn kind(kind: u32) -> &'static str {
     match kind {
         Frontend::KIND_CLUSTER_IP => "ClusterIP",
         Frontend::KIND_NODE_PORT => "NodePort",

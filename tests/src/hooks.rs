@@ -75,9 +75,18 @@ fn again(test: &str, addresses: &[&str]) -> Result<()> {
 
 /// The object that `cargo xtask build-ebpf` makes, or the one named by `SLUICE_BPF_OBJECT`.
 pub fn object() -> Result<Vec<u8>> {
-    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sluice.bpf.o");
-    let path = env::var_os("SLUICE_BPF_OBJECT").map_or_else(built, PathBuf::from);
-    std::fs::read(&path).with_context(|| format!("read {}: run `cargo xtask build-ebpf`", path.display()))
+    built("SLUICE_BPF_OBJECT", "sluice.bpf.o", "cargo xtask build-ebpf")
+}
+
+/// The object with the test programs, or the one named by `SLUICE_BPF_TEST_OBJECT`.
+pub fn test_object() -> Result<Vec<u8>> {
+    built("SLUICE_BPF_TEST_OBJECT", "sluice-test.bpf.o", "cargo xtask build-ebpf --test-programs")
+}
+
+fn built(variable: &str, file: &str, maker: &str) -> Result<Vec<u8>> {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf").join(file);
+    let path = env::var_os(variable).map_or_else(built, PathBuf::from);
+    std::fs::read(&path).with_context(|| format!("read {}: run `{maker}`", path.display()))
 }
 
 /// Who the processes of a test are for the programs.

@@ -5,7 +5,6 @@
 //! what is superseded is reused after a grace period.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -18,6 +17,7 @@ use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, Version};
 use proxy_common::stress::{Epochs, FRONTENDS, Finding, encode, frontend};
 use proxy_common::tables::{Capacity, name};
 use proxy_tests::grace_period;
+use proxy_tests::hooks::test_object;
 
 const CHOICES: u64 = 100_000_000;
 /// Choices per system call.
@@ -27,7 +27,7 @@ const MOST_MEMBERS: u32 = 8;
 
 #[test]
 fn a_hundred_million_choices_among_changing_services_are_all_valid() {
-    let mut ebpf = Ebpf::load(&object()).unwrap();
+    let mut ebpf = Ebpf::load(&test_object().unwrap()).unwrap();
     let mut writer = Writer::new(&mut ebpf);
     for number in 0..FRONTENDS {
         writer.replace(number);
@@ -55,14 +55,6 @@ fn a_hundred_million_choices_among_changing_services_are_all_valid() {
     // Three contradictions in a row: the price of looking again instead of locking. One in a million is rare enough.
     assert!(count(&findings, Finding::Changing) < CHOICES / 1_000_000, "{counts:?}");
     assert!(changes > 10_000, "{changes} changes put no stress on anything");
-}
-
-/// The object with the test programs: `SLUICE_BPF_TEST_OBJECT`, or what `cargo xtask build-ebpf` made of them.
-fn object() -> Vec<u8> {
-    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sluice-test.bpf.o");
-    let path = std::env::var_os("SLUICE_BPF_TEST_OBJECT").map_or_else(built, PathBuf::from);
-    std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask build-ebpf --test-programs`", path.display()))
 }
 
 fn table<T: TryFrom<Map, Error: std::fmt::Debug>>(ebpf: &mut Ebpf, name: &str) -> T {

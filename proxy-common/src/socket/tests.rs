@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use super::*;
-use crate::fake::{FREE, FakeClient, FakeSocket, FakeTables, cluster_ip, vip};
+use crate::fake::{FakeClient, FakeSocket, FakeTables, cluster_ip, vip};
 
 /// A UDP frontend of [`world`].
 fn udp(last: u8) -> FrontendKey {
@@ -219,5 +219,5 @@ fn a_record_of_another_abi_is_not_understood() {
     let (addr, port) = sent(connect(&tables, &client, &mut socket, &vip(1)));
     socket.slot.abi += 1;
     assert_eq!(peer(&mut socket, addr, port), None);
-    assert_ne!(socket.slot, FREE);
+    assert_ne!(socket.slot, NO_FLOW);
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{Output, PinDir, print, table};
 use crate::attach::pins::Folder;
+use crate::facts::{kind, protocol};
 use crate::maps::Snapshot;
 use crate::maps::pinned::{Pinned, read};
 use crate::sys::monotonic_nanos;
@@ -221,25 +222,6 @@ fn client(key: &AffinityKey) -> String {
 
 fn socket_addr(addr: Addr, port: Be16) -> SocketAddr {
     (IpAddr::from(addr), port.get()).into()
-}
-
-fn protocol(number: u8) -> String {
-    match i32::from(number) {
-        libc::IPPROTO_TCP => "TCP".to_owned(),
-        libc::IPPROTO_UDP => "UDP".to_owned(),
-        libc::IPPROTO_SCTP => "SCTP".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn kind(kind: u32) -> &'static str {
-    match kind {
-        Frontend::KIND_CLUSTER_IP => "ClusterIP",
-        Frontend::KIND_NODE_PORT => "NodePort",
-        Frontend::KIND_EXTERNAL_IP => "ExternalIP",
-        Frontend::KIND_LOAD_BALANCER => "LoadBalancer",
-        _ => "unknown",
-    }
 }
 
 fn show(rows: &[FrontendRow], output: Output) -> anyhow::Result<()> {

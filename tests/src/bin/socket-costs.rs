@@ -14,7 +14,7 @@ use aya::Ebpf;
 use aya::programs::{CgroupAttachMode, Program};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
-use proxy_tests::hooks::program_alone;
+use proxy_tests::hooks::{program_alone, test_object};
 
 const ROUNDS: usize = 300;
 const UDP_BATCH: u32 = 100;
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
 fn measure(cgroup: &Path) -> Result<()> {
     let folders = PLACES.iter().enumerate().map(|(number, _)| cgroup.join(format!("cost-{number}")));
     let folders: Vec<PathBuf> = folders.collect();
-    let mut ebpf = Ebpf::load(&object()?)?;
+    let mut ebpf = Ebpf::load(&test_object()?)?;
     for (place, folder) in PLACES.iter().zip(&folders) {
         fs::create_dir(folder).with_context(|| format!("make {}", folder.display()))?;
         for name in place.programs {
@@ -57,13 +57,6 @@ fn measure(cgroup: &Path) -> Result<()> {
     }
     measured?.print();
     Ok(())
-}
-
-/// The object with the test programs: `SLUICE_BPF_TEST_OBJECT`, or what `cargo xtask build-ebpf` made of them.
-fn object() -> Result<Vec<u8>> {
-    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/sluice-test.bpf.o");
-    let path = std::env::var_os("SLUICE_BPF_TEST_OBJECT").map_or_else(built, PathBuf::from);
-    fs::read(&path).with_context(|| format!("{}: run `cargo xtask build-ebpf --test-programs`", path.display()))
 }
 
 fn attach(program: &mut Program, cgroup: &File) -> Result<()> {
