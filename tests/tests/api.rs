@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use proxy_tests::agent::Agent;
 use proxy_tests::apiserver::{self, ControlPlane, node_object, pod_object, pod_status};
+use proxy_tests::kube_proxy::{KubeProxy, Mode};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Server, Traffic};
 use proxy_tests::process::probe_binary;
@@ -116,6 +117,24 @@ fn pods_come_and_go_and_the_service_follows_in_both_families() {
     plane.delete(&web).unwrap();
     for to in &addresses {
         until("nobody answers for a Service that is gone", || client.dial(Kind::Tcp, *to).is_err());
+    }
+}
+
+#[test]
+fn kube_proxy_serves_the_same_services_beside_us() {
+    let world = World::new().unwrap();
+    let (plane, one) = cluster(&world);
+    let web = service("web", Some("web"));
+    plane.apply(&web).unwrap();
+    let (_, _server) = backend(&plane, &one, "web-0", "web");
+    let to = cluster_ips(&plane, &web)[0];
+    for (name, mode) in [("nft", Mode::Nftables), ("legacy", Mode::IptablesLegacy), ("nfipt", Mode::IptablesNft)] {
+        let node = world.node(name).unwrap();
+        plane.apply(&node_object(&node)).unwrap();
+        let mut proxy = KubeProxy::start(&node, mode, &plane.kubeconfig().unwrap()).unwrap();
+        proxy.wait_until_programmed(PATIENCE).unwrap();
+        let client = Client::start(&node.host().unwrap()).unwrap();
+        until(&format!("{mode:?} serves the pod"), || answering(&client, to) == names(&["web-0"]));
     }
 }
 

@@ -31,7 +31,7 @@ const KUBERNETES_VERSION: &str = "v1.36.3";
 /// What Kubernetes keeps in its tree and publishes as modules of their own.
 const STAGING_VERSION: &str = "v0.36.3";
 
-const PROGRAMS: [Program; 4] = [
+const PROGRAMS: [Program; 5] = [
     Program {
         name: "etcd",
         variable: "SLUICE_ETCD",
@@ -54,6 +54,14 @@ const PROGRAMS: [Program; 4] = [
         module: KUBERNETES,
         version: KUBERNETES_VERSION,
         package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+        in_kubebuilder_assets: false,
+    },
+    Program {
+        name: "kube-proxy",
+        variable: "SLUICE_KUBE_PROXY",
+        module: KUBERNETES,
+        version: KUBERNETES_VERSION,
+        package: "k8s.io/kubernetes/cmd/kube-proxy",
         in_kubebuilder_assets: false,
     },
     Program {
