@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use proxy_tests::agent::Agent;
+use proxy_tests::apiserver::node_object;
+use proxy_tests::name_server;
+use proxy_tests::replay::{Lists, Replay};
 use proxy_tests::world::{PINS, World};
-use proxy_tests::{name_server, silent_api};
 
 /// Where a resolver asks that has no configuration.
 const NAME_SERVER: &str = "127.0.0.1:53";
@@ -26,7 +28,8 @@ fn alone_in_its_root_the_agent_resolves_the_name_of_the_api_server() {
     let node = world.node("one").unwrap();
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
     name_server::start(&node.netns, address(NAME_SERVER), Ipv4Addr::LOCALHOST).unwrap();
-    silent_api::start(&node.netns, address(API), &node).unwrap();
+    let server = Replay::start(&node.netns, address(API), Lists::Paged).unwrap();
+    server.apply(&node_object(&node));
 
     // The world's own `/run` goes away with it, and so does what is mounted below.
     let root = PathBuf::from("/run/root");

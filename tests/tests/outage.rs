@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use proxy_tests::agent::Agent;
+use proxy_tests::apiserver::node_object;
 use proxy_tests::probe::Kind;
-use proxy_tests::silent_api;
+use proxy_tests::replay::{Lists, Replay};
 use proxy_tests::stage::{Stage, VIP4, dialled, web};
 use proxy_tests::world::World;
 
@@ -63,7 +64,8 @@ fn a_connection_whose_packets_vanish_is_noticed_within_15_seconds() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let api: SocketAddr = API.parse().unwrap();
-    silent_api::start(&world.uplink, api, &node).unwrap();
+    let server = Replay::start(&world.uplink, api, Lists::Paged).unwrap();
+    server.apply(&node_object(&node));
     let agent = Agent::start_on_master(&node, &master()).unwrap();
     agent.logged("programmed ").unwrap();
 
