@@ -56,7 +56,7 @@ impl Frontend {
 /// SERVICE, by service port id: the one word that is switched. The number of a VERSION; 0 means none (refuse).
 pub type ServiceWord = u64;
 
-/// A run of SLOTS.
+/// A run of SLOTS, counted in slots.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub struct Range {
@@ -127,14 +127,21 @@ impl Backend {
     pub const TERMINATING: u16 = 1 << 4;
 }
 
-/// STATS, by backend id: counters that the socket hooks raise with relaxed adds.
+/// SLOTS: two neighbouring slots, each a backend id. Arrays hold whole 8-byte words, and those do not tear. A run begins
+/// with a pair of its own, so no pair is ever shared by two versions: what is immutable stays untouched.
+pub type SlotPair = [u32; SLOTS_PER_PAIR as usize];
+
+/// How many slots a [`SlotPair`] has.
+pub const SLOTS_PER_PAIR: u32 = 2;
+
+/// STATS, by backend id: counters that the socket hooks raise with relaxed adds. Both wrap.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BackendStats {
     /// Connections and UDP flows ever sent there by this id.
-    pub total: u64,
-    /// Open now: a gauge, wrapping.
-    pub open: u64,
+    pub total: u32,
+    /// Open now: a gauge.
+    pub open: u32,
 }
 
 /// ADDRS values: what an address is to this node. Asked only when FRONTENDS has no entry.
@@ -270,7 +277,7 @@ abi! {
     Range = 8,
     Version = 32,
     Backend = 32,
-    BackendStats = 16,
+    BackendStats = 8,
     SourceKey = 24,
     SourceData = 20,
     Cidr = 20,

@@ -13,8 +13,8 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, ServiceWord, SocketFlow, SourceData,
-    Version,
+    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SlotPair,
+    SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::reason::Reason;
@@ -35,7 +35,7 @@ static SERVICE: Array<ServiceWord, { CAPACITY.services as usize }, FROZEN> = Arr
 #[btf_map]
 static VERSION: Array<Version, { CAPACITY.versions as usize }, FROZEN> = Array::new();
 #[btf_map]
-static SLOTS: Array<u32, { CAPACITY.slots as usize }, FROZEN> = Array::new();
+static SLOTS: Array<SlotPair, { (CAPACITY.slots / SLOTS_PER_PAIR) as usize }, FROZEN> = Array::new();
 #[btf_map]
 static BACKENDS: Array<Backend, { CAPACITY.backends as usize }, FROZEN> = Array::new();
 #[btf_map]
@@ -123,7 +123,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
-        SLOTS.get(index).copied()
+        SLOTS.get(index / SLOTS_PER_PAIR).map(|pair| pair[(index % SLOTS_PER_PAIR) as usize])
     }
 
     #[inline(always)]
@@ -225,7 +225,7 @@ impl Socket for KernelSocket<'_> {
 
     #[inline(always)]
     fn count_closed(&self, backend: u32) {
-        add(backend, u64::MAX, |stats| &raw const stats.open);
+        add(backend, u32::MAX, |stats| &raw const stats.open);
     }
 
     #[inline(always)]
@@ -236,11 +236,11 @@ impl Socket for KernelSocket<'_> {
 
 /// Adds, wrapping. In assembly, because it must be the one atomic that kernel 5.10 has: the one without a result.
 #[inline(always)]
-fn add(backend: u32, amount: u64, counter: impl FnOnce(&BackendStats) -> *const u64) {
+fn add(backend: u32, amount: u32, counter: impl FnOnce(&BackendStats) -> *const u32) {
     if let Some(stats) = STATS.get(backend) {
         let counter = counter(stats);
         // SAFETY: aligned and in bounds; programs touch these words only here.
-        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) amount, options(nostack)) };
+        unsafe { asm!("lock *(u32 *)({} + 0) += {}", in(reg) counter, in(reg) amount, options(nostack)) };
     }
 }
 

@@ -17,7 +17,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program};
 use aya::{Ebpf, EbpfLoader, Pod};
 use proxy_common::abi::{
-    Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range, SocketFlow, SourceData, Version,
+    Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range, SLOTS_PER_PAIR, SlotPair, SocketFlow,
+    SourceData, Version,
 };
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::reason::Reason;
@@ -224,11 +225,17 @@ impl Hooks {
         let start = self.slots;
         for (id, backend) in served.backends.iter().zip(&service.backends) {
             if backend.flags & set != 0 {
-                self.set(name::SLOTS, self.slots, *id)?;
+                self.set_slot(self.slots, *id)?;
                 self.slots += 1;
             }
         }
         Ok(Range { start, len: self.slots - start })
+    }
+
+    fn set_slot(&mut self, index: u32, backend: u32) -> Result<()> {
+        let mut pair: SlotPair = self.get(name::SLOTS, index / SLOTS_PER_PAIR)?;
+        pair[(index % SLOTS_PER_PAIR) as usize] = backend;
+        self.set(name::SLOTS, index / SLOTS_PER_PAIR, pair)
     }
 
     fn publish(&mut self, key: FrontendKey, frontend: Frontend) -> Result<()> {

@@ -214,7 +214,7 @@ fn random_bytes_in_the_tables_are_repaired_by_a_start() {
     let stage = Stage::new().unwrap();
     let mut agent = stage.serve(&[&web(), &stage.both()]).unwrap();
     agent.end_with(Signal::SIGKILL).unwrap();
-    for (table, width) in [("SERVICE", 8), ("VERSION", 32), ("SLOTS", 4), ("BACKENDS", 32), ("FRONTEND", 28)] {
+    for (table, width) in [("SERVICE", 8), ("VERSION", 32), ("SLOTS", 8), ("BACKENDS", 32), ("FRONTEND", 28)] {
         for id in 0..16_u8 {
             overwrite(&stage.node, table, id, width);
         }

@@ -13,7 +13,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, Pod};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, Version};
+use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SLOTS_PER_PAIR, SlotPair, Version};
 use proxy_common::stress::{Epochs, FRONTENDS, Finding, encode, frontend};
 use proxy_common::tables::{Capacity, name};
 use proxy_tests::grace_period;
@@ -114,7 +114,7 @@ struct Writer {
     frontend: Array<MapData, Frontend>,
     service: Array<MapData, u64>,
     version: Array<MapData, Version>,
-    slots: Array<MapData, u32>,
+    slots: Array<MapData, SlotPair>,
     backends: Array<MapData, Backend>,
     epochs: Array<MapData, Epochs>,
     frontend_ids: Ids,
@@ -210,8 +210,8 @@ impl Writer {
         let members = 1 + self.next_random() % MOST_MEMBERS;
         let backends: Vec<_> = (0..members).map(|member| self.backend(number, service, begun, member)).collect();
         let start = block * MOST_MEMBERS;
-        for (slot, (id, _)) in (start..).zip(&backends) {
-            set(&mut self.slots, slot, *id);
+        for (pair, ids) in (start / SLOTS_PER_PAIR..).zip(backends.chunks(SLOTS_PER_PAIR as usize)) {
+            set(&mut self.slots, pair, [ids[0].0, ids.get(1).map_or(0, |(id, _)| *id)]);
         }
         set(&mut self.version, version, versions(service, Range { start, len: members }, number % 2));
         set(&mut self.epochs, number, epochs);

@@ -80,9 +80,9 @@ pub struct BackendRow {
     pub weight: u32,
     pub state: &'static str,
     /// Connections and UDP flows open now.
-    pub active: u64,
+    pub active: u32,
     /// Connections and UDP flows ever.
-    pub total: u64,
+    pub total: u32,
 }
 
 /// One client that sticks to a backend.
@@ -236,8 +236,7 @@ fn show(rows: &[FrontendRow], output: Output) -> anyhow::Result<()> {
         table.add_row([&row.protocol, &row.frontend.to_string(), row.scheduler, &persistence]);
         for backend in &row.backends {
             let address = format!("-> {}", backend.backend);
-            let [weight, active, total] =
-                [u64::from(backend.weight), backend.active, backend.total].map(|number| number.to_string());
+            let [weight, active, total] = [backend.weight, backend.active, backend.total].map(|n| n.to_string());
             table.add_row(["", &address, backend.forwarding, &weight, backend.state, &active, &total]);
         }
     }
@@ -324,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_gauge_below_zero_shows_as_zero() {
-        let stats = BTreeMap::from([(2, BackendStats { total: 5, open: u64::MAX })]);
+        let stats = BTreeMap::from([(2, BackendStats { total: 5, open: u32::MAX })]);
         let row = &frontends(&snapshot(), &stats)[1].backends[1];
         assert_eq!((row.active, row.total), (0, 5));
     }

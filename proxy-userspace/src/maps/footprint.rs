@@ -10,6 +10,8 @@ use crate::sys::bpf::map_type;
 
 /// `struct htab_elem` before the key (`kernel/bpf/hashtab.c`).
 const HASH_ELEMENT: u64 = 48;
+/// What the allocator puts before an element that is made when it is needed (`kernel/bpf/memalloc.c`).
+const ALLOCATED: u64 = 8;
 /// `struct bucket`: a list head and a lock.
 const HASH_BUCKET: u64 = 16;
 /// `struct lpm_trie_node` before the data (`kernel/bpf/lpm_trie.c`).
@@ -26,7 +28,7 @@ pub fn bytes(layout: &Layout, capacity: &Capacity, used: u64, cpus: u64) -> u64 
     match layout.map_type {
         map_type::ARRAY => value * entries,
         map_type::PERCPU_ARRAY => value * entries * cpus,
-        map_type::HASH => buckets + (HASH_ELEMENT + key + value) * used,
+        map_type::HASH => buckets + (ALLOCATED + HASH_ELEMENT + key + value) * used,
         map_type::LRU_HASH => buckets + (HASH_ELEMENT + key + value) * entries,
         // An entry may need a node of its own to branch off from.
         map_type::LPM_TRIE => 2 * (TRIE_NODE + key + value) * used,
@@ -34,7 +36,7 @@ pub fn bytes(layout: &Layout, capacity: &Capacity, used: u64, cpus: u64) -> u64 
     }
 }
 
-/// The kernel keeps values and keys in whole words: an array of u32 costs 8 bytes an entry.
+/// The kernel keeps values and keys in whole words.
 fn words(size: u32) -> u64 {
     u64::from(size).next_multiple_of(8)
 }
@@ -59,14 +61,14 @@ mod tests {
     #[test]
     fn every_table_at_its_default_size_on_64_cpus() {
         for (table, expected) in [
-            (name::FRONTENDS, 1024 + 781),
+            (name::FRONTENDS, 1024 + 859),
             (name::FRONTEND, 2048),
             (name::SERVICE, 256),
             (name::VERSION, 2048),
-            (name::SLOTS, 6144),
+            (name::SLOTS, 3072),
             (name::BACKENDS, 8192),
-            (name::STATS, 4096),
-            (name::ADDRS, 1024 + 703),
+            (name::STATS, 2048),
+            (name::ADDRS, 1024 + 781),
             (name::SOURCES, 0),
             (name::CONFIG, 0),
             (name::AFFINITY, 1024 + 5632),

@@ -6,7 +6,7 @@
 use std::io;
 
 use aya::Pod;
-use proxy_common::abi::{Backend, BackendStats};
+use proxy_common::abi::{Backend, BackendStats, SLOTS_PER_PAIR, SlotPair};
 use proxy_common::tables::{Capacity, name};
 
 use super::pinned::Pinned;
@@ -115,12 +115,13 @@ impl KernelStore {
 
     fn write_slots(&self, run: &[Op]) -> Result<(), ApplyError> {
         let mut keys = Vec::new();
-        let mut values = Vec::new();
+        let mut values: Vec<SlotPair> = Vec::new();
         let mut ends = Vec::with_capacity(run.len());
         for op in run {
             let Op::Slots { start, backends } = op else { break };
-            keys.extend((*start..).take(backends.len()));
-            values.extend_from_slice(backends);
+            assert!(start.is_multiple_of(SLOTS_PER_PAIR), "a run that begins amid a pair would change another one");
+            values.extend(backends.chunks(SLOTS_PER_PAIR as usize).map(|pair| [pair[0], *pair.get(1).unwrap_or(&0)]));
+            keys.extend((start / SLOTS_PER_PAIR..).take(values.len() - keys.len()));
             ends.push(keys.len());
         }
         self.maps.slots.set_all(&keys, &values).map_err(|error| ApplyError {

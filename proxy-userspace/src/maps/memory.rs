@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version,
+    Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SourceKey, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::tables::{Capacity, Tables, name};
@@ -156,6 +156,7 @@ impl MemoryStore {
     }
 
     fn write_slots(&mut self, start: u32, backends: &[u32]) -> Result<(), MapError> {
+        assert!(start.is_multiple_of(SLOTS_PER_PAIR), "a run that begins amid a pair would change another one");
         let (start, end) = (start as usize, start as usize + backends.len());
         if end > self.capacity.slots as usize {
             return Err(outside(name::SLOTS));

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use aya::Pod;
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, ServiceWord, SocketFlow, SourceKey,
-    Version,
+    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SlotPair,
+    SocketFlow, SourceKey, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::socket::More;
@@ -64,7 +64,7 @@ const SHARED: &[Layout] = &[
     layout!(FRONTEND, ARRAY, u32 => Frontend, FROZEN, Chosen(|c| c.frontends)),
     layout!(SERVICE, ARRAY, u32 => ServiceWord, FROZEN, Chosen(|c| c.services)),
     layout!(VERSION, ARRAY, u32 => Version, FROZEN, Chosen(|c| c.versions)),
-    layout!(SLOTS, ARRAY, u32 => u32, FROZEN, Chosen(|c| c.slots)),
+    layout!(SLOTS, ARRAY, u32 => SlotPair, FROZEN, Chosen(|c| c.slots / SLOTS_PER_PAIR)),
     layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, Chosen(|c| c.backends)),
     layout!(STATS, ARRAY, u32 => BackendStats, 0, Chosen(|c| c.backends)),
     layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, Chosen(|c| c.addrs)),
@@ -92,7 +92,7 @@ pub struct Pinned {
     pub frontend: Map<u32, Frontend>,
     pub service: Map<u32, ServiceWord>,
     pub version: Map<u32, Version>,
-    pub slots: Map<u32, u32>,
+    pub slots: Map<u32, SlotPair>,
     pub backends: Map<u32, Backend>,
     pub stats: Map<u32, BackendStats>,
     pub addrs: Map<Addr, u32>,
@@ -127,7 +127,7 @@ impl Pinned {
             frontends: self.frontends.max_entries().min(self.frontend.max_entries()),
             services: self.service.max_entries(),
             versions: self.version.max_entries(),
-            slots: self.slots.max_entries(),
+            slots: self.slots.max_entries().saturating_mul(SLOTS_PER_PAIR),
             backends: self.backends.max_entries().min(self.stats.max_entries()),
             addrs: self.addrs.max_entries(),
             sources: self.sources.max_entries(),
@@ -144,7 +144,7 @@ impl Pinned {
             frontend: not_zero(read(name::FRONTEND, &self.frontend)?),
             service: not_zero(read(name::SERVICE, &self.service)?),
             version: not_zero(read(name::VERSION, &self.version)?),
-            slots: arena(read(name::SLOTS, &self.slots)?),
+            slots: arena(&read(name::SLOTS, &self.slots)?),
             backends: not_zero(read(name::BACKENDS, &self.backends)?),
             addrs: read(name::ADDRS, &self.addrs)?,
             sources: read(name::SOURCES, &self.sources)?.into_iter().map(|(key, _)| key).collect(),
@@ -168,15 +168,11 @@ fn is_zero<V: Pod>(value: &V) -> bool {
     bytes_of(value).iter().all(|byte| *byte == 0)
 }
 
-/// Slot values by index, up to the last one that is not zero.
-fn arena(entries: Vec<(u32, u32)>) -> Vec<u32> {
-    let used = entries.iter().filter(|(_, backend)| *backend != 0).map(|(index, _)| index + 1).max().unwrap_or(0);
-    let mut slots = vec![0; used as usize];
-    for (index, backend) in entries {
-        if let Some(slot) = slots.get_mut(index as usize) {
-            *slot = backend;
-        }
-    }
+/// Slot values of an array's elements in order, up to the last one that is not zero.
+fn arena(pairs: &[(u32, SlotPair)]) -> Vec<u32> {
+    let mut slots: Vec<u32> = pairs.iter().flat_map(|(_, pair)| *pair).collect();
+    let used = slots.iter().rposition(|backend| *backend != 0).map_or(0, |last| last + 1);
+    slots.truncate(used);
     slots
 }
 
@@ -186,8 +182,9 @@ mod tests {
 
     #[test]
     fn the_arena_ends_with_the_last_slot_in_use() {
-        assert_eq!(arena(vec![(0, 0), (1, 7), (2, 0), (3, 9), (4, 0)]), [0, 7, 0, 9]);
-        assert_eq!(arena(vec![(0, 0), (1, 0)]), Vec::<u32>::new());
+        assert_eq!(arena(&[(0, [0, 7]), (1, [0, 9]), (2, [0, 0])]), [0, 7, 0, 9]);
+        assert_eq!(arena(&[(0, [0, 7]), (1, [9, 0])]), [0, 7, 9]);
+        assert_eq!(arena(&[(0, [0, 0])]), Vec::<u32>::new());
     }
 
     #[test]

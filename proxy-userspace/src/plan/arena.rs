@@ -1,15 +1,15 @@
 //! Runs of SLOTS: first fit, neighbours merged, and nothing given away again before a grace period has passed.
 //!
-//! Knows numbers only.
+//! Knows numbers only. A run begins with a pair of its own and takes whole pairs, so that no write touches another run.
 
 use std::collections::BTreeMap;
 
-use proxy_common::abi::Range;
+use proxy_common::abi::{Range, SLOTS_PER_PAIR};
 
 #[derive(Debug)]
 pub struct Arena {
     capacity: u32,
-    /// Start and length of every free run; no two touch.
+    /// Start and length of every free run, in whole pairs; no two touch.
     free: BTreeMap<u32, u32>,
     retired: Vec<Range>,
     taken: u32,
@@ -17,11 +17,13 @@ pub struct Arena {
 
 impl Arena {
     pub fn new(capacity: u32) -> Self {
+        let capacity = capacity - capacity % SLOTS_PER_PAIR;
         let free = (capacity > 0).then_some((0, capacity)).into_iter().collect();
         Self { capacity, free, retired: Vec::new(), taken: 0 }
     }
 
     pub fn fits(&self, len: u32) -> bool {
+        let len = whole_pairs(len);
         len == 0 || self.free.values().any(|&free| free >= len)
     }
 
@@ -30,18 +32,22 @@ impl Arena {
         if len == 0 {
             return Some(Range::default());
         }
-        let start = *self.free.iter().find(|&(_, &free)| free >= len)?.0;
+        let start = *self.free.iter().find(|&(_, &free)| free >= whole_pairs(len))?.0;
         let run = Range { start, len };
         self.take(start, run);
         Some(run)
     }
 
-    /// Takes exactly `run`, as found in the kernel. False when it leaves the table or is not wholly free.
+    /// Takes exactly `run`, as found in the kernel. False when it leaves the table, is not wholly free, or begins amid a
+    /// pair.
     pub fn reserve(&mut self, run: Range) -> bool {
         if run.len == 0 {
             return true;
         }
-        let Some(end) = run.start.checked_add(run.len) else { return false };
+        if !run.start.is_multiple_of(SLOTS_PER_PAIR) || run.len > self.capacity {
+            return false;
+        }
+        let Some(end) = run.start.checked_add(whole_pairs(run.len)) else { return false };
         let around = self.free.range(..=run.start).next_back().map(|(&start, &len)| (start, len));
         let Some((start, _)) = around.filter(|(start, len)| end <= start + len) else { return false };
         self.take(start, run);
@@ -50,6 +56,7 @@ impl Arena {
 
     /// Takes `run` out of the free run that begins at `start`.
     fn take(&mut self, start: u32, run: Range) {
+        let run = Range { len: whole_pairs(run.len), ..run };
         let len = self.free.remove(&start).expect("the caller found it");
         let (before, after) = (run.start - start, start + len - run.start - run.len);
         if before > 0 {
@@ -64,7 +71,7 @@ impl Arena {
     /// Takes `run` out of use. It stays away until [`Self::release`].
     pub fn retire(&mut self, run: Range) {
         if run.len > 0 {
-            self.retired.push(run);
+            self.retired.push(Range { len: whole_pairs(run.len), ..run });
         }
     }
 
@@ -100,6 +107,10 @@ impl Arena {
     }
 }
 
+fn whole_pairs(len: u32) -> u32 {
+    len.next_multiple_of(SLOTS_PER_PAIR)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -108,14 +119,14 @@ mod tests {
 
     #[test]
     fn released_neighbours_become_one_run() {
-        let mut arena = Arena::new(9);
+        let mut arena = Arena::new(12);
         let runs = [3, 3, 3].map(|len| arena.allocate(len).unwrap());
         assert!(!arena.fits(1));
         for run in [runs[0], runs[2], runs[1]] {
             arena.retire(run);
             arena.release();
         }
-        assert_eq!(arena.allocate(9), Some(Range { start: 0, len: 9 }));
+        assert_eq!(arena.allocate(12), Some(Range { start: 0, len: 12 }));
     }
 
     #[test]
@@ -125,18 +136,25 @@ mod tests {
         arena.retire(run);
         assert_eq!((arena.allocate(1), arena.taken()), (None, 4));
         arena.release();
-        assert_eq!((arena.allocate(1), arena.taken()), (Some(Range { start: 0, len: 1 }), 1));
+        assert_eq!((arena.allocate(1), arena.taken()), (Some(Range { start: 0, len: 1 }), 2));
     }
 
     #[test]
     fn reserve_refuses_what_is_taken_or_outside() {
         let mut arena = Arena::new(10);
         assert!(arena.reserve(Range { start: 2, len: 3 }));
-        for (start, len) in [(2, 1), (0, 3), (4, 2), (9, 2), (10, 1), (u32::MAX, 2)] {
+        for (start, len) in [(2, 1), (0, 3), (4, 2), (7, 2), (10, 1), (u32::MAX - 1, 2), (6, u32::MAX)] {
             assert!(!arena.reserve(Range { start, len }), "{start}+{len}");
         }
-        assert!(arena.reserve(Range { start: 0, len: 2 }) && arena.reserve(Range { start: 5, len: 5 }));
+        assert!(arena.reserve(Range { start: 0, len: 2 }) && arena.reserve(Range { start: 6, len: 4 }));
         assert!(!arena.fits(1));
+    }
+
+    #[test]
+    fn no_two_runs_share_a_pair() {
+        let mut arena = Arena::new(9);
+        let starts = [1, 3, 2].map(|len| arena.allocate(len).unwrap().start);
+        assert_eq!((starts, arena.allocate(1)), ([0, 2, 6], None));
     }
 
     proptest! {

@@ -33,7 +33,7 @@ pub enum Op {
         value: Backend,
         fresh: bool,
     },
-    /// SLOTS\[start..\].
+    /// SLOTS\[start..\]; `start` is the first of a pair.
     Slots {
         start: u32,
         backends: Vec<u32>,
