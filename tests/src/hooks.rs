@@ -41,13 +41,13 @@ pub fn alone(test: &str, addresses: &[&str], body: impl FnOnce(&Path)) {
     }
 }
 
-/// As [`alone`], for a whole program: it is started once more, without arguments, and `body` runs in there.
+/// As [`alone`], for a whole program: it is started once more with its arguments, and `body` runs in there.
 pub fn program_alone(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if let Some(cgroup) = env::var_os(INSIDE) {
         return body(Path::new(&cgroup));
     }
     let world = World::new()?;
-    let status = inside(&world, &[])?.status().context("start this program once more")?;
+    let status = inside(&world, &[])?.args(env::args_os().skip(1)).status().context("start this program once more")?;
     ensure!(status.success(), "the program failed inside: {status}");
     Ok(())
 }

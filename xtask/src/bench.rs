@@ -1,4 +1,7 @@
-//! Measurements, each a program of the tests crate that runs as root.
+//! Measurements, each a program of the tests crate that runs as root, of the release build.
+
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -13,14 +16,55 @@ pub(crate) enum What {
     Sockets,
 }
 
-pub(crate) fn run(places: &Places, what: What) -> Result<()> {
-    match what {
-        What::Sockets => sockets(places),
+/// What every benchmark takes; they say the same in `tests/src/bench`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// A smoke run: everything once, too few samples for a figure.
+    #[arg(long)]
+    quick: bool,
+    /// Write every figure to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the plots (SVG) into this folder.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+}
+
+impl Options {
+    fn arguments(&self) -> Vec<String> {
+        let file =
+            |name: &str, path: &Option<PathBuf>| path.as_ref().map(|path| format!("--{name}={}", path.display()));
+        let quick = self.quick.then(|| "--quick".to_owned());
+        quick.into_iter().chain(file("json", &self.json)).chain(file("plots", &self.plots)).collect()
     }
 }
 
-fn sockets(places: &Places) -> Result<()> {
+pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> {
+    match what {
+        What::Sockets => sockets(places, options),
+    }
+}
+
+fn sockets(places: &Places, options: &Options) -> Result<()> {
     build_ebpf::run(places, Flavour::Tests)?;
-    let bench = product::test_program(places, "socket-costs")?;
-    privilege::run_as_root("the benchmark attaches kernel programs to a cgroup of its own", &bench, &[])
+    let why = "the benchmark attaches kernel programs to a cgroup of its own";
+    measure(places, "socket-costs", why, options, Vec::new())
+}
+
+/// Builds the agent as users get it and the benchmark, and runs the latter, which is told what it cannot see itself.
+fn measure(places: &Places, program: &str, why: &str, options: &Options, more: Vec<String>) -> Result<()> {
+    let sluice = product::release(places)?;
+    let bench = product::test_program(places, program)?;
+    let told = [
+        format!("SLUICE_BIN={}", sluice.display()),
+        format!("SLUICE_COMMIT={}", said(Command::new("git").args(["describe", "--always", "--dirty"]))),
+        format!("SLUICE_RUSTC={}", said(Command::new("rustc").arg("--version"))),
+    ];
+    privilege::run_as_root(why, &bench, &options.arguments(), &[told.to_vec(), more].concat())
+}
+
+/// What a program says in one line, if it is there.
+fn said(command: &mut Command) -> String {
+    let output = command.output().ok().filter(|output| output.status.success());
+    output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

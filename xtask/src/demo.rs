@@ -14,5 +14,5 @@ use crate::product;
 pub(crate) fn run(places: &Places, sluice: &Path) -> Result<()> {
     let demo = product::test_program(places, "demo")?;
     let why = "the demo makes network namespaces and loads kernel programs";
-    privilege::run_as_root(why, &demo, &[format!("SLUICE_BIN={}", sluice.display())])
+    privilege::run_as_root(why, &demo, &[], &[format!("SLUICE_BIN={}", sluice.display())])
 }

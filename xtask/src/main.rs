@@ -62,6 +62,8 @@ enum Action {
     Bench {
         what: bench::What,
         #[command(flatten)]
+        options: bench::Options,
+        #[command(flatten)]
         answers: Answers,
     },
     /// What "done" means: set-up and every test, nothing left out.
@@ -111,9 +113,9 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Test { part, answers } => {
             return Ok(test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable()));
         }
-        Action::Bench { what, answers } => {
+        Action::Bench { what, options, answers } => {
             setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;
-            bench::run(&places, what)?;
+            bench::run(&places, what, &options)?;
         }
         Action::Ci => return Ok(test::run(&places, None, Consent::Given, test::Strictness::NothingLeftOut)),
     }

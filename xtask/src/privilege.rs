@@ -50,10 +50,11 @@ impl Privilege {
 }
 
 /// Runs a built program as root, its output as it comes. `variables` are `NAME=VALUE`.
-pub(crate) fn run_as_root(purpose: &str, program: &Path, variables: &[String]) -> Result<()> {
-    let by_hand = || format!("to run it by hand: sudo env {} {}", variables.join(" "), program.display());
+pub(crate) fn run_as_root(purpose: &str, program: &Path, arguments: &[String], variables: &[String]) -> Result<()> {
+    let (said, told) = (arguments.join(" "), variables.join(" "));
+    let by_hand = || format!("to run it by hand: sudo env {told} {} {said}", program.display());
     let mut command = Privilege::obtain(purpose).with_context(by_hand)?.command("env");
-    command.args(variables).arg(program);
+    command.args(variables).arg(program).args(arguments);
     let status = command.status().with_context(|| format!("run {}", step::shown(&command)))?;
     ensure!(status.success(), "{}: {status}", program.display());
     Ok(())

@@ -1,6 +1,6 @@
 //! What it costs to remember a socket's flow in each place that was considered (`cargo xtask bench sockets`).
 //!
-//! In: the test object with the programs `cost_*`. Out: a table; `docs/socket-state.md` keeps one. Each place has a
+//! In: the test object with the programs `cost_*`. Out: a report; `docs/socket-state.md` keeps one. Each place has a
 //! cgroup of its own with its programs attached; one process moves from cgroup to cgroup, a batch of sockets in each, so
 //! that all meet the same moments of a noisy machine. The first one comes twice: how much the two differ is the noise.
 
@@ -14,9 +14,11 @@ use aya::Ebpf;
 use aya::programs::{CgroupAttachMode, Program};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
+use proxy_tests::bench::{Bar, Bound, Kind, Options, Percentile, Plot, Report, Summary, Table, Target};
 use proxy_tests::hooks::{program_alone, test_object};
 
 const ROUNDS: usize = 300;
+const QUICK_ROUNDS: usize = 3;
 const UDP_BATCH: u32 = 100;
 const TCP_BATCH: u32 = 20;
 
@@ -36,10 +38,12 @@ const PLACES: [Place; 6] = [
 ];
 
 fn main() -> Result<()> {
-    program_alone(measure)
+    let options = Options::parse();
+    program_alone(|cgroup| measure(cgroup, &options))
 }
 
-fn measure(cgroup: &Path) -> Result<()> {
+fn measure(cgroup: &Path, options: &Options) -> Result<()> {
+    let mut report = Report::begin("sockets", options)?;
     let folders = PLACES.iter().enumerate().map(|(number, _)| cgroup.join(format!("cost-{number}")));
     let folders: Vec<PathBuf> = folders.collect();
     let mut ebpf = Ebpf::load(&test_object()?)?;
@@ -49,14 +53,16 @@ fn measure(cgroup: &Path) -> Result<()> {
             attach(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?, &File::open(folder)?)?;
         }
     }
-    let measured = Measured::take(&folders);
+    let rounds = if options.quick { QUICK_ROUNDS } else { ROUNDS };
+    let measured = Measured::take(&folders, rounds);
     // Whatever happened, a cgroup is only removed when nobody is in it.
     enter(cgroup)?;
     for folder in &folders {
         fs::remove_dir(folder).with_context(|| format!("remove {}", folder.display()))?;
     }
-    measured?.print();
-    Ok(())
+    report.note(format!("{rounds} rounds of {UDP_BATCH} UDP and {TCP_BATCH} TCP sockets in each place"));
+    measured?.tell(&mut report);
+    report.finish(options)
 }
 
 fn attach(program: &mut Program, cgroup: &File) -> Result<()> {
@@ -88,11 +94,11 @@ struct Measured {
 }
 
 impl Measured {
-    fn take(cgroups: &[PathBuf]) -> Result<Self> {
+    fn take(cgroups: &[PathBuf], rounds: usize) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let to = listener.local_addr()?;
         let mut measured = Self { udp: vec![Vec::new(); cgroups.len()], tcp: vec![Vec::new(); cgroups.len()] };
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             for (place, cgroup) in cgroups.iter().enumerate() {
                 enter(cgroup)?;
                 measured.udp[place].push(per_socket(UDP_BATCH, || connect_udp(to))?);
@@ -102,16 +108,21 @@ impl Measured {
         Ok(measured)
     }
 
-    fn print(&self) {
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        println!("{ROUNDS} rounds of {UDP_BATCH} UDP and {TCP_BATCH} TCP sockets; load {}", load.trim_end());
-        println!("ns per socket: tenth percentile, and what it is above \"nothing\"");
-        for (number, place) in PLACES.iter().enumerate() {
-            let cell = |samples: &[Vec<f64>]| {
-                let own = percentile(&samples[number], 10);
-                format!("{own:>8.0} {:>+7.0}", own - percentile(&samples[0], 10))
-            };
-            println!("{:<38} UDP {}   TCP {}", place.title, cell(&self.udp), cell(&self.tcp));
+    fn tell(&self, report: &mut Report) {
+        for (title, samples) in [("UDP socket", &self.udp), ("TCP cycle", &self.tcp)] {
+            let rows =
+                PLACES.iter().zip(samples).map(|(place, samples)| (place.title.to_owned(), Summary::of(samples)));
+            let table = Table::new(title, "ns", Percentile::P10, rows);
+            let noise = table.rows.last().map_or(f64::NAN, |row| row.ratio);
+            report.targets.push(Target::new(format!("{title}: noise"), noise, "", Bound::Between(0.99, 1.01)));
+            let bars = table.rows.iter().map(|row| Bar {
+                name: row.name.clone(),
+                value: row.summary.p10,
+                kind: if row.name.starts_with("nothing") { Kind::Baseline } else { Kind::Sluice },
+            });
+            let plot = Plot::Bars { title: format!("{title} by where its flow is kept, ns"), bars: bars.collect() };
+            report.plot(&format!("sockets-{}", &title[..3].to_lowercase()), plot);
+            report.tables.push(table);
         }
     }
 }
@@ -135,10 +146,4 @@ fn cycle_tcp(listener: &TcpListener, to: SocketAddr) -> Result<()> {
     let _accepted = listener.accept()?;
     setsockopt(&client, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     Ok(())
-}
-
-fn percentile(samples: &[f64], percent: usize) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() * percent / 100]
 }

@@ -1,0 +1,43 @@
+//! What every benchmark shares: its options, a report of figures against a baseline, and plots of it.
+//!
+//! ```text
+//! samples -> Summary -> Table ----\
+//!            a ratio -> Target ----> Report -> printed (Markdown), --json FILE, --plots DIR
+//!            the same figures -> Plot /
+//! ```
+//!
+//! Speed is only ever judged as a ratio of two things that one run measured in turn.
+
+mod machine;
+mod plot;
+mod report;
+mod summary;
+
+pub use machine::Machine;
+pub use plot::{Bar, Kind, Line, Plot};
+pub use report::{Bound, Report, Row, Table, Target};
+pub use summary::{Percentile, Summary};
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// What each benchmark takes on its command line.
+#[derive(Clone, Debug, Default, Parser)]
+pub struct Options {
+    /// A smoke run: everything once, too few samples for a figure.
+    #[arg(long)]
+    pub quick: bool,
+    /// Write every figure to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Draw the plots (SVG) into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+}
+
+impl Options {
+    pub fn parse() -> Self {
+        <Self as Parser>::parse()
+    }
+}
