@@ -3,9 +3,10 @@
 //! One thread. While it writes tables it does not read changes; they queue and are taken together afterwards, so a flood
 //! of changes makes larger batches, not a longer queue.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kube::Client;
 use proxy_common::tables::name;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,8 +20,9 @@ use crate::config::{Config, Source};
 use crate::converge::{Converger, Report};
 use crate::desired::{Detector, ThisNode};
 use crate::maps::kernel::{KernelStore, option};
-use crate::model::{Change, Event};
+use crate::model::{Change, Event, Model};
 use crate::netdev::{self, Host};
+use crate::news::News;
 use crate::plan::Ledger;
 use crate::{log, manifests, sys, watch};
 
@@ -51,14 +53,24 @@ pub fn run(config: &Config) -> Result<u8> {
 async fn serve(config: &Config) -> Result<u8> {
     let mut signals = Signals::new()?;
     let serving = async {
-        let (sender, changes) = mpsc::channel(QUEUE);
+        let (sender, mut news) = mpsc::channel(QUEUE);
         // Sources first: what is wrong with their settings needs no privileges to be seen.
         let source = Prepared::new(config, &sender).await?;
         let host = netdev::follow(config.kernel.netns.as_deref()).await?;
-        let (datapath, store, adopted) = Datapath::open(&config.kernel)?;
-        source.start(config, adopted, &sender).await?;
+        // Kernel programs take their time to load; lists are read meanwhile.
+        let options = config.kernel.clone();
+        let opening = tokio::task::spawn_blocking(move || Datapath::open(&options));
+        let mut intake = Intake::new(config);
+        let mut model = Model::default();
+        let ready = async { tokio::join!(opening, source.start(config, &sender)) };
+        let (opened, started) = intake.take_until(ready, &mut model, &mut news).await;
+        let (datapath, store, adopted) = opened.context("load the kernel programs")??;
+        // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
+        started.or_else(|error| if adopted { Ok(()) } else { Err(error) })?;
         drop(sender);
-        Agent::new(config, datapath, store, host).follow(changes).await
+        let this = this_node(&settings(config), &host.borrow());
+        let converger = Converger::knowing(model, store, this);
+        Agent::new(config, datapath, converger, host, intake).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -95,32 +107,69 @@ enum Prepared {
 }
 
 impl Prepared {
-    async fn new(config: &Config, changes: &Sender<Change>) -> Result<Self> {
+    async fn new(config: &Config, news: &Sender<News>) -> Result<Self> {
         match &config.source {
             Source::Cluster(access) => {
                 let (client, server) = watch::connect(access).await?;
                 Ok(Self::Cluster { client, server })
             }
             Source::Manifests(paths) => {
-                manifests::start(paths, &config.node_name, changes).await?;
+                manifests::start(paths, &config.node_name, news).await?;
                 Ok(Self::Files)
             }
         }
     }
 
-    async fn start(self, config: &Config, adopted: bool, changes: &Sender<Change>) -> Result<()> {
+    /// Starts to follow as soon as the server gives a sign of life, at last without; the error says that none came.
+    async fn start(self, config: &Config, news: &Sender<News>) -> Result<()> {
         let Self::Cluster { client, server } = self else { return Ok(()) };
         info!("node {}, API server {server}", config.node_name);
-        // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
-        if !adopted && let Err(reason) = watch::reachable(&client, SERVER_PATIENCE).await {
-            bail!(
+        let answered = watch::reachable(&client, SERVER_PATIENCE).await;
+        watch::start(&client, &config.node_name, news);
+        answered.map_err(|reason| {
+            anyhow!(
                 "no answer from the API server {server} in {} s, and there is no earlier state to serve: {reason}; \
                  give its real address (not a ClusterIP) with --master URL",
                 SERVER_PATIENCE.as_secs()
-            );
+            )
+        })
+    }
+}
+
+/// Where news become knowledge.
+struct Intake {
+    patience: Patience,
+    /// When the first of the news was heard that are not in the tables yet.
+    heard: Option<Instant>,
+}
+
+impl Intake {
+    fn new(config: &Config) -> Self {
+        Self { patience: Patience::new(config), heard: None }
+    }
+
+    /// Takes in what comes until `ready` is.
+    async fn take_until<T>(
+        &mut self,
+        ready: impl Future<Output = T>,
+        model: &mut Model,
+        news: &mut Receiver<News>,
+    ) -> T {
+        let mut ready = pin!(ready);
+        loop {
+            tokio::select! {
+                done = &mut ready => return done,
+                Some(news) = news.recv() => self.take(model, news),
+            }
         }
-        watch::start(&client, &config.node_name, changes);
-        Ok(())
+    }
+
+    fn take(&mut self, model: &mut Model, News { change, heard }: News) {
+        self.patience.see(&change);
+        self.heard.get_or_insert(heard);
+        for problem in model.apply(change) {
+            warn!("{problem}");
+        }
     }
 }
 
@@ -129,7 +178,7 @@ struct Agent {
     converger: Converger<KernelStore>,
     host: Latest<Host>,
     settings: ThisNode,
-    patience: Patience,
+    intake: Intake,
     failures: u32,
     retry_at: Option<Instant>,
     /// Since when there is something to give back.
@@ -139,17 +188,19 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(config: &Config, datapath: Datapath, store: KernelStore, host: Latest<Host>) -> Self {
-        let settings = settings(config);
-        let this = this_node(&settings, &host.borrow());
-        let converger = Converger::new(store, this);
-        let patience = Patience::new(config);
+    fn new(
+        config: &Config,
+        datapath: Datapath,
+        converger: Converger<KernelStore>,
+        host: Latest<Host>,
+        intake: Intake,
+    ) -> Self {
         Self {
             datapath,
             converger,
             host,
-            settings,
-            patience,
+            settings: settings(config),
+            intake,
             failures: 0,
             retry_at: None,
             untidy_since: None,
@@ -157,32 +208,37 @@ impl Agent {
         }
     }
 
-    async fn follow(&mut self, mut changes: Receiver<Change>) -> Result<()> {
+    async fn follow(&mut self, mut news: Receiver<News>) -> Result<()> {
         let mut batch = Vec::new();
+        self.work_if_synced(false);
         loop {
             let mut idle = false;
             let tidy_at = self.tidy_at();
             tokio::select! {
-                count = changes.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
+                count = news.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
                 changed = self.host.changed() => {
                     changed.context("the addresses of this node are no longer followed")?;
                     let host = self.host.borrow_and_update().clone();
                     self.converger.set_node(this_node(&self.settings, &host));
                 }
                 () = until(self.retry_at) => {}
-                () = until(self.patience.deadline()) => self.patience.run_out(&self.settings)?,
+                () = until(self.intake.patience.deadline()) => self.intake.patience.run_out(&self.settings)?,
                 () = until(tidy_at) => {
                     idle = true;
                     self.untidy_since = None;
                 }
             }
-            for change in batch.drain(..) {
-                self.take(change);
+            for news in batch.drain(..) {
+                self.intake.take(self.converger.model_mut(), news);
             }
-            if self.converger.model().synced() {
-                self.patience.start();
-                self.work(idle);
-            }
+            self.work_if_synced(idle);
+        }
+    }
+
+    fn work_if_synced(&mut self, idle: bool) {
+        if self.converger.model().synced() {
+            self.intake.patience.start();
+            self.work(idle);
         }
     }
 
@@ -194,15 +250,8 @@ impl Agent {
         since.map(|since| (now + IDLE).min(since + LONGEST_UNTIDY))
     }
 
-    fn take(&mut self, change: Change) {
-        self.patience.see(&change);
-        for problem in self.converger.apply(change) {
-            warn!("{problem}");
-        }
-    }
-
     fn work(&mut self, idle: bool) {
-        if !self.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+        if !self.intake.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
         let result = if idle { self.tidy() } else { self.converge() };
@@ -225,11 +274,17 @@ impl Agent {
         let report = self.converger.converge()?;
         self.datapath.go_live()?;
         tell(&report);
+        let heard = self.intake.heard.take().unwrap_or(started);
         // Also when there was nothing to write: this is how others see that the agent is ready.
-        let first = !std::mem::replace(&mut self.converged, true);
-        if first || report.writes > 0 {
+        if !std::mem::replace(&mut self.converged, true) {
             let milliseconds = started.elapsed().as_millis();
             info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
+        } else if report.writes > 0 {
+            debug!(
+                "programmed a change {} us after it was heard ({} writes)",
+                heard.elapsed().as_micros(),
+                report.writes
+            );
         }
         Ok(())
     }

@@ -57,7 +57,12 @@ pub enum Error {
 
 impl<S: MapStore> Converger<S> {
     pub fn new(store: S, this: ThisNode) -> Self {
-        Self { model: Model::default(), this, store, ledger: None }
+        Self::knowing(Model::default(), store, this)
+    }
+
+    /// Goes on from what was learned before there was a store.
+    pub fn knowing(model: Model, store: S, this: ThisNode) -> Self {
+        Self { model, this, store, ledger: None }
     }
 
     /// Takes in what a source learned. The problems are those that are new with it.
@@ -79,6 +84,10 @@ impl<S: MapStore> Converger<S> {
 
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
     }
 
     pub fn store(&self) -> &S {

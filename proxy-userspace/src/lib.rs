@@ -37,6 +37,8 @@ pub mod maps;
 pub mod model;
 #[cfg(feature = "io")]
 pub mod netdev;
+#[cfg(feature = "io")]
+pub mod news;
 pub mod plan;
 #[cfg(feature = "io")]
 pub mod reap;

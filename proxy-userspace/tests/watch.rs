@@ -35,7 +35,7 @@ async fn what_is_asked_for_is_selected_on_the_server() {
             | Change::EndpointSlice(Event::End)
             | Change::Node(Event::End)
             | Change::ServiceCidr(Event::Reset(_)),
-        ) = changes.recv().await
+        ) = changes.recv().await.map(|news| news.change)
         {
             complete += 1;
         }
@@ -55,7 +55,7 @@ async fn an_api_server_without_service_cidrs_has_none() {
     let api = FakeApi::start(|_| Answer::Watch(vec![end_of_list(3)])).await;
     let mut changes = api.follow().await;
     loop {
-        if let Change::ServiceCidr(event) = changes.recv().await.unwrap() {
+        if let Change::ServiceCidr(event) = changes.recv().await.unwrap().change {
             match event {
                 Event::Begin => {}
                 Event::Reset(list) => break assert!(list.is_empty()),

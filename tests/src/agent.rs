@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -61,6 +62,13 @@ impl Agent {
             .ready()
     }
 
+    /// Like [`Self::follow`], with more arguments, and does not wait.
+    pub fn start_following(node: &Node, kubeconfig: &Path, more: &[&str]) -> Result<Self> {
+        let kubeconfig = kubeconfig.display().to_string();
+        let more = more.iter().map(ToString::to_string).collect();
+        Self::spawn(node.host()?, [vec!["--kubeconfig".to_owned(), kubeconfig], place_arguments(node), more].concat())
+    }
+
     /// Starts it on an API server that may not be there, and does not wait. `master` is the option.
     pub fn start_on_master(node: &Node, master: &str) -> Result<Self> {
         let small = SMALL_TABLES.map(str::to_owned).into();
@@ -111,6 +119,20 @@ impl Agent {
     pub fn logged(&self, text: &str) -> Result<String> {
         let found = self.log.wait_for(text);
         found.with_context(|| format!("the agent never logged {text:?}; its log:\n{}", self.log.text()))
+    }
+
+    /// When the agent said for the first time that everything is in the kernel; waits for it.
+    pub fn ready_at(&self) -> Result<Instant> {
+        self.logged(READY)?;
+        let state = self.log.state.lock().expect("no panic under the lock");
+        let ready = state.lines.iter().position(|line| line.contains(READY)).expect("it was logged");
+        Ok(state.times[ready])
+    }
+
+    /// How many lines the log has, and what `read` makes of those from `first` on.
+    pub fn lines_from<T>(&self, first: usize, read: impl Fn(&str) -> Option<T>) -> (usize, Vec<T>) {
+        let state = self.log.state.lock().expect("no panic under the lock");
+        (state.lines.len(), state.lines[first..].iter().filter_map(|line| read(line)).collect())
     }
 
     /// The log so far.
@@ -191,12 +213,16 @@ struct Log {
 #[derive(Debug, Default)]
 struct LogState {
     lines: Vec<String>,
+    /// When each line was read.
+    times: Vec<Instant>,
     closed: bool,
 }
 
 impl Log {
     fn push(&self, line: String) {
-        self.state.lock().expect("no panic under the lock").lines.push(line);
+        let mut state = self.state.lock().expect("no panic under the lock");
+        state.lines.push(line);
+        state.times.push(Instant::now());
         self.changed.notify_all();
     }
 

@@ -55,9 +55,9 @@ pub fn service_name(number: u32) -> String {
     format!("service-{number}")
 }
 
-/// The ClusterIP of the Service of this number; the first hundred addresses are for others.
+/// The ClusterIP of the Service of this number; 10.96.0.0/16 is for others.
 pub fn cluster_ip(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 100)) + number)
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 1)) + number)
 }
 
 pub fn service(name: &str, cluster_ip: Ipv4Addr) -> Value {

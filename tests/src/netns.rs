@@ -42,7 +42,7 @@ impl Netns {
     }
 
     /// Runs `make` with this namespace as its own; sockets made there stay there.
-    pub(crate) fn inside<T: Send>(&self, make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn inside<T: Send>(&self, make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let netns = self.file()?;
         let entered = || {
             setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;

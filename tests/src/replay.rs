@@ -54,7 +54,7 @@ impl Replay {
     pub fn start(netns: &Netns, address: SocketAddr, lists: Lists) -> Result<Self> {
         let listener = netns.inside(|| TcpListener::bind(address).with_context(|| format!("listen at {address}")))?;
         let kinds = PATHS.iter().map(|(_, _, kind)| (*kind, Collection::default())).collect();
-        let state = State { version: 1, kinds, ended: false };
+        let state = State { version: 1, kinds, listed: None, ended: false };
         let cluster = Arc::new(Cluster { lists, state: Mutex::new(state), changed: Condvar::new() });
         let (incoming, shared) = (listener.try_clone()?, Arc::clone(&cluster));
         thread::spawn(move || {
@@ -70,6 +70,11 @@ impl Replay {
     /// Creates an object or puts it in the place of the one of its name.
     pub fn apply(&self, object: &Value) -> Arc<Sent> {
         self.cluster.state().put(object, &self.cluster.changed)
+    }
+
+    /// When the last byte left of the complete list that was sent last.
+    pub fn listed(&self) -> Option<Instant> {
+        self.cluster.state().listed
     }
 
     /// Deletes the object of this kind and name.
@@ -112,6 +117,8 @@ struct State {
     /// The last resourceVersion given away.
     version: u64,
     kinds: HashMap<&'static str, Collection>,
+    /// When the last byte of a complete list left.
+    listed: Option<Instant>,
     ended: bool,
 }
 
@@ -190,6 +197,7 @@ impl Cluster {
                 return self.watch(writer, &request, kind, version, streamed);
             } else {
                 writer.write_all(&self.page(&request, kind, version))?;
+                self.state().listed = Some(Instant::now());
             }
         }
         Ok(())
@@ -246,6 +254,7 @@ impl Cluster {
                 }
             }
             chunk(&mut to, &(burst + &bookmark(seen, &json!({ "k8s.io/initial-events-end": "true" }))))?;
+            self.state().listed = Some(Instant::now());
         }
         let seconds = request.get("timeoutSeconds").parse().unwrap_or(u64::MAX >> 32);
         let end = Instant::now() + Duration::from_secs(seconds);

@@ -10,7 +10,7 @@ mod parse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ pub use parse::FileError;
 
 use crate::model::objects::Metadata;
 use crate::model::{Change, Event};
+use crate::news::News;
 use files::Tree;
 use parse::Objects;
 
@@ -32,11 +33,11 @@ const LONGEST_BURST: Duration = Duration::from_millis(500);
 /// How often to look for a folder that is gone, whose return nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// Reads everything, then follows the files for as long as the receiver of `changes` lives.
+/// Reads everything, then follows the files for as long as the receiver of `news` lives.
 ///
 /// The first time a file that cannot be read is an error: an agent that starts must not take it for an empty one and
 /// delete what its predecessor served.
-pub async fn start(paths: &[PathBuf], node_name: &str, changes: &Sender<Change>) -> Result<(), FileError> {
+pub async fn start(paths: &[PathBuf], node_name: &str, news: &Sender<News>) -> Result<(), FileError> {
     let mut tree = Tree::new(paths);
     if let Some(problem) = tree.read().into_iter().next() {
         return Err(problem);
@@ -44,18 +45,12 @@ pub async fn start(paths: &[PathBuf], node_name: &str, changes: &Sender<Change>)
     let objects = merge(tree.objects(), node_name);
     info!("files read: {} ({})", tree.objects().len(), summary(&objects));
     // The receiver is our caller's; it is there.
-    let _ = publish(objects.clone(), changes).await;
-    tokio::spawn(follow(tree, objects, paths.to_vec(), node_name.to_owned(), changes.clone()));
+    let _ = publish(objects.clone(), news).await;
+    tokio::spawn(follow(tree, objects, paths.to_vec(), node_name.to_owned(), news.clone()));
     Ok(())
 }
 
-async fn follow(
-    mut tree: Tree,
-    mut published: Objects,
-    paths: Vec<PathBuf>,
-    node_name: String,
-    changes: Sender<Change>,
-) {
+async fn follow(mut tree: Tree, mut published: Objects, paths: Vec<PathBuf>, node_name: String, news: Sender<News>) {
     let stirred = Arc::new(Notify::new());
     let mut watcher = watcher(&stirred);
     let mut reported = Vec::new();
@@ -71,14 +66,14 @@ async fn follow(
         if objects != published {
             info!("files changed: {}", summary(&objects));
             published = objects.clone();
-            if publish(objects, &changes).await.is_err() {
+            if publish(objects, &news).await.is_err() {
                 return;
             }
         }
         tokio::select! {
             () = burst(&stirred) => {}
             () = sleep(LOOK_AGAIN), if !all_there => {}
-            () = changes.closed() => return,
+            () = news.closed() => return,
         }
     }
 }
@@ -167,7 +162,8 @@ fn summary(objects: &Objects) -> String {
 }
 
 /// Fails when nobody listens any more.
-async fn publish(objects: Objects, changes: &Sender<Change>) -> Result<(), ()> {
+async fn publish(objects: Objects, news: &Sender<News>) -> Result<(), ()> {
+    let heard = Instant::now();
     // Node and ServiceCIDRs first: they do not hold anything up, and what follows them is right at once.
     for change in [
         Change::Node(Event::Reset(objects.nodes)),
@@ -175,7 +171,7 @@ async fn publish(objects: Objects, changes: &Sender<Change>) -> Result<(), ()> {
         Change::Service(Event::Reset(objects.services)),
         Change::EndpointSlice(Event::Reset(objects.slices)),
     ] {
-        changes.send(change).await.map_err(|_| ())?;
+        news.send(News { change, heard }).await.map_err(|_| ())?;
     }
     Ok(())
 }

@@ -40,15 +40,15 @@ fn service(name: &str) -> String {
 }
 
 /// The Services of the next complete list.
-async fn services(changes: &mut Receiver<Change>) -> Vec<String> {
+async fn services(news: &mut Receiver<News>) -> Vec<String> {
     loop {
-        if let Some(Change::Service(Event::Reset(services))) = changes.recv().await {
+        if let Change::Service(Event::Reset(services)) = news.recv().await.unwrap().change {
             return services.into_iter().map(|service| service.metadata.name).collect();
         }
     }
 }
 
-async fn started(paths: &[PathBuf]) -> Receiver<Change> {
+async fn started(paths: &[PathBuf]) -> Receiver<News> {
     let (sender, receiver) = channel(64);
     start(paths, "node-1", &sender).await.unwrap();
     receiver

@@ -4,11 +4,12 @@
 //! anew. Lists are streamed where the server can (memory on both sides), else read in pages.
 
 use std::fmt::Write as _;
+use std::pin::Pin;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::io::{AsyncBufRead, AsyncBufReadExt};
 use kube::Client;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchParams};
 use kube::core::Status;
 use kube::core::request::Request;
 use tokio::sync::mpsc::Sender;
@@ -16,9 +17,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, jitter};
-use super::decode::{Object, Page};
+use super::decode::{self, Object, Unreadable, WatchEvent};
 use super::{Kind, Selection};
-use crate::model::{Change, Event};
+use crate::model::Event;
+use crate::model::objects::Metadata;
+use crate::news::News;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;
@@ -34,7 +37,25 @@ const ABSENT_RETRY: Duration = Duration::from_mins(5);
 /// After so many failures to resume in a row, the place itself is doubted.
 const DOUBT_AFTER: u32 = 5;
 
-type Events<K> = BoxStream<'static, kube::Result<WatchEvent<Object<K>>>>;
+/// The lines of a watch.
+struct Lines {
+    from: Pin<Box<dyn AsyncBufRead + Send>>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// The next event and when it had been read; `None` when the watch has ended.
+    async fn next<K: Kind>(&mut self) -> Result<Option<(WatchEvent<K>, Instant)>, Halt> {
+        self.line.clear();
+        let length = self.from.read_until(b'\n', &mut self.line).await.map_err(|error| failed(chain(&error)))?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let heard = Instant::now();
+        let event = decode::event(&self.line).map_err(|error| failed(format!("this is no watch event: {error}")))?;
+        Ok(Some((event, heard)))
+    }
+}
 
 /// Why following came to a halt.
 enum Halt {
@@ -55,7 +76,7 @@ enum Halt {
 struct Follower<K> {
     client: Client,
     selection: Selection,
-    changes: Sender<Change>,
+    news: Sender<News>,
     /// Where to resume the watch; `None` before the first complete list.
     version: Option<String>,
     stream_lists: bool,
@@ -65,11 +86,11 @@ struct Follower<K> {
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
-pub(super) async fn follow<K: Kind>(client: Client, selection: Selection, changes: Sender<Change>) {
+pub(super) async fn follow<K: Kind>(client: Client, selection: Selection, news: Sender<News>) {
     let mut follower = Follower::<K> {
         client,
         selection,
-        changes,
+        news,
         version: None,
         stream_lists: true,
         listed: None,
@@ -111,7 +132,7 @@ impl<K: Kind> Follower<K> {
             }
             Some(Halt::Absent(reason)) => {
                 info!("{}: not available, taken as none: {reason}", K::NAME);
-                self.send(Event::Reset(Vec::new())).await.map_err(|_| Unheard)?;
+                self.send(Event::Reset(Vec::new()), Instant::now()).await.map_err(|_| Unheard)?;
                 sleep(ABSENT_RETRY + jitter(ABSENT_RETRY)).await;
             }
             Some(Halt::Failed { reason, retry_after }) => self.back_off(&reason, retry_after).await,
@@ -128,12 +149,12 @@ impl<K: Kind> Follower<K> {
         warn!("{}: {reason}; what is known keeps serving, next try in {:.1} s", K::NAME, wait.as_secs_f32());
         tokio::select! {
             () = sleep(wait) => {}
-            () = self.changes.closed() => {}
+            () = self.news.closed() => {}
         }
     }
 
     /// Learns everything; gives the watch that goes on from there.
-    async fn list(&mut self) -> Result<Events<K>, Halt> {
+    async fn list(&mut self) -> Result<Lines, Halt> {
         self.spare_the_server().await;
         if self.stream_lists {
             return self.stream_list().await;
@@ -149,30 +170,30 @@ impl<K: Kind> Follower<K> {
     }
 
     /// Reads the whole list from a watch that begins with it; the watch goes on behind it.
-    async fn stream_list(&mut self) -> Result<Events<K>, Halt> {
+    async fn stream_list(&mut self) -> Result<Lines, Halt> {
         let mut events = self.watch("", true).await.map_err(|halt| match halt {
             Halt::Failed { reason, .. } if reason.starts_with(REFUSED) => Halt::NoStreamingList,
             other => other,
         })?;
-        self.send(Event::Begin).await?;
+        self.send(Event::Begin, Instant::now()).await?;
         let mut count = 0_usize;
         loop {
             // An API server that does not know streaming lists may start a plain watch: silence instead of a list.
-            let Ok(event) = timeout(ANSWER_WITHIN, events.try_next()).await else { return Err(Halt::NoStreamingList) };
-            match event.map_err(halt::<K>)? {
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+            let Ok(event) = timeout(ANSWER_WITHIN, events.next::<K>()).await else { return Err(Halt::NoStreamingList) };
+            let Some((event, heard)) = event? else {
+                return Err(failed("the connection ended in the middle of the list"));
+            };
+            match event {
+                WatchEvent::Put(object) => {
                     count += 1;
-                    self.listed_object(object).await?;
+                    self.listed_object(object, heard).await?;
                 }
-                Some(WatchEvent::Bookmark(mark))
-                    if mark.metadata.annotations.contains_key("k8s.io/initial-events-end") =>
-                {
-                    self.complete(count, mark.metadata.resource_version).await?;
+                WatchEvent::Bookmark(mark) if mark.annotations.contains_key("k8s.io/initial-events-end") => {
+                    self.complete(count, mark.resource_version.unwrap_or_default()).await?;
                     return Ok(events);
                 }
-                Some(WatchEvent::Bookmark(_) | WatchEvent::Deleted(_)) => {}
-                Some(WatchEvent::Error(status)) => return Err(refusal::<K>(&status)),
-                None => return Err(failed("the connection ended in the middle of the list")),
+                WatchEvent::Bookmark(_) | WatchEvent::Deleted(_) => {}
+                WatchEvent::Error(status) => return Err(refusal::<K>(&status)),
             }
         }
     }
@@ -185,14 +206,16 @@ impl<K: Kind> Follower<K> {
             limit: Some(PAGE),
             ..ListParams::default()
         };
-        self.send(Event::Begin).await?;
+        self.send(Event::Begin, Instant::now()).await?;
         let mut count = 0_usize;
         loop {
             let request = Request::new(K::PATH).list(&parameters).map_err(|error| failed(error.to_string()))?;
-            let page: Page<K> = in_time(self.client.request(request)).await?.map_err(halt::<K>)?;
-            for object in page.items.unwrap_or_default() {
+            let text = in_time(self.client.request_text(request)).await?.map_err(halt::<K>)?;
+            let heard = Instant::now();
+            let page = decode::page::<K>(&text).map_err(|error| failed(format!("this is no list: {error}")))?;
+            for object in page.items {
                 count += 1;
-                self.listed_object(object).await?;
+                self.listed_object(object, heard).await?;
             }
             parameters.continue_token = page.metadata.next.filter(|next| !next.is_empty());
             if parameters.continue_token.is_none() {
@@ -204,10 +227,10 @@ impl<K: Kind> Follower<K> {
     }
 
     /// An object that cannot be read counts as absent: it is gone at the end of the list.
-    async fn listed_object(&self, object: Object<K>) -> Result<(), Halt> {
+    async fn listed_object(&self, object: Object<K>, heard: Instant) -> Result<(), Halt> {
         match readable::<K>(object) {
-            Ok(object) => self.send(Event::Apply(object)).await,
-            Err(()) => Ok(()),
+            Ok(object) => self.send(Event::Apply(object), heard).await,
+            Err(_) => Ok(()),
         }
     }
 
@@ -219,12 +242,12 @@ impl<K: Kind> Follower<K> {
         info!("{}: {count} listed", K::NAME);
         self.listed = Some(Instant::now());
         self.failures = 0;
-        self.send(Event::End).await?;
+        self.send(Event::End, Instant::now()).await?;
         self.version = Some(version);
         Ok(())
     }
 
-    async fn watch(&self, version: &str, with_list: bool) -> Result<Events<K>, Halt> {
+    async fn watch(&self, version: &str, with_list: bool) -> Result<Lines, Halt> {
         let parameters = WatchParams {
             label_selector: self.selection.labels.clone(),
             field_selector: self.selection.fields.clone(),
@@ -233,37 +256,41 @@ impl<K: Kind> Follower<K> {
             send_initial_events: with_list,
         };
         let request = Request::new(K::PATH).watch(&parameters, version).map_err(|error| failed(error.to_string()))?;
-        let events = in_time(self.client.request_events(request)).await?.map_err(halt::<K>)?;
-        Ok(events.boxed())
+        let body = in_time(self.client.request_stream(request)).await?.map_err(halt::<K>)?;
+        Ok(Lines { from: Box::pin(body), line: Vec::new() })
     }
 
-    async fn forward(&mut self, mut events: Events<K>) -> Result<(), Halt> {
+    async fn forward(&mut self, mut events: Lines) -> Result<(), Halt> {
         loop {
             // The server ends every watch; when it does not, something between us swallowed its end.
-            let Ok(event) = timeout(LONGEST_WATCH, events.try_next()).await else { return Ok(()) };
-            let Some(event) = event.map_err(halt::<K>)? else { return Ok(()) };
+            let Ok(event) = timeout(LONGEST_WATCH, events.next::<K>()).await else { return Ok(()) };
+            let Some((event, heard)) = event? else { return Ok(()) };
             self.failures = 0;
             match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    self.advance(&object.resource_version)?;
-                    let (namespace, name) = (object.namespace.clone(), object.name.clone());
-                    // What cannot be read counts as absent: the same cluster state then always means the same tables.
-                    let event = readable::<K>(object).map_or(Event::Delete { namespace, name }, Event::Apply);
-                    self.send(event).await?;
-                }
-                WatchEvent::Deleted(Object { namespace, name, resource_version, .. }) => {
-                    self.advance(&resource_version)?;
-                    self.send(Event::Delete { namespace, name }).await?;
-                }
-                WatchEvent::Bookmark(mark) => self.advance(&mark.metadata.resource_version)?,
+                // What cannot be read counts as absent: the same cluster state then always means the same tables.
+                WatchEvent::Put(object) => match readable::<K>(object) {
+                    Ok(object) => {
+                        self.advance(object.metadata())?;
+                        self.send(Event::Apply(object), heard).await?;
+                    }
+                    Err(unreadable) => self.forget(unreadable.metadata, heard).await?,
+                },
+                WatchEvent::Deleted(metadata) => self.forget(metadata, heard).await?,
+                WatchEvent::Bookmark(metadata) => self.advance(&metadata)?,
                 WatchEvent::Error(status) => return Err(refusal::<K>(&status)),
             }
         }
     }
 
+    async fn forget(&mut self, metadata: Metadata, heard: Instant) -> Result<(), Halt> {
+        self.advance(&metadata)?;
+        self.send(Event::Delete { namespace: metadata.namespace, name: metadata.name }, heard).await
+    }
+
     /// Remembers where the watch is. A version below the last one means that the server's data was put back (a restored
     /// backup): what we know may be from a future that never happens.
-    fn advance(&mut self, version: &str) -> Result<(), Halt> {
+    fn advance(&mut self, metadata: &Metadata) -> Result<(), Halt> {
+        let version = metadata.resource_version.as_deref().unwrap_or_default();
         let number = |text: &str| text.parse::<u64>().ok();
         let known = self.version.as_deref().and_then(number);
         if known.zip(number(version)).is_some_and(|(known, now)| now < known) {
@@ -275,14 +302,17 @@ impl<K: Kind> Follower<K> {
         Ok(())
     }
 
-    async fn send(&self, event: Event<K>) -> Result<(), Halt> {
-        self.changes.send(K::change(event)).await.map_err(|_| Halt::Unheard)
+    async fn send(&self, event: Event<K>, heard: Instant) -> Result<(), Halt> {
+        let news = News { change: K::change(event), heard: heard.into_std() };
+        self.news.send(news).await.map_err(|_| Halt::Unheard)
     }
 }
 
-fn readable<K: Kind>(object: Object<K>) -> Result<K, ()> {
-    object.content.map_err(|error| {
-        warn!(namespace = object.namespace, name = object.name, "{}: skipped, it cannot be read: {error}", K::NAME);
+/// The object, or who it is after telling why it cannot be used.
+fn readable<K: Kind>(object: Object<K>) -> Object<K> {
+    object.inspect_err(|unreadable| {
+        let Unreadable { metadata, why } = &**unreadable;
+        warn!(namespace = metadata.namespace, name = metadata.name, "{}: skipped, it cannot be read: {why}", K::NAME);
     })
 }
 

@@ -17,8 +17,9 @@ use tokio::sync::mpsc::Sender;
 
 pub use client::connect;
 
-use crate::model::objects::{EndpointSlice, Node, Service, ServiceCidr};
+use crate::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
 use crate::model::{Change, Event};
+use crate::news::News;
 
 /// A kind of object that is followed.
 trait Kind: DeserializeOwned + Clone + Send + 'static {
@@ -27,12 +28,16 @@ trait Kind: DeserializeOwned + Clone + Send + 'static {
     const PATH: &'static str;
     /// Older API servers, or the role that they give to kube-proxy, do not have it; it then counts as an empty list.
     const OPTIONAL: bool = false;
+    fn metadata(&self) -> &Metadata;
     fn change(event: Event<Self>) -> Change;
 }
 
 impl Kind for Service {
     const NAME: &'static str = "services";
     const PATH: &'static str = "/api/v1/services";
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
     fn change(event: Event<Self>) -> Change {
         Change::Service(event)
     }
@@ -41,6 +46,9 @@ impl Kind for Service {
 impl Kind for EndpointSlice {
     const NAME: &'static str = "endpointslices";
     const PATH: &'static str = "/apis/discovery.k8s.io/v1/endpointslices";
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
     fn change(event: Event<Self>) -> Change {
         Change::EndpointSlice(event)
     }
@@ -49,6 +57,9 @@ impl Kind for EndpointSlice {
 impl Kind for Node {
     const NAME: &'static str = "nodes";
     const PATH: &'static str = "/api/v1/nodes";
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
     fn change(event: Event<Self>) -> Change {
         Change::Node(event)
     }
@@ -58,6 +69,9 @@ impl Kind for ServiceCidr {
     const NAME: &'static str = "servicecidrs";
     const PATH: &'static str = "/apis/networking.k8s.io/v1/servicecidrs";
     const OPTIONAL: bool = true;
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
     fn change(event: Event<Self>) -> Change {
         Change::ServiceCidr(event)
     }
@@ -70,19 +84,19 @@ struct Selection {
     fields: Option<String>,
 }
 
-/// Follows every kind until the receiver of `changes` is dropped.
-pub fn start(client: &Client, node_name: &str, changes: &Sender<Change>) {
+/// Follows every kind until the receiver of `news` is dropped.
+pub fn start(client: &Client, node_name: &str, news: &Sender<News>) {
     let labels = |text: &str| Selection { labels: Some(text.to_owned()), fields: None };
     let services = Selection {
         fields: Some("spec.clusterIP!=None".to_owned()),
         ..labels("!service.kubernetes.io/service-proxy-name")
     };
     let own_node = Selection { labels: None, fields: Some(format!("metadata.name={node_name}")) };
-    tokio::spawn(follow::follow::<Service>(client.clone(), services, changes.clone()));
+    tokio::spawn(follow::follow::<Service>(client.clone(), services, news.clone()));
     let slices = labels("!service.kubernetes.io/headless");
-    tokio::spawn(follow::follow::<EndpointSlice>(client.clone(), slices, changes.clone()));
-    tokio::spawn(follow::follow::<Node>(client.clone(), own_node, changes.clone()));
-    tokio::spawn(follow::follow::<ServiceCidr>(client.clone(), Selection::default(), changes.clone()));
+    tokio::spawn(follow::follow::<EndpointSlice>(client.clone(), slices, news.clone()));
+    tokio::spawn(follow::follow::<Node>(client.clone(), own_node, news.clone()));
+    tokio::spawn(follow::follow::<ServiceCidr>(client.clone(), Selection::default(), news.clone()));
 }
 
 /// Waits until the API server answers anything at all, at most this long; the error says what went wrong last.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proxy_userspace::config::ClusterAccess;
 use proxy_userspace::model::{Change, Event};
+use proxy_userspace::news::News;
 use proxy_userspace::watch;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -76,7 +77,7 @@ impl FakeApi {
     }
 
     /// Follows this server as the node `node-1`.
-    pub(crate) async fn follow(&self) -> Receiver<Change> {
+    pub(crate) async fn follow(&self) -> Receiver<News> {
         let access = ClusterAccess { kubeconfig: None, master: Some(self.url.clone()) };
         let (client, _) = watch::connect(&access).await.unwrap();
         let (sender, receiver) = channel(1024);
@@ -196,11 +197,11 @@ pub(crate) fn page(names: &[&str], version: u64, next: &str) -> Answer {
 }
 
 /// The next thing learned about Services, as a word.
-pub(crate) async fn learned(changes: &mut Receiver<Change>) -> String {
+pub(crate) async fn learned(changes: &mut Receiver<News>) -> String {
     loop {
-        let change =
+        let news =
             timeout(Duration::from_mins(1), changes.recv()).await.expect("something is learned in time").unwrap();
-        let Change::Service(event) = change else { continue };
+        let Change::Service(event) = news.change else { continue };
         return match event {
             Event::Apply(service) => format!("apply {}", service.metadata.name),
             Event::Delete { namespace, name } => format!("delete {namespace}/{name}"),
@@ -212,7 +213,7 @@ pub(crate) async fn learned(changes: &mut Receiver<Change>) -> String {
 }
 
 /// Fails with both lists in full when what is learned next differs.
-pub(crate) async fn expect(changes: &mut Receiver<Change>, expected: &[&str]) {
+pub(crate) async fn expect(changes: &mut Receiver<News>, expected: &[&str]) {
     let mut got = Vec::new();
     for _ in expected {
         got.push(learned(changes).await);
