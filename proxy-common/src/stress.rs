@@ -6,9 +6,10 @@ use crate::balance::Choice;
 use crate::socket::TCP;
 
 /// Frontends that are dialled and changed.
-pub const FRONTENDS: u32 = 64;
+pub const FRONTENDS: u32 = 16;
 
-/// EPOCHS, by number of a frontend. An epoch is one set of endpoints; epochs of a frontend only grow.
+/// EPOCHS, by number of a frontend. An epoch is one set of endpoints; epochs of a frontend only grow. A set is what came
+/// with its epoch and with the one before, as in a rolling update.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Epochs {
@@ -24,11 +25,11 @@ pub struct Epochs {
 pub enum Finding {
     /// An endpoint of a set that was valid during the choice.
     Right,
-    /// Nothing is published under the frontend.
+    /// Nothing is published under the frontend: one Service has gone and the next has not come yet.
     Absent,
     /// Refused for a reason that never holds in the test.
     Refused,
-    /// Tables contradicted each other three times: refused.
+    /// Tables contradicted each other: refused.
     Changing,
     /// An endpoint of another service.
     Foreign,
@@ -46,21 +47,37 @@ impl Finding {
 /// Frontend number `number`.
 #[inline(always)]
 pub const fn frontend(number: u32) -> FrontendKey {
-    FrontendKey { addr: Addr::v4([172, 30, 0, number as u8]), port: Be16::new(80), proto: TCP, pad: 0 }
+    let addr = Addr::from_words([prefixed(0xfc, number), 0, 0, 0]);
+    FrontendKey { addr, port: Be16::new(80), proto: TCP, pad: 0 }
 }
 
-/// Address and port of the endpoint `member` in set `epoch` of frontend `number`: every part of it can be checked.
+/// The endpoint `member` that came with set `epoch` of frontend `number`: every part of its address can be checked.
 #[inline(always)]
-pub const fn encode(number: u32, epoch: u32, member: u32) -> (Addr, Be16) {
-    (Addr::from_words([number, epoch, member, check(number, epoch, member)]), Be16::from_raw(epoch as u16))
+pub const fn endpoint(number: u32, epoch: u32, member: u32) -> Addr {
+    Addr::from_words([prefixed(0xfd, number), epoch, member, check(number, epoch, member)])
+}
+
+/// The port of all endpoints that came with one set.
+#[inline(always)]
+pub const fn port(epoch: u32) -> Be16 {
+    Be16::new(1 + (epoch & 0x7fff) as u16)
 }
 
 /// Number and epoch of the endpoint that was chosen; None when its parts do not belong together.
 #[inline(always)]
 pub const fn decode(choice: &Choice) -> Option<(u32, u32)> {
-    let [number, epoch, member, sum] = choice.addr.words();
-    let whole = sum == check(number, epoch, member) && choice.port.raw() == epoch as u16;
+    let [first, epoch, member, sum] = choice.addr.words();
+    let number = first.to_ne_bytes()[3] as u32;
+    let whole = first == prefixed(0xfd, number)
+        && sum == check(number, epoch, member)
+        && choice.port.get() == port(epoch).get();
     if whole { Some((number, epoch)) } else { None }
+}
+
+/// The first word of an address: a prefix that keeps it an ordinary one, and a number.
+#[inline(always)]
+const fn prefixed(prefix: u8, number: u32) -> u32 {
+    u32::from_ne_bytes([prefix, 0, 0, number as u8])
 }
 
 #[inline(always)]

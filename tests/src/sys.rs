@@ -66,12 +66,3 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut cookie).cast(), &raw mut length) };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
-
-/// Waits until every kernel program that runs now has ended.
-pub fn grace_period() -> io::Result<()> {
-    /// From `linux/membarrier.h`: a grace period of RCU over all CPUs.
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: no memory is passed.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}

@@ -1,60 +1,130 @@
-//! One CPU changes services as fast as it can, another one chooses 10^8 times (issue section 3.8).
+//! One CPU changes services as fast as it can, another one chooses 10^8 times: the agent's own planning and writing
+//! against the kernel's own choosing.
 //!
-//! The kernel side is the program `stress` of proxy-ebpf, run by `BPF_PROG_TEST_RUN`; it judges every choice where it is
-//! made. This side writes as the agent does: backends, slots, version, flags of what leaves, the one word, tombstones;
-//! what is superseded is reused after a grace period.
+//! The writing side is the agent's: a [`Converger`] over the pinned tables. The choosing side is the program `stress` of
+//! proxy-ebpf, run by `BPF_PROG_TEST_RUN`; it judges every choice where it is made. A writer that takes its steps in
+//! another order must be found out.
 
-use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
-use aya::{Ebpf, Pod};
+use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SLOTS_PER_PAIR, SlotPair, Version};
-use proxy_common::stress::{Epochs, FRONTENDS, Finding, encode, frontend};
-use proxy_common::tables::{Capacity, name};
-use proxy_tests::grace_period;
+use proxy_common::stress::{Epochs, FRONTENDS, Finding, endpoint, frontend, port};
+use proxy_common::tables::Capacity;
 use proxy_tests::hooks::test_object;
+use proxy_tests::world::{PINS, World};
+use proxy_userspace::bell::Rope;
+use proxy_userspace::converge::Converger;
+use proxy_userspace::desired::ThisNode;
+use proxy_userspace::maps::kernel::KernelStore;
+use proxy_userspace::maps::pinned::{Entries, Pinned, layouts};
+use proxy_userspace::maps::{ApplyError, MapError, MapStore, Snapshot};
+use proxy_userspace::model::build::{Service, Slice, service, slice};
+use proxy_userspace::model::{Change, Event};
+use proxy_userspace::plan::Op;
 
 const CHOICES: u64 = 100_000_000;
 /// Choices per system call.
 const RUN: u32 = 1_000_000;
-/// Slots are given away in blocks of this many.
+/// How many changes share a grace period, which takes much longer than they do.
+const SHARING: u64 = 8;
 const MOST_MEMBERS: u32 = 8;
+
+/// So small that every id is soon somebody else's.
+const CAPACITY: Capacity = Capacity { versions: 256, slots: 4096, backends: 2048, sockets: 1024, ..Capacity::DEFAULT };
 
 #[test]
 fn a_hundred_million_choices_among_changing_services_are_all_valid() {
-    let mut ebpf = Ebpf::load(&test_object().unwrap()).unwrap();
-    let mut writer = Writer::new(&mut ebpf);
-    for number in 0..FRONTENDS {
-        writer.replace(number);
+    let (changes, findings) = stress(SHARING, |store| store, |findings| findings.right() >= CHOICES);
+    println!("{changes} changes of services met {findings:?}");
+    assert!(findings.are_sound(), "{findings:?}");
+    assert!(changes > 10_000, "{changes} changes put no stress on anything");
+}
+
+#[test]
+fn a_writer_that_switches_before_it_has_written_the_slots_is_found_out() {
+    is_found_out(|ops| {
+        let is_switch = |op: &Op| matches!(op, Op::Version { .. } | Op::Service { .. });
+        let (switches, others): (Vec<Op>, Vec<Op>) = ops.iter().cloned().partition(is_switch);
+        [switches, others].concat()
+    });
+}
+
+#[test]
+fn a_writer_that_gives_ids_away_without_a_grace_period_is_found_out() {
+    is_found_out(|ops| ops.iter().filter(|op| !matches!(op, Op::Grace)).cloned().collect());
+}
+
+fn is_found_out(reorder: fn(&[Op]) -> Vec<Op>) {
+    let (changes, findings) =
+        stress(1, |store| Broken { store, reorder }, |findings| !findings.are_sound() || findings.right() >= CHOICES);
+    println!("{changes} changes of services met {findings:?}");
+    assert!(!findings.are_sound(), "{findings:?}");
+}
+
+/// A store that takes the steps of a change in another order than it should.
+struct Broken {
+    store: KernelStore,
+    reorder: fn(&[Op]) -> Vec<Op>,
+}
+
+impl MapStore for Broken {
+    fn capacity(&self) -> Capacity {
+        self.store.capacity()
     }
+
+    fn read(&self) -> Result<Snapshot, MapError> {
+        self.store.read()
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        self.store.apply(&(self.reorder)(ops))
+    }
+}
+
+/// Changes services in the store that `broken` makes of the agent's own, and chooses, until `enough`; says how many
+/// changes there were and what choices turned out to be. After `sharing` changes, what they took out of use is used again.
+fn stress<S: MapStore + Send>(
+    sharing: u64,
+    broken: impl FnOnce(KernelStore) -> S,
+    enough: impl Fn(&Findings) -> bool,
+) -> (u64, Findings) {
+    let _world = World::new().unwrap();
+    let mut ebpf = load();
+    let store = KernelStore::new(Pinned::open(PINS.as_ref()).unwrap(), Rope::new(PINS.as_ref())).unwrap();
+    let mut writer = Writer::new(table(&mut ebpf, "EPOCHS"), broken(store));
     let findings: PerCpuArray<MapData, u64> = table(&mut ebpf, "FINDINGS");
     let program: &mut Xdp = ebpf.program_mut("stress").unwrap().try_into().unwrap();
     program.load().unwrap();
 
-    let enough = AtomicBool::new(false);
+    let end = AtomicBool::new(false);
     let changes = thread::scope(|scope| {
-        let writing = scope.spawn(|| writer.change_until(&enough));
+        let writing = scope.spawn(|| writer.change_until(&end, sharing));
         stay_on_cpu(0);
-        while count(&findings, Finding::Right) < CHOICES {
+        while !enough(&Findings::read(&findings)) && !writing.is_finished() {
             choose(program);
         }
-        enough.store(true, Ordering::Relaxed);
+        end.store(true, Ordering::Relaxed);
         writing.join().unwrap()
     });
+    (changes, Findings::read(&findings))
+}
 
-    let counts = Finding::ALL.map(|finding| (finding, count(&findings, finding)));
-    println!("{changes} changes of services met {counts:?}");
-    for finding in [Finding::Refused, Finding::Foreign, Finding::Mixed, Finding::Outdated] {
-        assert_eq!(count(&findings, finding), 0, "{finding:?}; {counts:?}");
+/// The test programs over tables that are pinned as the agent's are.
+fn load() -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    for layout in layouts() {
+        loader.map_pin_path(layout.name, Path::new(PINS).join(layout.name));
+        if let Entries::Chosen(entries) = layout.entries {
+            loader.map_max_entries(layout.name, entries(&CAPACITY));
+        }
     }
-    // Three contradictions in a row: the price of looking again instead of locking. One in a million is rare enough.
-    assert!(count(&findings, Finding::Changing) < CHOICES / 1_000_000, "{counts:?}");
-    assert!(changes > 10_000, "{changes} changes put no stress on anything");
+    loader.load(&test_object().unwrap()).unwrap()
 }
 
 fn table<T: TryFrom<Map, Error: std::fmt::Debug>>(ebpf: &mut Ebpf, name: &str) -> T {
@@ -66,200 +136,146 @@ fn choose(program: &Xdp) {
     program.test_run(options).unwrap();
 }
 
-fn count(findings: &PerCpuArray<MapData, u64>, finding: Finding) -> u64 {
-    findings.get(&(finding as u32), 0).unwrap().iter().sum()
-}
-
 fn stay_on_cpu(cpu: usize) {
     let mut cpus = CpuSet::new();
     cpus.set(cpu % thread::available_parallelism().unwrap()).unwrap();
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }
 
-/// Ids of one table: free ones, and superseded ones that wait.
-struct Ids {
-    free: VecDeque<u32>,
-    superseded: Vec<u32>,
-}
+/// How often a choice turned out to be what.
+#[derive(Debug)]
+struct Findings([(Finding, u64); Finding::ALL.len()]);
 
-impl Ids {
-    /// Ids from 1, since 0 often means none.
-    fn new(count: u32) -> Self {
-        Self { free: (1..count).collect(), superseded: Vec::new() }
+impl Findings {
+    fn read(counters: &PerCpuArray<MapData, u64>) -> Self {
+        let count = |finding| counters.get(&(finding as u32), 0).unwrap().iter().sum();
+        Self(Finding::ALL.map(|finding| (finding, count(finding))))
     }
 
-    fn take(&mut self) -> u32 {
-        self.free.pop_front().expect("ids are collected before they run out")
+    fn of(&self, finding: Finding) -> u64 {
+        self.0[finding as usize].1
     }
 
-    fn collect(&mut self) {
-        self.free.extend(self.superseded.drain(..));
+    fn right(&self) -> u64 {
+        self.of(Finding::Right)
+    }
+
+    /// Nobody was led astray. A frontend may be recycled under its reader each time that it is looked up, which refuses
+    /// the choice: the price of looking again instead of locking. Fewer than one in twenty million is rare enough.
+    fn are_sound(&self) -> bool {
+        let never = [Finding::Refused, Finding::Foreign, Finding::Mixed, Finding::Outdated];
+        never.iter().all(|finding| self.of(*finding) == 0) && self.of(Finding::Changing) < CHOICES / 20_000_000
     }
 }
 
-/// What is published under one frontend.
-#[derive(Clone, Default)]
-struct Current {
-    frontend: u32,
-    service: u32,
-    version: u32,
-    block: u32,
-    backends: Vec<(u32, Backend)>,
-    epochs: Epochs,
-}
-
-/// The writing side: tables, ids and what is where.
-struct Writer {
-    frontends: HashMap<MapData, FrontendKey, u32>,
-    frontend: Array<MapData, Frontend>,
-    service: Array<MapData, u64>,
-    version: Array<MapData, Version>,
-    slots: Array<MapData, SlotPair>,
-    backends: Array<MapData, Backend>,
+/// The writing side: what the agent is told, and the notes by which choices are judged.
+struct Writer<S> {
+    converger: Converger<S>,
     epochs: Array<MapData, Epochs>,
-    frontend_ids: Ids,
-    service_ids: Ids,
-    version_ids: Ids,
-    block_ids: Ids,
-    backend_ids: Ids,
-    generation: u32,
-    current: Vec<Current>,
+    frontends: Vec<Current>,
     random: u32,
 }
 
-impl Writer {
-    fn new(ebpf: &mut Ebpf) -> Self {
-        let capacity = Capacity::DEFAULT;
-        Self {
-            frontends: table(ebpf, name::FRONTENDS),
-            frontend: table(ebpf, name::FRONTEND),
-            service: table(ebpf, name::SERVICE),
-            version: table(ebpf, name::VERSION),
-            slots: table(ebpf, name::SLOTS),
-            backends: table(ebpf, name::BACKENDS),
-            epochs: table(ebpf, "EPOCHS"),
-            frontend_ids: Ids::new(1024),
-            service_ids: Ids::new(1024),
-            version_ids: Ids::new(8192),
-            block_ids: Ids::new(8192),
-            backend_ids: Ids::new(8192 * MOST_MEMBERS.min(capacity.backends / 8192)),
-            generation: 0,
-            current: vec![Current::default(); FRONTENDS as usize],
-            random: 1,
-        }
+/// What is behind one frontend.
+#[derive(Clone, Copy, Default)]
+struct Current {
+    /// The latest set of endpoints.
+    epoch: u32,
+    /// How many Services had this frontend before.
+    successor: u32,
+}
+
+impl<S: MapStore> Writer<S> {
+    fn new(epochs: Array<MapData, Epochs>, store: S) -> Self {
+        let frontends = vec![Current::default(); FRONTENDS as usize];
+        let mut converger = Converger::new(store, ThisNode::default());
+        converger.apply(Change::Service(Event::Reset(Vec::new())));
+        converger.apply(Change::EndpointSlice(Event::Reset(Vec::new())));
+        let mut writer = Self { converger, epochs, frontends, random: 1 };
+        let all: Vec<u32> = (0..FRONTENDS).collect();
+        writer.change(&all, |writer| all.iter().for_each(|number| writer.appear(*number)));
+        writer
     }
 
     /// Changes services until told to stop; says how often.
-    fn change_until(&mut self, enough: &AtomicBool) -> u64 {
+    fn change_until(&mut self, enough: &AtomicBool, sharing: u64) -> u64 {
         stay_on_cpu(1);
         let mut changes = 0;
         while !enough.load(Ordering::Relaxed) {
             let number = self.next_random() % FRONTENDS;
-            if changes % 8 == 0 {
-                self.replace_both(number, (number + 1) % FRONTENDS);
-            } else {
-                self.switch(number);
+            match changes % 8 {
+                0 => self.cross(number, (number + 1) % FRONTENDS),
+                1 => self.change(&[number], |writer| {
+                    writer.vanish(number);
+                    writer.appear(number);
+                }),
+                _ => self.change(&[number], |writer| writer.roll(number)),
             }
             changes += 1;
-            if self.block_ids.free.len() < 8 || self.service_ids.free.len() < 8 {
-                self.collect();
+            if changes % sharing == 0 {
+                self.converger.tidy().unwrap();
             }
         }
         changes
     }
 
-    /// New endpoints for the service that is there: one word.
-    fn switch(&mut self, number: u32) {
-        let old = self.current[number as usize].clone();
-        let new = self.prepare(number, old.service, old.frontend);
-        self.leave_set(&old);
-        set(&mut self.service, new.service, u64::from(new.version));
-        self.in_place(number, new);
-        self.supersede(&old);
+    /// Two services go and two others come in the other order: elements of FRONTENDS are recycled crosswise.
+    fn cross(&mut self, one: u32, other: u32) {
+        self.change(&[one, other], |writer| {
+            writer.vanish(one);
+            writer.vanish(other);
+            writer.write();
+            writer.appear(other);
+            writer.appear(one);
+        });
     }
 
-    /// Two services go and two others come, under the same frontends: elements of FRONTENDS are recycled crosswise.
-    fn replace_both(&mut self, one: u32, other: u32) {
-        self.frontends.remove(&frontend(one)).unwrap();
-        self.frontends.remove(&frontend(other)).unwrap();
-        self.replace(other);
-        self.replace(one);
-    }
-
-    /// Another service under the same frontend, with other ids for everything.
-    fn replace(&mut self, number: u32) {
-        let old = self.current[number as usize].clone();
-        let (service, id) = (self.service_ids.take(), self.frontend_ids.take());
-        let new = self.prepare(number, service, id);
-        self.leave_set(&old);
-        set(&mut self.service, service, u64::from(new.version));
-        let key = frontend(number);
-        set(&mut self.frontend, id, Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP });
-        self.frontends.insert(key, id, 0).unwrap();
-        self.in_place(number, new);
-        self.service_ids.superseded.extend(Some(old.service).filter(|id| *id != 0));
-        self.frontend_ids.superseded.extend(Some(old.frontend).filter(|id| *id != 0));
-        self.supersede(&old);
-    }
-
-    /// Backends, slots and a version that nobody sees yet; from now on the epoch may be met.
-    fn prepare(&mut self, number: u32, service: u32, frontend: u32) -> Current {
-        let begun = self.current[number as usize].epochs.begun + 1;
-        let epochs = Epochs { begun, in_place: begun - 1 };
-        let (version, block) = (self.version_ids.take(), self.block_ids.take());
-        let members = 1 + self.next_random() % MOST_MEMBERS;
-        let backends: Vec<_> = (0..members).map(|member| self.backend(number, service, begun, member)).collect();
-        let start = block * MOST_MEMBERS;
-        for (pair, ids) in (start / SLOTS_PER_PAIR..).zip(backends.chunks(SLOTS_PER_PAIR as usize)) {
-            set(&mut self.slots, pair, [ids[0].0, ids.get(1).map_or(0, |(id, _)| *id)]);
+    /// Makes `numbers` go on to their next epoch by `telling` the agent, which then writes. From the start of it to its
+    /// end both epochs may be met.
+    fn change(&mut self, numbers: &[u32], telling: impl FnOnce(&mut Self)) {
+        for &number in numbers {
+            self.frontends[number as usize].epoch += 1;
+            let begun = self.frontends[number as usize].epoch;
+            self.note(number, Epochs { begun, in_place: begun - 1 });
         }
-        set(&mut self.version, version, versions(service, Range { start, len: members }, number % 2));
-        set(&mut self.epochs, number, epochs);
-        Current { frontend, service, version, block, backends, epochs }
-    }
-
-    fn backend(&mut self, number: u32, service: u32, epoch: u32, member: u32) -> (u32, Backend) {
-        let (addr, port) = encode(number, epoch, member);
-        self.generation += 1;
-        let flags = Backend::IN_CLUSTER_SET | Backend::SERVING;
-        let backend = Backend { addr, port, flags, service, generation: self.generation, zone: 0 };
-        let id = self.backend_ids.take();
-        set(&mut self.backends, id, backend);
-        (id, backend)
-    }
-
-    /// Before the switch, so that affinity never returns to a backend that has left.
-    fn leave_set(&mut self, old: &Current) {
-        for (id, backend) in &old.backends {
-            set(&mut self.backends, *id, Backend { flags: Backend::SERVING, ..*backend });
+        telling(self);
+        self.write();
+        for &number in numbers {
+            let epoch = self.frontends[number as usize].epoch;
+            self.note(number, Epochs { begun: epoch, in_place: epoch });
         }
     }
 
-    fn in_place(&mut self, number: u32, mut new: Current) {
-        new.epochs.in_place = new.epochs.begun;
-        set(&mut self.epochs, number, new.epochs);
-        self.current[number as usize] = new;
+    fn write(&mut self) {
+        let report = self.converger.converge().unwrap();
+        assert_eq!((report.full, report.damage), (Vec::new(), Vec::new()));
     }
 
-    fn supersede(&mut self, old: &Current) {
-        if old.version != 0 {
-            self.version_ids.superseded.push(old.version);
-            self.block_ids.superseded.push(old.block);
-            for (id, backend) in &old.backends {
-                set(&mut self.backends, *id, Backend { flags: 0, generation: 0, ..*backend });
-                self.backend_ids.superseded.push(*id);
-            }
-        }
+    fn note(&mut self, number: u32, epochs: Epochs) {
+        self.epochs.set(number, epochs, 0).unwrap();
     }
 
-    /// Frees what is superseded: nobody reads it any more.
-    fn collect(&mut self) {
-        grace_period().unwrap();
-        for id in &self.service_ids.superseded {
-            set(&mut self.service, *id, 0);
-        }
-        let Self { frontend_ids, service_ids, version_ids, block_ids, backend_ids, .. } = self;
-        [frontend_ids, service_ids, version_ids, block_ids, backend_ids].into_iter().for_each(Ids::collect);
+    /// A new set of endpoints: who came with the one before stays, older ones leave.
+    fn roll(&mut self, number: u32) {
+        let current = self.frontends[number as usize];
+        self.converger.apply(endpoints(number, current, current.epoch).apply());
+    }
+
+    /// A Service that was never there takes the frontend.
+    fn appear(&mut self, number: u32) {
+        let current = &mut self.frontends[number as usize];
+        current.successor += 1;
+        let current = *current;
+        self.converger.apply(service_of(number, current).apply());
+        self.converger.apply(endpoints(number, current, current.epoch - 1).apply());
+        self.converger.apply(endpoints(number, current, current.epoch).apply());
+    }
+
+    fn vanish(&mut self, number: u32) {
+        let current = self.frontends[number as usize];
+        self.converger.apply(service_of(number, current).delete());
+        self.converger.apply(endpoints(number, current, 0).delete());
+        self.converger.apply(endpoints(number, current, 1).delete());
     }
 
     /// A linear congruential generator: repeatable, and good enough to pick services.
@@ -269,11 +285,22 @@ impl Writer {
     }
 }
 
-fn versions(service: u32, cluster: Range, affinity_seconds: u32) -> Version {
-    let (local, scheduler) = (Range::default(), Version::SCHEDULER_RANDOM);
-    Version { cluster, local, affinity_seconds, flags: Version::HAS_ANY, service, scheduler }
+fn name_of(number: u32, current: Current) -> String {
+    format!("stress/service-{number}-{}", current.successor)
 }
 
-fn set<V: Pod>(table: &mut Array<MapData, V>, index: u32, value: V) {
-    table.set(index, value, 0).unwrap();
+/// Every other Service keeps its clients with their backend for a second.
+fn service_of(number: u32, current: Current) -> Service {
+    let key = frontend(number);
+    let service = service(&name_of(number, current)).cluster_ip(&key.addr.to_string()).port(key.port.get().into());
+    if number.is_multiple_of(2) { service } else { service.affinity(Some(1)) }
+}
+
+/// The slice of who came with `epoch`; it succeeds that of the epoch before the last.
+fn endpoints(number: u32, current: Current, epoch: u32) -> Slice {
+    let members = 1 + (epoch ^ number) % MOST_MEMBERS;
+    let slice = slice(&name_of(number, current))
+        .named(&format!("{number}-{}-{}", current.successor, epoch % 2))
+        .port(port(epoch).get().into());
+    (0..members).fold(slice, |slice, member| slice.endpoint(&endpoint(number, epoch, member).to_string()))
 }
