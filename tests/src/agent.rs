@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -117,7 +117,12 @@ impl Agent {
 
     /// Waits for a line of the log that holds `text`.
     pub fn logged(&self, text: &str) -> Result<String> {
-        let found = self.log.wait_for(text);
+        self.logged_within(PATIENCE, text)
+    }
+
+    /// Like [`Self::logged`], for what may take longer.
+    pub fn logged_within(&self, patience: Duration, text: &str) -> Result<String> {
+        let found = self.log.wait_for(patience, text);
         found.with_context(|| format!("the agent never logged {text:?}; its log:\n{}", self.log.text()))
     }
 
@@ -235,11 +240,11 @@ impl Log {
         self.state.lock().expect("no panic under the lock").lines.join("\n")
     }
 
-    fn wait_for(&self, text: &str) -> Option<String> {
+    fn wait_for(&self, patience: Duration, text: &str) -> Option<String> {
         let state = self.state.lock().expect("no panic under the lock");
         let find = |state: &LogState| state.lines.iter().find(|line| line.contains(text)).cloned();
         let waiting = |state: &mut LogState| !state.closed && find(state).is_none();
-        let (state, _) = self.changed.wait_timeout_while(state, PATIENCE, waiting).expect("no panic under the lock");
+        let (state, _) = self.changed.wait_timeout_while(state, patience, waiting).expect("no panic under the lock");
         find(&state)
     }
 }

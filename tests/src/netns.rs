@@ -41,6 +41,11 @@ impl Netns {
         self.0.try_clone().context("duplicate a namespace descriptor")
     }
 
+    /// Moves this thread there, for good: sockets that it makes from now on are this namespace's.
+    pub fn enter(&self) -> Result<()> {
+        setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).context("enter a network namespace")
+    }
+
     /// Runs `make` with this namespace as its own; sockets made there stay there.
     pub fn inside<T: Send>(&self, make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let netns = self.file()?;

@@ -7,13 +7,25 @@ use anyhow::Result;
 
 use crate::build_ebpf::{self, Flavour};
 use crate::places::Places;
-use crate::{privilege, product};
+use crate::setup::Need;
+use crate::{kubernetes, privilege, product};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum What {
     /// What it costs to remember a socket's flow, by place (docs/socket-state.md).
     Sockets,
+    /// What a Service costs who dials it, through Sluice and through kube-proxy (docs/performance.md).
+    Connect,
+}
+
+impl What {
+    pub(crate) const fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Sockets => &[Need::Ebpf, Need::Namespaces],
+            Self::Connect => &[Need::Ebpf, Need::Namespaces, Need::Go],
+        }
+    }
 }
 
 /// What every benchmark takes; they say the same in `tests/src/bench`.
@@ -42,7 +54,15 @@ impl Options {
 pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> {
     match what {
         What::Sockets => sockets(places, options),
+        What::Connect => beside_kube_proxy(places, "bench-connect", options),
     }
+}
+
+/// The real kube-proxy gets the same to do in the same run.
+fn beside_kube_proxy(places: &Places, program: &str, options: &Options) -> Result<()> {
+    let (variable, kube_proxy) = kubernetes::program(places, "kube-proxy")?;
+    let why = "the benchmark makes network namespaces and attaches kernel programs to cgroups of its own";
+    measure(places, program, why, options, vec![format!("{variable}={}", kube_proxy.display())])
 }
 
 fn sockets(places: &Places, options: &Options) -> Result<()> {

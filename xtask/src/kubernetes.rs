@@ -79,6 +79,13 @@ pub(crate) fn programs(places: &Places) -> Result<Vec<(&'static str, PathBuf)>> 
     PROGRAMS.iter().map(|program| Ok((program.variable, program.get_or_build(places)?))).collect()
 }
 
+/// Builds one of them if it is missing; the answer as in [`programs`].
+pub(crate) fn program(places: &Places, name: &str) -> Result<(&'static str, PathBuf)> {
+    let program = PROGRAMS.iter().find(|program| program.name == name);
+    let program = program.with_context(|| format!("{name} is none of the Kubernetes programs"))?;
+    Ok((program.variable, program.get_or_build(places)?))
+}
+
 /// True when nothing would have to be built.
 pub(crate) fn all_ready(places: &Places) -> bool {
     PROGRAMS.iter().all(|program| program.named().is_some() || program.cached(places).is_some())

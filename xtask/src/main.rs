@@ -114,7 +114,7 @@ fn run(action: Action) -> Result<ExitCode> {
             return Ok(test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable()));
         }
         Action::Bench { what, options, answers } => {
-            setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;
+            setup::run(&places, what.needs(), answers.consent())?;
             bench::run(&places, what, &options)?;
         }
         Action::Ci => return Ok(test::run(&places, None, Consent::Given, test::Strictness::NothingLeftOut)),

@@ -1,0 +1,102 @@
+//! What a Service costs the one who dials it (`cargo xtask bench connect`).
+//!
+//! In: the same Services, programmed by Sluice and by the real kube-proxy, and a pod without a Service. Out: a report.
+//!
+//! ```text
+//! client pod --- veth --- node --- veth --- server pod        one such network without rules: direct, and Sluice
+//!                                                             one more for each kube-proxy
+//! ```
+//!
+//! One process on one CPU is client and server: each socket is made in its pod's network namespace and in the cgroup of
+//! who is measured, so packets go all the way inside of the system call and no scheduler is in between. A batch for
+//! each lane, in another order every round; what is compared are tenth percentiles of batches. The first lane comes
+//! once more under another name: how much these differ is the noise.
+
+mod figures;
+mod lane;
+mod scene;
+mod sockets;
+
+use std::env;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use proxy_tests::apiserver::program;
+use proxy_tests::bench::{Options, Report};
+
+use lane::{Lane, Metric};
+use scene::Scene;
+
+const ROUNDS: usize = 300;
+const QUICK_ROUNDS: usize = 3;
+
+/// Services in the clusters that are measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) one: u32,
+    pub(crate) some: u32,
+    pub(crate) many: u32,
+    pub(crate) most: u32,
+}
+
+const SIZES: Sizes = Sizes { one: 1, some: 1_000, many: 10_000, most: 50_000 };
+const QUICK_SIZES: Sizes = Sizes { one: 1, some: 10, many: 20, most: 30 };
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let (rounds, sizes) = if options.quick { (QUICK_ROUNDS, QUICK_SIZES) } else { (ROUNDS, SIZES) };
+    let mut report = Report::begin("connect", &options)?;
+    let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
+    if beside {
+        report.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
+        report.machine.program("nft", Command::new("nft").arg("--version"))?;
+        report.machine.program("iptables", Command::new("iptables").arg("--version"))?;
+    } else {
+        report.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
+    }
+    let scene = Scene::build(sizes, beside)?;
+    let samples = scene.measure(rounds)?;
+    report.note(format!(
+        "One process on one CPU, {rounds} rounds; in each, every lane has its batch: {}.",
+        Metric::ALL.map(Metric::batch_text).join(", ")
+    ));
+    report.note("Every Service has ten endpoints (five at 50,000 Services): one pod that has as many addresses.");
+    figures::fill(&mut report, scene.lanes(), &samples, sizes, beside);
+    drop(scene);
+    report.finish(&options)
+}
+
+/// Nobody is to move us: what is measured happens on one CPU.
+fn pin_to_one_cpu() -> Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(last.context("a process may run somewhere")?)?;
+    sched_setaffinity(Pid::from_raw(0), &one).context("stay on one CPU")
+}
+
+/// By lane, by metric: what each batch took per operation, in nanoseconds.
+pub(crate) type Samples = Vec<[Vec<f64>; Metric::ALL.len()]>;
+
+/// Runs every lane's batches, in another order each round.
+pub(crate) fn rounds(lanes: &mut [Lane], count: usize) -> Result<Samples> {
+    pin_to_one_cpu()?;
+    let mut samples: Samples = lanes.iter().map(|_| Default::default()).collect();
+    let mut random = 1_u64;
+    for _ in 0..count {
+        let mut order: Vec<usize> = (0..lanes.len()).collect();
+        for end in (1..order.len()).rev() {
+            // Knuth's linear congruential generator; its upper bits are good enough to shuffle.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            order.swap(end, (random >> 33) as usize % (end + 1));
+        }
+        for lane in order {
+            for (metric, nanoseconds) in lanes[lane].batch()? {
+                samples[lane][metric as usize].push(nanoseconds);
+            }
+        }
+    }
+    Ok(samples)
+}

@@ -1,0 +1,23 @@
+//! Benchmarks run: everything once, no figure judged.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn the_benchmark_of_connections_has_samples_of_every_lane() {
+    let json = std::env::temp_dir().join(format!("bench-connect-{}.json", std::process::id()));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench-connect"));
+    let output = bench.arg("--quick").arg("--json").arg(&json).env_remove("SLUICE_KUBE_PROXY").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    fs::remove_file(&json).unwrap();
+    let tables = report["tables"].as_array().unwrap();
+    assert_eq!(tables.len(), 16, "eight quantities between pods, and within one namespace");
+    let rows = || tables.iter().flat_map(|table| table["rows"].as_array().unwrap());
+    assert!(rows().all(|row| row["summary"]["samples"] == 3 && row["summary"]["p10"].as_f64() > Some(0.0)));
+    assert_eq!(rows().count(), 8 * (12 + 3));
+    let targets = report["targets"].as_array().unwrap();
+    assert!(targets.iter().all(|target| target["value"].is_f64()), "a lane that a target asks for is missing");
+}
