@@ -93,10 +93,13 @@ impl Addr {
     /// "Any" in the family of this address: the address part of a node-port frontend.
     #[inline(always)]
     pub const fn unspecified(family: Family) -> Self {
-        match family {
-            Family::V4 => Self::UNSPECIFIED_V4,
-            Family::V6 => Self::UNSPECIFIED_V6,
-        }
+        // One word differs. Two whole constants would become a call of `memset`, and with a program of more than one
+        // function kernels before 6.3 tell all numbers apart.
+        let mapped = match family {
+            Family::V4 => MAPPED,
+            Family::V6 => 0,
+        };
+        Self([0, 0, mapped, 0])
     }
 }
 

@@ -243,12 +243,18 @@ fn own_slot(socket: &mut impl Socket) -> Option<&mut SocketFlow> {
 /// Stores `flow` in the slot if it is this flow's or free, else beside it.
 #[inline(always)]
 fn record(tables: &impl Tables, socket: &mut impl Socket, flow: &SocketFlow) -> bool {
+    record_in_slot(tables, socket, flow) || record_more(socket, flow)
+}
+
+/// False where the slot is another socket's, or holds what this socket is connected to.
+#[inline(always)]
+fn record_in_slot(tables: &impl Tables, socket: &mut impl Socket, flow: &SocketFlow) -> bool {
     let Some(slot) = socket.slot() else { return false };
     if slot.cookie == 0 {
-        return claim(socket, flow) || record_more(socket, flow);
+        return claim(socket, flow);
     }
     if slot.cookie != flow.cookie || !slot.gives_way_to(flow) {
-        return record_more(socket, flow);
+        return false;
     }
     let (backend, generation) = (slot.backend, slot.generation);
     *slot = *flow;
@@ -275,17 +281,32 @@ fn claim(socket: &mut impl Socket, flow: &SocketFlow) -> bool {
     won
 }
 
-/// Stores `flow` in the place it has, else in the oldest: a free one is as old as can be.
+/// Stores `flow` in the place it has, else in a free one, else in the oldest.
 #[inline(always)]
 fn record_more(socket: &mut impl Socket, flow: &SocketFlow) -> bool {
     let Some(more) = socket.more_or_new() else { return false };
-    let oldest = more.iter().map(|old| old.age_for(flow)).fold(u64::MAX, u64::min);
-    let Some(old) = more.iter_mut().find(|old| old.age_for(flow) == oldest) else { return false };
-    *old = *flow;
-    if oldest > SocketFlow::FREE {
+    // Three plain searches: one search with three results costs the verifier the square of the places for each field.
+    let vacant =
+        more.iter().position(|old| old.gives_way_to(flow)).or_else(|| more.iter().position(SocketFlow::is_free));
+    let place = vacant.unwrap_or_else(|| oldest(more));
+    // The place is in bounds; the mask says so to the verifier.
+    more[place % FLOWS_MORE] = *flow;
+    if vacant.is_none() {
         socket.count(Reason::SocketFlowEvicted);
     }
     true
+}
+
+/// Where the flow is that was used least recently; what the socket is connected to comes last.
+#[inline(always)]
+fn oldest(more: &More) -> usize {
+    let mut oldest = (u64::MAX, 0);
+    for (place, flow) in more.iter().enumerate() {
+        if flow.flags & SocketFlow::CONNECTED == 0 && flow.used < oldest.0 {
+            oldest = (flow.used, place);
+        }
+    }
+    oldest.1
 }
 
 /// A backend id that was given away since counts for somebody else.
@@ -318,21 +339,9 @@ impl SocketFlow {
         self.same_frontend(flow) && self.flags & SocketFlow::CONNECTED <= flow.flags & SocketFlow::CONNECTED
     }
 
-    /// An age that no flow has.
-    const FREE: u64 = 1;
-
-    /// Smaller is older: the place that `flow` has, then free ones; what is connected last.
     #[inline(always)]
-    fn age_for(&self, flow: &Self) -> u64 {
-        if self.gives_way_to(flow) {
-            0
-        } else if self.cookie == 0 {
-            Self::FREE
-        } else if self.flags & Self::CONNECTED == 0 {
-            self.used
-        } else {
-            u64::MAX
-        }
+    fn is_free(&self) -> bool {
+        self.cookie == 0
     }
 }
 
