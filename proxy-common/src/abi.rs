@@ -140,7 +140,7 @@ pub const SLOTS_PER_PAIR: u32 = 2;
 pub struct BackendStats {
     /// Connections and UDP flows ever sent there by this id.
     pub total: u32,
-    /// Open now: a gauge.
+    /// Open now: a gauge. `sluice reap` adds what it is off by, in the mapped table.
     pub open: u32,
 }
 
@@ -247,7 +247,8 @@ pub struct Affinity {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFlow {
-    /// Socket cookie; 0 means the slot is free.
+    /// Socket cookie; 0 means the slot is free. Besides its socket only `sluice reap` clears it, by compare-and-exchange in
+    /// the mapped table, when no socket has this cookie any more.
     pub cookie: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of the last datagram seen (UDP) or of connect (TCP).
     pub used: u64,

@@ -6,7 +6,7 @@
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::bpf_get_socket_cookie;
@@ -25,6 +25,8 @@ const CAPACITY: Capacity = Capacity::DEFAULT;
 /// Memory of a hash follows its use. `BPF_F_RDONLY_PROG` lets the verifier prove that no program writes.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 const FROZEN: usize = BPF_F_RDONLY_PROG as usize;
+/// User space changes single words while programs run; the array begins a page, so that no record straddles cache lines.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 static FRONTENDS: HashMap<FrontendKey, u32, { CAPACITY.frontends as usize }, { SPARSE | FROZEN }> = HashMap::new();
@@ -39,7 +41,7 @@ static SLOTS: Array<SlotPair, { (CAPACITY.slots / SLOTS_PER_PAIR) as usize }, FR
 #[btf_map]
 static BACKENDS: Array<Backend, { CAPACITY.backends as usize }, FROZEN> = Array::new();
 #[btf_map]
-static STATS: Array<BackendStats, { CAPACITY.backends as usize }> = Array::new();
+static STATS: Array<BackendStats, { CAPACITY.backends as usize }, MAPPED> = Array::new();
 #[btf_map]
 static ADDRS: HashMap<Addr, u32, { CAPACITY.addrs as usize }, { SPARSE | FROZEN }> = HashMap::new();
 #[btf_map]
@@ -49,7 +51,7 @@ static CONFIG: Array<Config, 1, FROZEN> = Array::new();
 #[btf_map]
 static AFFINITY: LruHashMap<AffinityKey, Affinity, { CAPACITY.affinity as usize }> = LruHashMap::new();
 #[btf_map]
-static SOCKETS: Array<SocketFlow, { CAPACITY.sockets as usize }> = Array::new();
+static SOCKETS: Array<SocketFlow, { CAPACITY.sockets as usize }, MAPPED> = Array::new();
 #[btf_map]
 static SOCKETS_MORE: SkStorage<More> = SkStorage::new();
 #[btf_map]
@@ -239,7 +241,7 @@ impl Socket for KernelSocket<'_> {
 fn add(backend: u32, amount: u32, counter: impl FnOnce(&BackendStats) -> *const u32) {
     if let Some(stats) = STATS.get(backend) {
         let counter = counter(stats);
-        // SAFETY: aligned and in bounds; programs touch these words only here.
+        // SAFETY: aligned and in bounds; these words are only ever added to, atomically.
         unsafe { asm!("lock *(u32 *)({} + 0) += {}", in(reg) counter, in(reg) amount, options(nostack)) };
     }
 }

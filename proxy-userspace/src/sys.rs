@@ -4,6 +4,7 @@
 //! Refuses to know: what a table means, what a hook does. What aya or nix offer safely is used from there instead.
 
 pub mod bpf;
+pub mod mapped;
 pub mod net;
 
 use std::io;

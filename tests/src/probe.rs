@@ -82,6 +82,8 @@ pub enum Ask {
     Close {
         socket: u32,
     },
+    /// The process moves to the network namespace of the test; its sockets stay where they are.
+    LeaveNamespace,
 }
 
 /// The reply to one [`Ask`].
@@ -156,6 +158,11 @@ impl Client {
             Tell::Opened(id) => Socket { client: self, id },
             other => panic!("open {kind:?}: {other:?}"),
         }
+    }
+
+    /// Leaves its network namespace to the sockets that it has there.
+    pub fn leave_namespace(&self) -> Outcome<()> {
+        self.done(&Ask::LeaveNamespace)
     }
 
     fn ask(&self, ask: &Ask) -> Tell {

@@ -1,9 +1,6 @@
 //! `sluice reap`: connected UDP sockets leave a backend that stopped serving; nothing else is touched.
 
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, Version};
@@ -11,7 +8,7 @@ use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::Capacity;
 use proxy_tests::node::{Node, Pod};
 use proxy_tests::probe::{Client, Kind, PATIENCE, Server, Socket};
-use proxy_tests::process::sluice_binary;
+use proxy_tests::reaper::Reaper;
 use proxy_tests::world::World;
 use proxy_userspace::attach::{Datapath, Options};
 use proxy_userspace::maps::MapStore;
@@ -117,38 +114,6 @@ fn beginning() -> Vec<Op> {
     ops
 }
 
-/// A running `sluice reap`, killed with the handle.
-struct Reaper(Child);
-
-impl Reaper {
-    fn start(node: &Node) -> Self {
-        Self::start_by(node.host().unwrap().command(sluice_binary().unwrap()).unwrap(), node)
-    }
-
-    /// One that may destroy sockets, but not reach into other processes.
-    fn without_ptrace(node: &Node) -> Self {
-        let mut command = node.host().unwrap().command("/usr/bin/setpriv").unwrap();
-        command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(sluice_binary().unwrap());
-        Self::start_by(command, node)
-    }
-
-    fn start_by(mut command: Command, node: &Node) -> Self {
-        command.arg("reap").arg("--pin-dir").arg(node.pin_dir());
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.by_ref().any(|line| line.contains("ready")), "the reaper ended early");
-        thread::spawn(move || lines.for_each(|line| eprintln!("reap: {line}")));
-        Self(child)
-    }
-}
-
-impl Drop for Reaper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Asks through `socket` until `name` answers; how long that took. An answer that is under way while the socket moves is
 /// lost, as datagrams are: nobody waits for it.
 fn until_answered_by(socket: &Socket<'_>, name: &str) -> Duration {
@@ -176,7 +141,7 @@ fn a_connected_socket_moves_in_place_in_every_namespace_and_others_stay() {
     let mut stage = Stage::new(&world);
     let pod = stage.node.pod("client").unwrap();
     let (inside, host) = (Client::start(&pod.place).unwrap(), Client::start(&stage.node.host().unwrap()).unwrap());
-    let _reaper = Reaper::start(&stage.node);
+    let _reaper = Reaper::start(&stage.node).unwrap();
     let (socket, first) = connected(&inside, vip());
     let mapped = SocketAddr::new(Ipv4Addr::to_ipv6_mapped(&VIP).into(), 53);
     let on_host: Vec<_> = [vip(), mapped, vip(), mapped].iter().map(|to| connected(&host, *to)).collect();
@@ -204,7 +169,7 @@ fn without_the_right_to_reach_into_processes_the_socket_is_closed() {
     let world = World::new().unwrap();
     let mut stage = Stage::new(&world);
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
-    let _reaper = Reaper::without_ptrace(&stage.node);
+    let _reaper = Reaper::without_ptrace(&stage.node, &[]).unwrap();
     let (socket, first) = connected(&client, vip());
     let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
     let (direct, _) = connected(&client, pod_address);
@@ -220,7 +185,7 @@ fn with_no_backend_left_the_socket_is_closed() {
     let world = World::new().unwrap();
     let mut stage = Stage::new(&world);
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
-    let _reaper = Reaper::start(&stage.node);
+    let _reaper = Reaper::start(&stage.node).unwrap();
     let (socket, _) = connected(&client, vip());
     stage.serve_from(&[]);
     until_closed(&socket);
@@ -245,7 +210,7 @@ fn a_change_before_the_reaper_started_is_made_up_for() {
     let (socket, first) = connected(&client, vip());
     let other = stage.end(&first);
     assert_eq!(socket.ask().unwrap().by, first, "nobody moves it");
-    let _reaper = Reaper::start(&stage.node);
+    let _reaper = Reaper::start(&stage.node).unwrap();
     until_answered_by(&socket, other);
 }
 
@@ -254,7 +219,7 @@ fn a_socket_that_was_disconnected_and_dialled_the_pod_is_not_touched() {
     let world = World::new().unwrap();
     let mut stage = Stage::new(&world);
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
-    let _reaper = Reaper::start(&stage.node);
+    let _reaper = Reaper::start(&stage.node).unwrap();
     let (socket, first) = connected(&client, vip());
     let (witness, _) = connected_to(&client, &first);
     let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
@@ -285,7 +250,7 @@ fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     let (socket, first) = connected(&client, vip());
     let witness = client.open(Kind::Udp, vip());
     witness.connect(SocketAddr::new(VIP.into(), 54)).unwrap();
-    let _reaper = Reaper::start(&stage.node);
+    let _reaper = Reaper::start(&stage.node).unwrap();
 
     stage.store.apply(&[Op::Withdraw { key: frontend_key(53) }]).unwrap();
     let other = stage.end(&first);
@@ -339,14 +304,14 @@ fn a_second_reaper_is_refused_and_an_absent_one_is_a_note_of_check() {
         String::from_utf8(proxy_tests::agent::sluice(&stage.node, &arguments).unwrap().stdout).unwrap()
     };
     assert!(check().contains("connected UDP sockets stay with a backend that stopped serving"));
-    let reaper = Reaper::start(&stage.node);
-    assert!(check().contains(&format!("runs as process {}", reaper.0.id())));
+    let reaper = Reaper::start(&stage.node).unwrap();
+    assert!(check().contains(&format!("runs as process {}", reaper.id())));
     let second = proxy_tests::agent::sluice(&stage.node, &["reap", "--pin-dir", &pin_dir]).unwrap();
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("a sluice reap already runs"));
     drop(stage.datapath);
     let cleanup = proxy_tests::agent::sluice(&stage.node, &["cleanup", "--pin-dir", &pin_dir]).unwrap();
     let said = String::from_utf8_lossy(&cleanup.stderr).into_owned();
-    let refusal = format!("a sluice reap already runs on pin folder {pin_dir}, as process {}", reaper.0.id());
+    let refusal = format!("a sluice reap already runs on pin folder {pin_dir}, as process {}", reaper.id());
     assert!(!cleanup.status.success() && said.contains(&refusal), "{said}");
 }

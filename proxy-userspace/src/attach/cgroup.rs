@@ -68,6 +68,13 @@ impl Cgroup {
         Err(private.map_or(CgroupError::NotMounted, CgroupError::PrivateNamespace))
     }
 
+    /// The cgroup with this id, as a link names it; `None` when no mount shows it.
+    pub fn with_id(id: u64) -> io::Result<Option<PathBuf>> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let has_id = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.ino() == id);
+        Ok(cgroup2_mounts(&mounts).find_map(|mount| tree(mount).find(has_id)))
+    }
+
     /// `None` when `path` is not on cgroup2.
     fn open(path: &Path) -> Result<Option<Self>, CgroupError> {
         let fail = |source| CgroupError::Open { path: path.to_owned(), source };
@@ -87,6 +94,19 @@ impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
+}
+
+/// A folder and all below it; those that vanish meanwhile are left out.
+pub fn tree(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let mut ahead = vec![folder];
+    std::iter::from_fn(move || {
+        let folder = ahead.pop()?;
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        ahead.extend(
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+        );
+        Some(folder)
+    })
 }
 
 /// Mount points of type cgroup2 in the text of a mountinfo file (proc(5)).

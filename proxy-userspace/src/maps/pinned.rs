@@ -2,6 +2,7 @@
 //!
 //! In: the folder they are pinned in. Out: one [`Map`] per table. What the agent writes and `sluice list` reads.
 
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use aya::Pod;
@@ -43,6 +44,8 @@ use Entries::{Chosen, Fixed};
 const SPARSE: u32 = 1;
 /// `BPF_F_RDONLY_PROG`: no program writes.
 const FROZEN: u32 = 1 << 7;
+/// `BPF_F_MMAPABLE`: single words change in place.
+const MAPPED: u32 = 1 << 10;
 
 /// A table of `$map_type` from key to value type.
 macro_rules! layout {
@@ -66,15 +69,15 @@ const SHARED: &[Layout] = &[
     layout!(VERSION, ARRAY, u32 => Version, FROZEN, Chosen(|c| c.versions)),
     layout!(SLOTS, ARRAY, u32 => SlotPair, FROZEN, Chosen(|c| c.slots / SLOTS_PER_PAIR)),
     layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, Chosen(|c| c.backends)),
-    layout!(STATS, ARRAY, u32 => BackendStats, 0, Chosen(|c| c.backends)),
+    layout!(STATS, ARRAY, u32 => BackendStats, MAPPED, Chosen(|c| c.backends)),
     layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, Chosen(|c| c.addrs)),
     layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, Chosen(|c| c.sources)),
     layout!(CONFIG, ARRAY, u32 => Config, FROZEN, Fixed(1)),
     layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, Chosen(|c| c.affinity)),
-    layout!(SOCKETS, ARRAY, u32 => SocketFlow, 0, Chosen(|c| c.sockets)),
+    layout!(SOCKETS, ARRAY, u32 => SocketFlow, MAPPED, Chosen(|c| c.sockets)),
 ];
 
-/// Tables that only the programs use, pinned so that the next agent's programs find the same ones.
+/// Tables that the agent has no business with, pinned so that the next agent's programs find the same ones.
 const PRIVATE: &[Layout] = &[
     layout!(SOCKETS_MORE, SK_STORAGE, u32 => More, SPARSE, Fixed(0)),
     layout!(REASONS, PERCPU_ARRAY, u32 => u64, 0, Fixed(REASONS_CAPACITY)),
@@ -100,6 +103,8 @@ pub struct Pinned {
     pub config: Map<u32, Config>,
     pub affinity: Map<AffinityKey, Affinity>,
     pub sockets: Map<u32, SocketFlow>,
+    /// User space finds a socket by a descriptor of its own.
+    pub sockets_more: Map<RawFd, More>,
 }
 
 impl Pinned {
@@ -118,6 +123,7 @@ impl Pinned {
             config: Map::open(&folder.join(name::CONFIG))?,
             affinity: Map::open(&folder.join(name::AFFINITY))?,
             sockets: Map::open(&folder.join(name::SOCKETS))?,
+            sockets_more: Map::open(&folder.join(name::SOCKETS_MORE))?,
         })
     }
 

@@ -7,8 +7,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_UDP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -26,15 +26,29 @@ pub(super) struct Found {
 /// The connected UDP sockets of both families.
 pub(super) fn connected_udp() -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for (family, any) in [(AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
-        let all = SocketId { source_address: any, destination_address: any, ..SocketId::new_v4() };
-        let request = SockDiagMessage::InetRequest(request(family, all));
-        exchange(request, NLM_F_DUMP, |message| {
-            if let SockDiagMessage::InetResponse(response) = message {
-                let header = response.header;
-                let cookie = cookie(header.socket_id.cookie);
-                found.push(Found { cookie, inode: header.inode, id: header.socket_id, family });
-            }
+    list(IPPROTO_UDP, &StateFlags::ESTABLISHED, |header| {
+        let (cookie, family) = (cookie(header.socket_id.cookie), header.family);
+        found.push(Found { cookie, inode: header.inode, id: header.socket_id, family });
+    })?;
+    Ok(found)
+}
+
+/// A socket that may have a slot, by what never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    pub cookie: u64,
+    pub inode: u32,
+}
+
+/// The TCP and UDP sockets that the kernel can find: all but those that are neither bound nor connected. Subflows of
+/// Multipath TCP are TCP sockets.
+pub(super) fn sockets() -> io::Result<Vec<Identity>> {
+    // An unconnected UDP socket is "closed"; in the other two states nobody has the connection open.
+    let states = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT);
+    let mut found = Vec::new();
+    for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+        list(protocol, &states, |header| {
+            found.push(Identity { cookie: cookie(header.socket_id.cookie), inode: header.inode });
         })?;
     }
     Ok(found)
@@ -42,13 +56,26 @@ pub(super) fn connected_udp() -> io::Result<Vec<Found>> {
 
 /// Closes a socket; whoever has it open gets ECONNABORTED.
 pub(super) fn destroy(socket: &Found) -> io::Result<()> {
-    let request = request(socket.family, socket.id.clone());
+    let request = request(socket.family, IPPROTO_UDP, StateFlags::ESTABLISHED, socket.id.clone());
     exchange(SockDiagDestroy::new(SockDiagMessage::InetRequest(request)), NLM_F_ACK, |_| {})
 }
 
-fn request(family: u8, socket_id: SocketId) -> InetRequest {
-    let (extensions, states) = (ExtensionFlags::empty(), StateFlags::ESTABLISHED);
-    InetRequest { family, protocol: IPPROTO_UDP, extensions, states, socket_id }
+/// Hands the sockets of both families that are in one of `states` to `each`.
+fn list(protocol: u8, states: &StateFlags, mut each: impl FnMut(InetResponseHeader)) -> io::Result<()> {
+    for (family, any) in [(AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
+        let all = SocketId { source_address: any, destination_address: any, ..SocketId::new_v4() };
+        let request = SockDiagMessage::InetRequest(request(family, protocol, states.clone(), all));
+        exchange(request, NLM_F_DUMP, |message| {
+            if let SockDiagMessage::InetResponse(response) = message {
+                each(response.header);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> InetRequest {
+    InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id }
 }
 
 /// The kernel stores it as two words, low one first.
@@ -86,6 +113,8 @@ fn each_message<M: NetlinkDeserializable>(mut bytes: &[u8], each: &mut impl FnMu
         match message.payload {
             NetlinkPayload::InnerMessage(inner) => each(inner),
             NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+            // A dump that cannot be made, such as one of a protocol whose module is missing, ends with an error.
+            NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
             NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(false),
             _ => {}
         }

@@ -5,20 +5,27 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::sys::net::copy_descriptor;
+use crate::sys::net::{copy_descriptor, namespace_of};
 
-/// Network namespaces by inode, with the processes that live there.
+/// Network namespaces by inode.
 #[derive(Debug, Default)]
-pub(super) struct Namespaces(HashMap<u64, (File, Vec<u32>)>);
+pub(super) struct Namespaces(HashMap<u64, Namespace>);
+
+/// A network namespace and the processes that live there.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    pub file: File,
+    pub pids: Vec<u32>,
+}
 
 impl Namespaces {
-    /// Every namespace that can be found: of processes, our own, and those that container runtimes name in `/run/netns`.
+    /// Every namespace that has a name: of processes, our own, and those that container runtimes name in `/run/netns`.
     /// The first kind needs the right to trace, the others do not.
-    pub(super) fn find() -> Vec<(File, Vec<u32>)> {
+    pub(super) fn find() -> Self {
         let mut found = Self::default();
         found.add(Path::new("/proc/self/ns/net"), None);
         for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
@@ -27,22 +34,49 @@ impl Namespaces {
         for pid in numbers(Path::new("/proc")) {
             found.add(Path::new(&format!("/proc/{pid}/ns/net")), Some(pid));
         }
-        found.0.into_values().collect()
+        found
+    }
+
+    /// The other namespaces that one of `pids` still has a socket of, though nobody lives there. A socket with an inode in
+    /// `known` belongs to one of ours. Costs a look at every descriptor.
+    pub(super) fn held_by_sockets(&self, pids: &[u32], known: &HashSet<u32>) -> io::Result<Vec<File>> {
+        let mut found = HashMap::new();
+        for pid in pids {
+            for (descriptor, _) in sockets(*pid).filter(|(_, inode)| !known.contains(inode)) {
+                match copy_descriptor(*pid, descriptor).and_then(|socket| namespace_of(socket.as_fd())) {
+                    Ok(file) => drop(found.insert(file.metadata()?.ino(), file)),
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+                    // It was closed, or its process ended.
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(found.into_iter().filter(|(inode, _)| !self.0.contains_key(inode)).map(|(_, file)| file).collect())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.0.values()
     }
 
     fn add(&mut self, path: &Path, pid: Option<u32>) {
         let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else { return };
-        if let Some((_, pids)) = self.0.get_mut(&inode) {
-            pids.extend(pid);
-        } else if let Ok(namespace) = File::open(path) {
-            self.0.insert(inode, (namespace, pid.into_iter().collect()));
+        if let Some(namespace) = self.0.get_mut(&inode) {
+            namespace.pids.extend(pid);
+        } else if let Ok(file) = File::open(path) {
+            self.0.insert(inode, Namespace { file, pids: pid.into_iter().collect() });
         }
     }
 }
 
-/// Whether we may look into the first process, and so into all of them.
+/// Whether we may look into the first process, and so into all of them that are visible.
 pub(super) fn may_look_into_processes() -> bool {
     fs::metadata("/proc/1/ns/net").is_ok()
+}
+
+/// Whether we may look into this process. One that has ended hides nothing.
+pub(super) fn may_look_into(pid: u32) -> bool {
+    let looked = fs::metadata(format!("/proc/{pid}/ns/net"));
+    looked.is_ok() || looked.is_err_and(|error| error.kind() != io::ErrorKind::PermissionDenied)
 }
 
 /// Where each of some sockets is open: process and descriptor.

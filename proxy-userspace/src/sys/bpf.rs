@@ -254,6 +254,12 @@ pub struct BatchError {
     pub source: io::Error,
 }
 
+impl<K, V> AsFd for Map<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl<K: Pod, V: Pod> Map<K, V> {
     /// Opens the map pinned at `path`.
     pub fn open(path: &Path) -> Result<Self, CallError> {

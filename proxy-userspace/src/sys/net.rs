@@ -12,6 +12,8 @@ use nix::sched::{CloneFlags, setns};
 use super::CallError;
 
 const SO_NETNS_COOKIE: libc::c_int = 71;
+/// `linux/sockios.h`.
+const SIOCGSKNS: libc::Ioctl = 0x894C;
 
 /// The cookie of the namespace at `path` (a file like `/run/netns/NAME`), or of our own. `None` below kernel 5.14.
 pub fn netns_cookie(path: Option<&Path>) -> Result<Option<u64>, CallError> {
@@ -56,6 +58,13 @@ fn u64_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
 /// The socket's cookie, unique for the life of the machine.
 pub fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     u64_option(socket, libc::SO_COOKIE)
+}
+
+/// The network namespace of a socket, whoever has it open.
+pub fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<File> {
+    // SAFETY: no addresses.
+    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    descriptor_of(namespace.into()).map(File::from)
 }
 
 /// A copy of descriptor `descriptor` of process `pid`, as if it had been sent to us (`pidfd_getfd`(2), kernel 5.6). Needs

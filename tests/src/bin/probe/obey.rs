@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -52,6 +53,7 @@ impl Sockets {
             Ask::Duplicate { socket } => self.get(socket)?.duplicate().map(|copy| self.keep(copy)),
             Ask::ReceiveInChild { socket } => receive_in_child(self.get(socket)?),
             Ask::Close { socket } => self.open.remove(&socket).map(done).ok_or_else(|| unknown(socket)),
+            Ask::LeaveNamespace => leave_namespace().map(done),
         }
     }
 
@@ -64,6 +66,13 @@ impl Sockets {
     fn get(&self, socket: u32) -> Outcome<&Socket> {
         self.open.get(&socket).ok_or_else(|| unknown(socket))
     }
+}
+
+fn leave_namespace() -> Outcome<()> {
+    let say = |error: &dyn std::fmt::Display| error.to_string();
+    let parent = format!("/proc/{}/ns/net", nix::unistd::getppid());
+    let namespace = File::open(parent).map_err(|error| say(&error))?;
+    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| say(&error))
 }
 
 fn done<T>(_: T) -> Tell {
