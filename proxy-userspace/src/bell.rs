@@ -43,16 +43,17 @@ impl Bell {
         }
     }
 
-    /// Waits for the next ring, at most `limit`; several rings since the last call count as one.
-    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+    /// Waits for the next ring, at most `limit`, and says whether there was one; several since the last call count as one.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
         self.0.set_nonblocking(false)?;
         self.0.set_read_timeout(Some(limit))?;
         let heard = self.0.recv(&mut []);
         self.0.set_nonblocking(true)?;
         while self.0.recv(&mut []).is_ok() {}
         match heard {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
-            _ => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

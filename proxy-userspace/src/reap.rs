@@ -1,22 +1,22 @@
 //! `sluice reap`: ends of sockets that no hook sees.
 //!
 //! ```text
-//! stale    connected UDP flows whose backend no longer serves (specification C1)
-//!     -> diag     their sockets, by cookie, in every network namespace
-//!     -> owners   who has them open
-//!     -> steer    a copy of the descriptor dials the frontend again: the hook picks another backend, in place
-//!        else     SOCK_DESTROY: the application gets an error and opens a new socket
-//! sweep    slots whose socket is gone, and the count of open connections
+//! stale, displaced    connected UDP flows whose backend no longer serves (specification C1), with a slot and without one
+//!     -> diag   their sockets, by cookie, in every network namespace
+//!     -> owners who has them open
+//!     -> steer  a copy of the descriptor dials the frontend again: the hook picks another backend, in place
+//!        else   SOCK_DESTROY: the application gets an error and opens a new socket
+//! sweep        slots whose socket is gone, and the count of open connections
 //! ```
 //!
 //! As in kube-proxy nothing is done for a frontend that no Service has any more. A frontend that another Service took over
 //! goes to that one.
 //!
 //! A process of its own, because only this needs the right to reach into other processes. Sockets without a record in
-//! SOCKETS, such as those that dialled a pod, are never touched; nor is TCP. Limit: the rare flow that overflowed into
-//! `SOCKETS_MORE` (its slot was taken) is not looked at and stays where it is.
+//! either table, such as those that dialled a pod, are never touched; nor is TCP.
 
 mod diag;
+mod displaced;
 mod owners;
 mod stale;
 mod steer;
@@ -37,6 +37,7 @@ use crate::bell::Bell;
 use crate::cli::PinDir;
 use crate::lock::{Lock, Role};
 use crate::maps::pinned::Pinned;
+use displaced::Displaced;
 use owners::may_look_into_processes;
 use sweep::{Sweeper, Swept};
 
@@ -64,19 +65,22 @@ pub fn run(args: &ReapArgs) -> anyhow::Result<ExitCode> {
     let mut reaper = Reaper::default();
     if !may_look_into_processes() {
         warn!(
-            "without CAP_SYS_PTRACE sockets are closed, not moved, and only in this namespace and those in /run/netns"
+            "without CAP_SYS_PTRACE sockets are closed, not moved, and only in this namespace and those in /run/netns; \
+             those without a slot in SOCKETS stay"
         );
     }
     let (swept, interval) = (Folder::at(pin_dir), Duration::from_secs(args.sweep_interval));
     thread::spawn(move || sweep(&swept, interval));
     info!(pin_dir = %pin_dir.display(), "ready");
+    // As if: who knows what happened before.
+    let mut rung = true;
     loop {
         // Opened anew each time: an agent may have rebuilt the tables.
         match Pinned::open(&folder) {
-            Ok(maps) => reaper.patrol(&maps),
+            Ok(maps) => reaper.patrol(&maps, rung),
             Err(error) => debug!(%error, "no tables yet"),
         }
-        bell.wait(PATROL).context("listen for changes")?;
+        rung = bell.wait(PATROL).context("listen for changes")?;
     }
 }
 
@@ -105,6 +109,7 @@ fn sweep(folder: &Folder, interval: Duration) -> ! {
 #[derive(Debug, Default)]
 struct Reaper {
     settled: HashSet<SettledKey>,
+    displaced: Displaced,
 }
 
 /// A flow that was dealt with: its socket, backend and generation.
@@ -115,7 +120,14 @@ fn settled_key(flow: &SocketFlow) -> SettledKey {
 }
 
 impl Reaper {
-    fn patrol(&mut self, maps: &Pinned) {
+    fn patrol(&mut self, maps: &Pinned, rung: bool) {
+        self.look_at_slots(maps);
+        if rung && let Err(error) = self.displaced.resteer(maps) {
+            warn!(error = format!("{error:#}"), "cannot look for stale flows of sockets without a slot");
+        }
+    }
+
+    fn look_at_slots(&mut self, maps: &Pinned) {
         let stale = match stale::stale_flows(maps) {
             Ok(stale) => stale,
             Err(error) => return warn!(%error, "cannot look for stale flows"),

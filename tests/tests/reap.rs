@@ -39,6 +39,11 @@ struct Stage {
 
 impl Stage {
     fn new(world: &World) -> Self {
+        Self::with_slots(world, 1024)
+    }
+
+    /// With room for this many sockets in SOCKETS.
+    fn with_slots(world: &World, sockets: u32) -> Self {
         let node = world.node("one").unwrap();
         let servers: Vec<Pod> = NAMES.iter().map(|name| node.pod(name).unwrap()).collect();
         let processes =
@@ -47,7 +52,7 @@ impl Stage {
         let options = Options {
             pin_dir: node.pin_dir(),
             cgroup_root: Some(node.cgroup.clone()),
-            capacity: Capacity { sockets: 1024, ..Capacity::DEFAULT },
+            capacity: Capacity { sockets, backends: 4096, ..Capacity::DEFAULT },
             netns: Some(node.netns.path().into()),
         };
         let (mut datapath, mut store, _) = Datapath::open(&options).unwrap();
@@ -83,6 +88,18 @@ impl Stage {
         ops.insert(1, Op::Version { number: self.version, value });
         ops.insert(2, Op::Service { id: 1, word: self.version.into() });
         self.store.apply(&ops).unwrap();
+    }
+
+    /// What `sluice check` says.
+    fn check(&self) -> String {
+        let (pin_dir, cgroup) = (self.node.pin_dir().display().to_string(), self.node.cgroup.display().to_string());
+        let arguments = ["check", "-o", "json", "--pin-dir", &pin_dir, "--cgroup-root", &cgroup];
+        String::from_utf8(proxy_tests::agent::sluice(&self.node, &arguments).unwrap().stdout).unwrap()
+    }
+
+    /// The protocol of the socket that has the first slot.
+    fn protocol_in_slot(&self) -> u8 {
+        self.store.maps().sockets.get(&0).unwrap().unwrap().proto
     }
 
     /// Takes the backend `name` out of service; returns the name of the other one.
@@ -178,6 +195,7 @@ fn without_the_right_to_reach_into_processes_the_socket_is_closed() {
     until_closed(&socket);
     assert_eq!(direct.ask().unwrap().by, first);
     assert_eq!(connected(&client, vip()).1, other, "a new socket goes elsewhere");
+    assert!(stage.check().contains("without CAP_SYS_PTRACE: sockets are closed instead of moved"));
 }
 
 #[test]
@@ -212,6 +230,35 @@ fn a_change_before_the_reaper_started_is_made_up_for() {
     assert_eq!(socket.ask().unwrap().by, first, "nobody moves it");
     let _reaper = Reaper::start(&stage.node).unwrap();
     until_answered_by(&socket, other);
+}
+
+#[test]
+fn a_socket_whose_slot_was_taken_moves_as_well_and_one_that_dialled_the_pod_stays() {
+    let world = World::new().unwrap();
+    let mut stage = Stage::with_slots(&world, 1);
+    let pod = stage.node.pod("client").unwrap();
+    let client = Client::start(&pod.place).unwrap();
+    let stream = client.open(Kind::Tcp, vip());
+    stream.connect(vip()).unwrap();
+    let (early, first) = connected(&client, vip());
+    let (late, _) = connected_to(&client, &first);
+    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let (direct, _) = connected(&client, pod_address);
+
+    let other = stage.end(&first);
+    assert_eq!(early.ask().unwrap().by, first, "nobody moves it");
+    let _reaper = Reaper::start(&stage.node).unwrap();
+    until_answered_by(&early, other);
+    until_answered_by(&late, other);
+    stage.serve_from(&[&first]);
+    let took = until_answered_by(&late, &first);
+    assert!(took < LIMIT, "moved after {took:?}");
+    until_answered_by(&early, &first);
+    assert_eq!(late.peer_name().unwrap(), vip(), "the application does not notice");
+    stage.end(&first);
+    until_answered_by(&late, other);
+    assert_eq!(direct.ask().unwrap().by, first, "who dialled the pod stays with it");
+    assert_eq!(stage.protocol_in_slot(), 6, "none of them had the slot");
 }
 
 #[test]
@@ -298,14 +345,10 @@ fn a_second_reaper_is_refused_and_an_absent_one_is_a_note_of_check() {
     let world = World::new().unwrap();
     let stage = Stage::new(&world);
     let pin_dir = stage.node.pin_dir().display().to_string();
-    let cgroup = stage.node.cgroup.display().to_string();
-    let check = || {
-        let arguments = ["check", "--pin-dir", &pin_dir, "--cgroup-root", &cgroup];
-        String::from_utf8(proxy_tests::agent::sluice(&stage.node, &arguments).unwrap().stdout).unwrap()
-    };
-    assert!(check().contains("connected UDP sockets stay with a backend that stopped serving"));
+    assert!(stage.check().contains("connected UDP sockets stay with a backend that stopped serving"));
     let reaper = Reaper::start(&stage.node).unwrap();
-    assert!(check().contains(&format!("runs as process {}", reaper.id())));
+    assert!(stage.check().contains(&format!("runs as process {}", reaper.id())));
+    assert!(!stage.check().contains("without CAP_SYS_PTRACE"));
     let second = proxy_tests::agent::sluice(&stage.node, &["reap", "--pin-dir", &pin_dir]).unwrap();
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("a sluice reap already runs"));

@@ -172,12 +172,18 @@ fn grace() -> Finding {
 /// Capabilities that the agent needs; the first one named stands for those it replaced.
 const CAPABILITIES: [(&str, u32, Option<u32>); 2] = [("CAP_BPF", 39, Some(CAP_SYS_ADMIN)), ("CAP_NET_ADMIN", 12, None)];
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_PTRACE: u32 = 19;
 
-/// What this process may do, from the text of `/proc/self/status`.
-fn rights(status: &str) -> Vec<Finding> {
+/// Whether a process has a capability, from the text of its `/proc/PID/status`.
+fn has_capability(status: &str, capability: u32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let has = |capability: u32| mask & (1 << capability) != 0;
+    mask & (1 << capability) != 0
+}
+
+/// What this process may do.
+fn rights(status: &str) -> Vec<Finding> {
+    let has = |capability: u32| has_capability(status, capability);
     let finding = |(name, capability, instead): (&str, u32, Option<u32>)| {
         if has(capability) || instead.is_some_and(has) {
             Finding::new("rights", name, Status::Ok, "granted")
@@ -197,10 +203,21 @@ fn process(role: Role, pin_dir: &Path) -> Finding {
         }
     };
     match lock::holder(role, pin_dir) {
-        Ok(Holder::Process(pid)) => Finding::new("process", item, Status::Ok, format!("runs as process {pid}")),
+        Ok(Holder::Process(pid)) => running(role, item, &pid),
         Ok(Holder::Nobody) => Finding::new("process", item, Status::Note, without),
         Err(error) => Finding::new("process", item, Status::Note, format!("unknown: {error}")),
     }
+}
+
+fn running(role: Role, item: &str, pid: &str) -> Finding {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let detail = format!("runs as process {pid}");
+    if role == Role::Agent || has_capability(&status, CAP_SYS_PTRACE) {
+        return Finding::new("process", item, Status::Ok, detail);
+    }
+    let lost =
+        "sockets are closed instead of moved, those without a slot in SOCKETS stay, slots of lost sockets stay taken";
+    Finding::new("process", item, Status::Note, format!("{detail} without CAP_SYS_PTRACE: {lost}"))
 }
 
 /// Everything about what is pinned.

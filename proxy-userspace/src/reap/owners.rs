@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::sys::net::{copy_descriptor, namespace_of};
+use super::diag::Found;
+use crate::sys::net::{copy_descriptor, namespace_of, socket_cookie};
 
 /// Network namespaces by inode.
 #[derive(Debug, Default)]
@@ -101,9 +102,12 @@ impl Owners {
     }
 
     /// A copy of the owner's descriptor: the same socket.
-    pub(super) fn borrow(&self, inode: u32) -> io::Result<OwnedFd> {
-        let (pid, descriptor) = self.0.get(&inode).ok_or_else(|| io::Error::other("no process has it open"))?;
-        copy_descriptor(*pid, *descriptor)
+    pub(super) fn borrow(&self, found: &Found) -> io::Result<OwnedFd> {
+        let (pid, descriptor) = self.0.get(&found.inode).ok_or_else(|| io::Error::other("no process has it open"))?;
+        let socket = copy_descriptor(*pid, *descriptor)?;
+        // The descriptor may have been closed and its number given to another socket.
+        let same = socket_cookie(socket.as_fd())? == found.cookie;
+        same.then_some(socket).ok_or_else(|| io::Error::other("its owner has just closed it"))
     }
 }
 
@@ -129,6 +133,7 @@ fn numbers(folder: &Path) -> impl Iterator<Item = u32> + use<> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::diag;
     use super::*;
 
     #[test]
@@ -141,11 +146,15 @@ mod tests {
 
     #[test]
     fn an_open_socket_is_found_with_its_owner() {
+        let peer = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-        let inode = fs::metadata(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket))).unwrap().ino();
-        let inode = u32::try_from(inode).unwrap();
-        let owners = Owners::find(&[std::process::id()], HashSet::from([inode]));
-        let copy = std::net::UdpSocket::from(owners.borrow(inode).unwrap());
+        socket.connect(peer.local_addr().unwrap()).unwrap();
+        let cookie = socket_cookie(socket.as_fd()).unwrap();
+        let mut found = diag::connected_udp().unwrap().into_iter().find(|found| found.cookie == cookie).unwrap();
+        let owners = Owners::find(&[std::process::id()], HashSet::from([found.inode]));
+        let copy = std::net::UdpSocket::from(owners.borrow(&found).unwrap());
         assert_eq!(copy.local_addr().unwrap(), socket.local_addr().unwrap());
+        found.cookie += 1;
+        assert!(owners.borrow(&found).is_err(), "the number stands for another socket");
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 
 use anyhow::Context;
 use proxy_common::abi::SocketFlow;
@@ -14,7 +13,7 @@ use super::diag::{self, Found};
 use super::owners::{Namespace, Namespaces, Owners};
 use super::stale::service_of;
 use crate::maps::pinned::Pinned;
-use crate::sys::net::{in_namespace, socket_cookie};
+use crate::sys::net::in_namespace;
 
 /// Deals with the sockets in `wanted`, namespace by namespace.
 pub(super) fn resteer(maps: &Pinned, wanted: &HashMap<u64, SocketFlow>) {
@@ -25,7 +24,11 @@ pub(super) fn resteer(maps: &Pinned, wanted: &HashMap<u64, SocketFlow>) {
     }
 }
 
-fn resteer_in(maps: &Pinned, namespace: &Namespace, wanted: &HashMap<u64, SocketFlow>) -> anyhow::Result<()> {
+pub(super) fn resteer_in(
+    maps: &Pinned,
+    namespace: &Namespace,
+    wanted: &HashMap<u64, SocketFlow>,
+) -> anyhow::Result<()> {
     let found = in_namespace(&namespace.file, diag::connected_udp).context("enter it")?.context("list its sockets")?;
     let stale: Vec<(&Found, &SocketFlow)> = found
         .iter()
@@ -68,9 +71,7 @@ fn goes_to_backend(found: &Found, flow: &SocketFlow) -> bool {
 
 /// Lets a copy of the descriptor dial the frontend again; the socket keeps its port and its options.
 fn dial_again(found: &Found, flow: &SocketFlow, owners: &Owners) -> anyhow::Result<UdpSocket> {
-    let socket = UdpSocket::from(owners.borrow(found.inode)?);
-    // The descriptor may have been closed and its number given to another socket.
-    anyhow::ensure!(socket_cookie(socket.as_fd())? == found.cookie, "its owner has just closed it");
+    let socket = UdpSocket::from(owners.borrow(found)?);
     socket.connect(in_family_of(&socket, flow.frontend_addr, flow.frontend_port)?)?;
     Ok(socket)
 }
@@ -102,8 +103,11 @@ fn as_dialled(addr: Addr, port: Be16, v6: bool) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::super::stale::tests::flow;
     use super::*;
+    use crate::sys::net::socket_cookie;
 
     #[test]
     fn a_frontend_is_dialled_in_the_family_of_the_socket() {
