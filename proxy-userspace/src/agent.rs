@@ -45,6 +45,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// keeps serving.
 pub fn run(config: &Config) -> Result<u8> {
     log::start(config.verbosity);
+    sys::keep_memory_small();
     sys::end_by_fault_signals().context("give the signals of memory faults their default effect")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(serve(config))
@@ -279,6 +280,7 @@ impl Agent {
         if !std::mem::replace(&mut self.converged, true) {
             let milliseconds = started.elapsed().as_millis();
             info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
+            sys::give_memory_back();
         } else if report.writes > 0 {
             debug!(
                 "programmed a change {} us after it was heard ({} writes)",

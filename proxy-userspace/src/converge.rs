@@ -158,7 +158,10 @@ impl<S: MapStore> Converger<S> {
         }
         let dirty = self.model.take_dirty();
         let mut ops = self.plan_services(ledger, &dirty, report);
-        if dirty.node || dirty.everything {
+        let whole = dirty.node || dirty.everything;
+        if let Some(address_ops) = (!whole).then(|| self.plan_addresses(ledger, &dirty)).flatten() {
+            ops.extend(address_ops);
+        } else {
             let (node_ops, full) = ledger.plan_node(&desired::node(&self.model, &self.this));
             ops.extend(node_ops);
             report.addresses_full = full;
@@ -167,6 +170,12 @@ impl<S: MapStore> Converger<S> {
             ops.extend(ledger.plan_orphans());
         }
         ops
+    }
+
+    /// Only what changed; `None` when that cannot be told apart from the rest.
+    fn plan_addresses(&self, ledger: &mut Ledger, dirty: &Dirty) -> Option<Vec<Op>> {
+        let changed = dirty.cluster_ips.iter().copied();
+        ledger.plan_addresses(&desired::some_addresses(&self.model, &self.this, changed))
     }
 
     fn plan_services(&self, ledger: &mut Ledger, dirty: &Dirty, report: &mut Report) -> Vec<Op> {

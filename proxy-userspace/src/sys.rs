@@ -43,3 +43,28 @@ pub fn end_by_fault_signals() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Lets large blocks go back to the system as soon as they are free, and keeps all threads to one heap: left alone, the C
+/// library holds on to what a cold start took for as long as the agent lives.
+#[expect(unsafe_code, reason = "settings of the C library")]
+pub fn keep_memory_small() {
+    #[cfg(target_env = "gnu")]
+    for (setting, value) in [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, LARGE_BLOCK)] {
+        // SAFETY: no memory is passed, and no other thread runs yet.
+        unsafe { libc::mallopt(setting, value) };
+    }
+}
+
+/// Bytes from which on a block is mapped by itself.
+#[cfg(target_env = "gnu")]
+const LARGE_BLOCK: libc::c_int = 256 << 10;
+
+/// Gives free memory back to the system: worth a walk over the heap when much of it went out of use at once.
+#[expect(unsafe_code, reason = "a request to the C library")]
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no memory is passed; only what is free is touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

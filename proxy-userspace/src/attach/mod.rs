@@ -84,7 +84,7 @@ impl Datapath {
             Some(object) => object,
             None => Object::load(&maps_in, &options.capacity, cookie)?,
         };
-        let store = open_store(&maps_in, Rope::new(&options.pin_dir))?;
+        let store = open_store(&maps_in, Rope::new(&options.pin_dir), !adopted)?;
         let mut datapath = Self { folder, cgroup, object, live: false, _lock: lock };
         if adopted {
             datapath.switch_links()?;
@@ -124,8 +124,8 @@ fn take_over(folder: &Folder, capacity: &Capacity, netns_cookie: Option<u64>) ->
     })
 }
 
-fn open_store(folder: &Path, rope: Rope) -> Result<KernelStore, AttachError> {
+fn open_store(folder: &Path, rope: Rope, fresh: bool) -> Result<KernelStore, AttachError> {
     let maps = Pinned::open(folder)?;
-    Ok(KernelStore::new(maps, rope)
+    Ok((if fresh { KernelStore::fresh(maps, rope) } else { KernelStore::new(maps, rope) })
         .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
 }

@@ -23,7 +23,7 @@ use proxy_common::abi::{Cidr, Config, FrontendKey, Version};
 use proxy_common::addr::{Addr, Be16, Family};
 
 pub use crate::model::ServicePortName;
-pub use node::node;
+pub use node::{node, some_addresses};
 pub use this_node::{Detector, NodePortAddresses, ThisNode};
 
 use crate::model::service::{Port, Service};

@@ -1,6 +1,5 @@
 //! The tables about this node: what its addresses mean, where ClusterIPs come from.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -11,22 +10,42 @@ use super::sources::cidr;
 use super::{NodePortAddresses, ThisNode, WantedNode};
 use crate::model::Model;
 use crate::model::address::{cidr_family, family_of};
-use crate::model::service::{FAMILIES, Service};
+use crate::model::service::FAMILIES;
 
 /// Computed as a whole: a walk over the ClusterIPs.
 pub fn node(model: &Model, this: &ThisNode) -> WantedNode {
     WantedNode { addresses: addresses(model, this), config: config(model, this) }
 }
 
+/// What some addresses should be, sorted; `None` for one that ADDRS need not know.
+pub fn some_addresses(
+    model: &Model,
+    this: &ThisNode,
+    addresses: impl IntoIterator<Item = IpAddr>,
+) -> Vec<(Addr, Option<u32>)> {
+    let mut wanted: Vec<_> = addresses.into_iter().map(|ip| (Addr::from(ip), address(model, this, ip))).collect();
+    wanted.sort_unstable();
+    wanted
+}
+
 fn addresses(model: &Model, this: &ThisNode) -> Vec<(Addr, u32)> {
-    let cluster_ips = model.services().flat_map(Service::cluster_ips);
-    let mut flags: BTreeMap<Addr, u32> = cluster_ips.map(|ip| (Addr::from(*ip), address::CLUSTER_IP)).collect();
-    // An own address replaces a ClusterIP: whoever listens there keeps it.
-    flags.extend(this.own_addresses.iter().map(|ip| (Addr::from(*ip), own(model, this, *ip))));
-    if this.loopback_node_ports {
-        flags.insert(Addr::from(IpAddr::from(Ipv4Addr::LOCALHOST)), LOOPBACK_NODE_PORT);
+    let loopback = this.loopback_node_ports.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let own = this.own_addresses.iter().copied().chain(loopback);
+    let known = some_addresses(model, this, model.cluster_ips().chain(own));
+    let mut flags: Vec<_> = known.into_iter().filter_map(|(addr, flags)| Some((addr, flags?))).collect();
+    flags.dedup();
+    flags
+}
+
+/// An own address replaces a ClusterIP: whoever listens there keeps it.
+fn address(model: &Model, this: &ThisNode, ip: IpAddr) -> Option<u32> {
+    if this.loopback_node_ports && ip == Ipv4Addr::LOCALHOST {
+        Some(LOOPBACK_NODE_PORT)
+    } else if this.owns(ip) {
+        Some(own(model, this, ip))
+    } else {
+        model.is_cluster_ip(ip).then_some(address::CLUSTER_IP)
     }
-    flags.into_iter().collect()
 }
 
 const LOOPBACK_NODE_PORT: u32 = address::OWN | address::NODE_PORT | address::LOOPBACK;

@@ -21,12 +21,19 @@ pub struct KernelStore {
     maps: Pinned,
     grace: Grace,
     rope: Rope,
+    /// Made a moment ago and not written since: there is nothing to read.
+    fresh: bool,
 }
 
 impl KernelStore {
     /// `rope` is pulled whenever backends changed.
     pub fn new(maps: Pinned, rope: Rope) -> io::Result<Self> {
-        Ok(Self { maps, grace: Grace::find()?, rope })
+        Ok(Self { maps, grace: Grace::find()?, rope, fresh: false })
+    }
+
+    /// Over tables that were just made.
+    pub fn fresh(maps: Pinned, rope: Rope) -> io::Result<Self> {
+        Ok(Self { fresh: true, ..Self::new(maps, rope)? })
     }
 
     /// The tables themselves, for those who count and watch.
@@ -137,10 +144,11 @@ impl MapStore for KernelStore {
     }
 
     fn read(&self) -> Result<Snapshot, MapError> {
-        self.maps.read()
+        if self.fresh { Ok(Snapshot::default()) } else { self.maps.read() }
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        self.fresh = false;
         let result = self.apply_runs(ops);
         if ops.iter().any(|op| matches!(op, Op::Backend { .. })) {
             self.rope.ring();

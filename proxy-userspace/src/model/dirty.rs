@@ -1,6 +1,7 @@
 //! What has to be computed again.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::names::{ObjectName, ServicePortName};
 
@@ -12,8 +13,10 @@ pub struct Dirty {
     pub services: BTreeSet<ObjectName>,
     /// Service ports that were there at the last call and have changed or gone since.
     pub former_ports: BTreeSet<ServicePortName>,
-    /// The tables about the node: ClusterIPs, ServiceCIDRs or node addresses changed.
+    /// The tables about the node: ServiceCIDRs or node addresses changed.
     pub node: bool,
+    /// ClusterIPs that a Service got or lost.
+    pub cluster_ips: BTreeSet<IpAddr>,
 }
 
 impl Dirty {

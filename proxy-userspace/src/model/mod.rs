@@ -30,6 +30,7 @@ mod slices;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -84,6 +85,8 @@ pub struct Model {
     names: Names,
     services: HashMap<ObjectName, Arc<Service>>,
     claims: Claims,
+    /// How many Services have each ClusterIP; only mistakes make it more than one.
+    cluster_ips: BTreeMap<IpAddr, u32>,
     slices: Slices,
     nodes: BTreeMap<Arc<str>, Node>,
     cidrs: BTreeMap<Arc<str>, Box<[IpNet]>>,
@@ -136,6 +139,15 @@ impl Model {
     /// The Service that serves `key`, of all that claim it.
     pub fn winner(&self, key: &FrontendKey) -> Option<&ObjectName> {
         self.claims.winner(key)
+    }
+
+    /// Every ClusterIP, sorted.
+    pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.cluster_ips.keys().copied()
+    }
+
+    pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        self.cluster_ips.contains_key(&ip)
     }
 
     pub fn node(&self, name: &str) -> Option<&Node> {
@@ -208,11 +220,31 @@ impl Model {
             return Vec::new();
         }
         self.dirty.services.insert(name.clone());
-        self.dirty.node |= old.as_deref().map(Service::cluster_ips) != new.as_ref().map(Service::cluster_ips);
+        self.replace_cluster_ips(
+            old.as_deref().map_or(&[], Service::cluster_ips),
+            new.as_ref().map_or(&[], Service::cluster_ips),
+        );
         if let Some(old) = old {
             self.drop_service(&old);
         }
         new.map(|new| self.add_service(new)).unwrap_or_default()
+    }
+
+    fn replace_cluster_ips(&mut self, old: &[IpAddr], new: &[IpAddr]) {
+        if old == new {
+            return;
+        }
+        for ip in new {
+            *self.cluster_ips.entry(*ip).or_default() += 1;
+        }
+        for ip in old {
+            let count = self.cluster_ips.get_mut(ip).expect("counted when the Service came");
+            *count -= 1;
+            if *count == 0 {
+                self.cluster_ips.remove(ip);
+            }
+        }
+        self.dirty.cluster_ips.extend(old.iter().chain(new));
     }
 
     fn drop_service(&mut self, old: &Arc<Service>) {

@@ -1,6 +1,6 @@
 //! All EndpointSlices by the Service they belong to, and their join with a service port (specification A5).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use proxy_common::addr::{Addr, Be16, Family};
@@ -65,19 +65,24 @@ impl Slices {
 
     /// The endpoints of one service port, sorted by address and port, each pair once.
     pub(super) fn join(&self, service: &ObjectName, port: &Port, family: Family) -> Vec<Joined<'_>> {
-        let mut joined: BTreeMap<(Addr, Be16), Joined<'_>> = BTreeMap::new();
-        for (_, slice) in self.by_service.get(service).into_iter().flatten() {
+        let slices = self.by_service.get(service).map_or(&[][..], Vec::as_slice);
+        let mut joined = Vec::with_capacity(slices.iter().map(|(_, slice)| slice.endpoints.len()).sum());
+        for (_, slice) in slices {
             for number in target_ports(slice, port, family) {
-                for endpoint in &slice.endpoints {
-                    let found = Joined { addr: endpoint.addr, port: number, endpoint };
-                    let known = joined.entry((found.addr, found.port)).or_insert(found);
-                    if is_better(endpoint, known.endpoint) {
-                        *known = found;
-                    }
-                }
+                let endpoints = slice.endpoints.iter();
+                joined.extend(endpoints.map(|endpoint| Joined { addr: endpoint.addr, port: number, endpoint }));
             }
         }
-        joined.into_values().collect()
+        // Stable: of equal duplicates the first one by slice name stays.
+        joined.sort_by_key(|found: &Joined<'_>| (found.addr, found.port));
+        joined.dedup_by(|next, kept| {
+            let same = (next.addr, next.port) == (kept.addr, kept.port);
+            if same && is_better(next.endpoint, kept.endpoint) {
+                *kept = *next;
+            }
+            same
+        });
+        joined
     }
 }
 

@@ -161,7 +161,7 @@ impl<'a> Reading<'a> {
     fn run(&self, version: &Version, held: &Held) -> Option<Range> {
         let Version { cluster, local, .. } = *version;
         let start = if cluster.len > 0 { cluster.start } else { local.start };
-        let len = cluster.len.checked_add(local.len)?;
+        let len = cluster.len.checked_add(local.len).filter(|len| start.checked_add(*len).is_some())?;
         let run = if len == 0 { Range::default() } else { Range { start, len } };
         if with_sets(*version, run, cluster.len) != *version {
             return None;

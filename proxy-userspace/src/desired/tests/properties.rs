@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::desired::{ServicePortName, WantedNode, node};
+use crate::desired::{ServicePortName, WantedNode, node, some_addresses};
 use crate::model::Event;
 use crate::model::build::{Node, ServiceCidr};
 
@@ -27,8 +27,16 @@ impl Tables {
                 None => drop(self.services.remove(&name)),
             }
         }
-        if dirty.node || self.node.is_none() {
-            self.node = Some(node(model, &this()));
+        match &mut self.node {
+            Some(known) if !dirty.node && !dirty.everything => {
+                let mut addresses: BTreeMap<_, _> = known.addresses.iter().copied().collect();
+                for (addr, flags) in some_addresses(model, &this(), dirty.cluster_ips) {
+                    addresses.remove(&addr);
+                    addresses.extend(flags.map(|flags| (addr, flags)));
+                }
+                known.addresses = addresses.into_iter().collect();
+            }
+            node_tables => *node_tables = Some(node(model, &this())),
         }
     }
 
