@@ -418,14 +418,18 @@ impl Patience {
         }
         self.exhausted = true;
         if !self.has_addresses {
-            error!(
-                "node {name} does not exist or has no address after {} s; going on with this host's own. \
-                 --hostname-override must name the Node object",
-                NODE_PATIENCE.as_secs()
-            );
+            error!("{}", unknown_node(name));
         }
         Ok(())
     }
+}
+
+fn unknown_node(name: &str) -> String {
+    format!(
+        "node {name} does not exist or has no address after {} s; going on with this host's own. \
+         --hostname-override must name the Node object",
+        NODE_PATIENCE.as_secs()
+    )
 }
 
 #[cfg(test)]
@@ -461,6 +465,15 @@ mod tests {
         strict.run_out(&this).unwrap();
         assert!(!strict.is_over());
         assert!(strict.run_out(&this).unwrap_err().to_string().contains("got no podCIDRs in 5 min"));
+    }
+
+    #[test]
+    fn an_unknown_node_is_waited_for_half_a_minute_and_then_named_with_the_way_out() {
+        let patience = patient(false);
+        assert_eq!(patience.deadline(), Some(patience.started.unwrap() + Duration::from_secs(30)));
+        let message = unknown_node("node-7");
+        assert!(message.starts_with("node node-7 does not exist or has no address after 30 s"), "{message}");
+        assert!(message.ends_with("--hostname-override must name the Node object"), "{message}");
     }
 
     #[test]

@@ -60,14 +60,15 @@ fn connect(netns: Option<&Path>) -> Result<(Handle, Messages)> {
     let opened = match netns {
         None => open(),
         Some(path) => {
-            let namespace = File::open(path).with_context(|| format!("open network namespace {}", path.display()))?;
+            let enter = || format!("--netns {}: enter this network namespace", path.display());
+            let namespace = File::open(path).with_context(enter)?;
             let runtime = tokio::runtime::Handle::current();
             // The thread that enters the namespace is not one of the runtime's, and its socket needs the runtime.
             in_namespace(&namespace, || {
                 let _guard = runtime.enter();
                 open()
             })
-            .and_then(|opened| opened)
+            .with_context(enter)?
         }
     };
     let (connection, handle, messages) = opened.context("open a netlink socket")?;

@@ -1,17 +1,18 @@
 //! What goes wrong outside of the program: every message says what it is about and what to do.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proxy_tests::agent::Agent;
-use proxy_tests::manifest::Folder;
+use proxy_tests::manifest::{Folder, Proto, endpoints, service};
 use proxy_tests::node::Node;
 use proxy_tests::probe::Kind;
 use proxy_tests::process::sluice_binary;
-use proxy_tests::stage::{Stage, VIP4, dialled, web};
-use proxy_tests::world::World;
+use proxy_tests::stage::{PORT, Stage, TARGET, VIP4, VIP6, dialled, on, web};
+use proxy_tests::world::{PINS, World};
 
 /// Runs `sluice` to its end: exit code and what it said.
 fn run(command: &mut Command) -> (Option<i32>, String) {
@@ -59,22 +60,42 @@ fn a_command_line_that_makes_no_sense_ends_with_code_two_and_the_flag() {
 }
 
 #[test]
-fn without_root_or_capabilities_it_says_what_is_missing() {
+fn without_root_or_capabilities_it_says_what_is_missing_and_makes_nothing() {
     let world = World::new().unwrap();
     let (node, manifests) = node(&world);
-    // Where nobody may read the build folder, a copy serves.
+    // Where nobody may read the build folder, a copy serves; and everybody may write to this BPF filesystem.
     let copy = Path::new("/run/sluice-copy");
     fs::copy(sluice_binary().unwrap(), copy).unwrap();
+    fs::set_permissions(PINS, fs::Permissions::from_mode(0o777)).unwrap();
     for (drop, message) in [
-        (&["--reuid=65534", "--clear-groups"][..], "run as root"),
-        (&["--bounding-set=-bpf,-net_admin,-sys_admin"], "CAP_BPF"),
+        (&["--reuid=65534", "--clear-groups"][..], "lacks CAP_BPF and CAP_NET_ADMIN: run it as root"),
+        (&["--bounding-set=-bpf,-net_admin,-sys_admin"], "lacks CAP_BPF and CAP_NET_ADMIN"),
+        (&["--bounding-set=-bpf,-sys_admin"], "lacks CAP_BPF:"),
+        (&["--bounding-set=-net_admin"], "lacks CAP_NET_ADMIN:"),
     ] {
         let mut command = node.host().unwrap().command("setpriv").unwrap();
         command.args(drop).arg(copy).args(["run", "--hostname-override=one", "--manifests"]).arg(manifests.path());
-        // A folder each: what one user made, the next may not use.
-        command.arg(format!("--pin-dir={}-{}", node.pin_dir().display(), message.len()));
-        command.arg("--cgroup-root").arg(&node.cgroup);
+        command.arg("--pin-dir").arg(node.pin_dir()).arg("--cgroup-root").arg(&node.cgroup);
         fails_with(&mut command, &[message]);
+    }
+    assert!(!node.pin_dir().exists(), "who may not write tables leaves no folder behind");
+}
+
+#[test]
+fn the_namespace_of_the_node_may_be_a_file_and_must_be_a_namespace() {
+    let stage = Stage::new().unwrap();
+    fs::write("/run/no-namespace", "").unwrap();
+    let cgroup = stage.node.cgroup.display().to_string();
+    for (netns, message) in [("/run/missing", "No such file or directory"), ("/run/no-namespace", "Invalid argument")] {
+        let arguments = ["--pin-dir=/sys/fs/bpf/other", "--cgroup-root", &cgroup, "--netns", netns];
+        fails_with(&mut sluice_run(&stage.node, &stage.manifests, &arguments), &["--netns", netns, message]);
+    }
+    // A node port on "the node's own address" is on that of the named namespace.
+    let service = service("web").cluster_ips(&[VIP4, VIP6]).node_port(Proto::Tcp, PORT, 30_081);
+    let endpoints = endpoints("web").port(Proto::Tcp, PORT, TARGET).pod(&stage.a.pod);
+    let _agent = stage.serve_with(&[&service, &endpoints], &["--netns", &stage.node.netns.path()]).unwrap();
+    for address in on(&stage.node, 30_081) {
+        assert_eq!(stage.host_client().unwrap().dial(Kind::Tcp, address).unwrap().by, "a");
     }
 }
 

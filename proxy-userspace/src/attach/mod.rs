@@ -17,6 +17,7 @@ mod debug;
 pub mod links;
 pub mod object;
 pub mod pins;
+pub mod rights;
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,7 @@ use crate::sys::{CallError, net};
 use cgroup::{Cgroup, CgroupError};
 use object::{Object, ObjectError};
 use pins::{Folder, PinError};
+use rights::RightsError;
 
 /// Where the datapath goes and how large it is.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub struct Options {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -73,6 +77,7 @@ pub struct Datapath {
 impl Datapath {
     /// Takes over what is pinned, or makes everything anew beside it. True: adopted, and already live.
     pub fn open(options: &Options) -> Result<(Self, KernelStore, bool), AttachError> {
+        rights::check()?;
         let cgroup = Cgroup::find(options.cgroup_root.as_deref())?;
         let folder = Folder::prepare(&options.pin_dir)?;
         let lock = Lock::take(Role::Agent, &options.pin_dir)?;

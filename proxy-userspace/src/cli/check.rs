@@ -21,6 +21,7 @@ use super::{Output, PinDir, print, table};
 use crate::attach::cgroup::Cgroup;
 use crate::attach::object::{HOOKS, has_set_retval};
 use crate::attach::pins::Folder;
+use crate::attach::rights::{Capability, NEEDED, SYS_PTRACE};
 use crate::lock::{self, Holder, Role};
 use crate::maps::kernel::option;
 use crate::maps::pinned::{Pinned, layouts, read};
@@ -169,30 +170,17 @@ fn grace() -> Finding {
     }
 }
 
-/// Capabilities that the agent needs; the first one named stands for those it replaced.
-const CAPABILITIES: [(&str, u32, Option<u32>); 2] = [("CAP_BPF", 39, Some(CAP_SYS_ADMIN)), ("CAP_NET_ADMIN", 12, None)];
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_SYS_PTRACE: u32 = 19;
-
-/// Whether a process has a capability, from the text of its `/proc/PID/status`.
-fn has_capability(status: &str, capability: u32) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask & (1 << capability) != 0
-}
-
-/// What this process may do.
+/// What this process may do, from the text of `/proc/self/status`.
 fn rights(status: &str) -> Vec<Finding> {
-    let has = |capability: u32| has_capability(status, capability);
-    let finding = |(name, capability, instead): (&str, u32, Option<u32>)| {
-        if has(capability) || instead.is_some_and(has) {
+    let finding = |capability: Capability| {
+        let name = capability.name;
+        if capability.is_in(status) {
             Finding::new("rights", name, Status::Ok, "granted")
         } else {
-            let way_out = format!("missing: run as root, or grant {name}");
-            Finding::new("rights", name, Status::Problem, way_out)
+            Finding::new("rights", name, Status::Problem, format!("missing: run as root, or grant {name}"))
         }
     };
-    CAPABILITIES.map(finding).into()
+    NEEDED.map(finding).into()
 }
 
 fn process(role: Role, pin_dir: &Path) -> Finding {
@@ -212,7 +200,7 @@ fn process(role: Role, pin_dir: &Path) -> Finding {
 fn running(role: Role, item: &str, pid: &str) -> Finding {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let detail = format!("runs as process {pid}");
-    if role == Role::Agent || has_capability(&status, CAP_SYS_PTRACE) {
+    if role == Role::Agent || SYS_PTRACE.is_in(&status) {
         return Finding::new("process", item, Status::Ok, detail);
     }
     let lost =
