@@ -86,6 +86,14 @@ impl Agent {
         Self::spawn_by(command, host, arguments)?.ready()
     }
 
+    /// Starts it under `strace` with these options and does not wait: some call will end it.
+    pub fn start_under(node: &Node, manifests: &Folder, strace: &[&str]) -> Result<Self> {
+        let host = node.host()?;
+        let mut command = host.command("strace")?;
+        command.arg("--quiet=all").args(strace).arg(sluice_binary()?);
+        Self::spawn_by(command, host, arguments(node, manifests.path(), &SMALL_TABLES))
+    }
+
     /// Starts it once more with the same arguments.
     pub fn restart(&self) -> Result<Self> {
         Self::spawn(self.host.clone(), self.arguments.clone())?.ready()
@@ -94,6 +102,17 @@ impl Agent {
     /// Starts it with the same arguments and does not wait.
     pub fn start_another(&self) -> Result<Self> {
         Self::spawn(self.host.clone(), self.arguments.clone())
+    }
+
+    /// Kills an agent that was started under `strace`, which then ends too.
+    pub fn end_under(&mut self) -> Result<ExitStatus> {
+        let strace = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            // One that has ended by itself is what we want.
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+        self.wait()
     }
 
     /// What follows `sluice run`.
