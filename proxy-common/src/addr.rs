@@ -93,8 +93,7 @@ impl Addr {
     /// "Any" in the family of this address: the address part of a node-port frontend.
     #[inline(always)]
     pub const fn unspecified(family: Family) -> Self {
-        // One word differs. Two whole constants would become a call of `memset`, and with a program of more than one
-        // function kernels before 6.3 tell all numbers apart.
+        // One word differs. Two whole constants would become a call of `memset`: a function and a loop to verify.
         let mapped = match family {
             Family::V4 => MAPPED,
             Family::V6 => 0,
