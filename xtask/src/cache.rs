@@ -57,6 +57,29 @@ pub(crate) fn lock(cache: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
+/// A folder of this process, gone with its handle.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(parent: &Path, name: &str) -> Result<Self> {
+        let path = parent.join(format!("{name}.{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("  {} stays: {error}", self.0.display());
+        }
+    }
+}
+
 fn fnv_1a(sum: u64, byte: u8) -> u64 {
     (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
 }
@@ -65,25 +88,13 @@ fn fnv_1a(sum: u64, byte: u8) -> u64 {
 mod tests {
     use super::*;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(test: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("sluice-cache-{test}-{}", std::process::id()));
-            fs::create_dir(&path).expect("the name is unique");
-            Self(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).expect("made by this test");
-        }
+    fn scratch(test: &str) -> Scratch {
+        Scratch::new(&std::env::temp_dir(), &format!("sluice-cache-{test}")).expect("a folder for temporary files")
     }
 
     #[test]
     fn a_finished_component_is_not_built_again() {
-        let scratch = Scratch::new("finished");
+        let scratch = scratch("finished");
         let fill = |folder: &Path| Ok(fs::write(folder.join("tool"), "built")?);
         let first = get_or_build(&scratch.0, "tool-1", fill).expect("builds");
         let second = get_or_build(&scratch.0, "tool-1", |_| panic!("built twice")).expect("finds");
@@ -93,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_failed_build_leaves_no_component_and_does_not_spoil_the_next() {
-        let scratch = Scratch::new("failed");
+        let scratch = scratch("failed");
         let half = |folder: &Path| {
             fs::write(folder.join("half"), "")?;
             anyhow::bail!("broke")

@@ -1,4 +1,4 @@
-//! Every developer action: `cargo xtask setup | build-ebpf | demo | test | bench | ci`.
+//! Every developer action: `cargo xtask setup | build-ebpf | demo | test | kernels | bench | ci`.
 //!
 //! Each subcommand makes sure of what it needs (`setup`), does its work and says how long that took. What is decided
 //! where: [`places`] knows the folders, [`step`] runs one command with progress, [`cache`] keeps finished components.
@@ -8,6 +8,7 @@ mod build_ebpf;
 mod cache;
 mod compiler;
 mod demo;
+mod kernels;
 mod kubernetes;
 mod linker;
 mod object_check;
@@ -58,6 +59,8 @@ enum Action {
         #[command(flatten)]
         answers: Answers,
     },
+    /// Load every program and run the tests of sockets on kernels from 5.10 to 7, in guests; part of the tests.
+    Kernels(Answers),
     /// Measure something; not part of the tests.
     Bench {
         what: bench::What,
@@ -112,6 +115,10 @@ fn run(action: Action) -> Result<ExitCode> {
         }
         Action::Test { part, answers } => {
             return Ok(test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable()));
+        }
+        Action::Kernels(answers) => {
+            setup::run(&places, &[Need::Ebpf, Need::Guests], answers.consent())?;
+            kernels::run(&places)?;
         }
         Action::Bench { what, options, answers } => {
             setup::run(&places, what.needs(), answers.consent())?;

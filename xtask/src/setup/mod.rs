@@ -26,6 +26,8 @@ pub(crate) enum Need {
     Lints,
     /// Building and looking at namespaces, as root.
     Namespaces,
+    /// Booting other kernels.
+    Guests,
     /// A Go toolchain.
     Go,
     /// The Kubernetes programs themselves.
@@ -33,7 +35,8 @@ pub(crate) enum Need {
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 5] = [Self::Ebpf, Self::Lints, Self::Namespaces, Self::Go, Self::Kubernetes];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Ebpf, Self::Lints, Self::Namespaces, Self::Guests, Self::Go, Self::Kubernetes];
 }
 
 /// Whether the user has agreed to commands that change the system.

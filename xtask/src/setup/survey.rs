@@ -32,6 +32,16 @@ const COMPILER_ADVICE: &str = "a rustc that can build for BPF: rustup toolchain 
 const TOOLS: [(&str, &str); 5] =
     [("ip", "iproute2"), ("nft", "nftables"), ("iptables", "iptables"), ("bpftool", "bpftool"), ("strace", "strace")];
 
+/// What fetching and booting other kernels runs.
+const GUEST_TOOLS: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("apt-get", "apt"),
+    ("dpkg-deb", "dpkg"),
+    ("depmod", "kmod"),
+    ("modprobe", "kmod"),
+    ("xz", "xz-utils"),
+];
+
 /// The answer of one look at the machine.
 pub(crate) struct Survey<'a> {
     pub(crate) found: Vec<String>,
@@ -64,7 +74,8 @@ impl<'a> Survey<'a> {
         match need {
             Need::Ebpf => self.ebpf()?,
             Need::Lints => self.lints(),
-            Need::Namespaces => self.tools(),
+            Need::Namespaces => self.tools(&TOOLS),
+            Need::Guests => self.tools(&GUEST_TOOLS),
             Need::Go => self.go(),
             Need::Kubernetes => {}
         }
@@ -120,10 +131,11 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn tools(&mut self) {
-        for (tool, package) in TOOLS {
+    fn tools(&mut self, tools: &[(&str, &'static str)]) {
+        for &(tool, package) in tools {
             match program(tool) {
                 Some(_) => {}
+                None if self.packages.contains(&package) => {}
                 None if self.apt.offers(&[package]) => self.packages.push(package),
                 None => self.cannot(format!("the program {tool} (Debian: {package})")),
             }

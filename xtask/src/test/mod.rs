@@ -9,7 +9,7 @@ use crate::build_ebpf::{self, Flavour};
 use crate::places::Places;
 use crate::privilege::Privilege;
 use crate::setup::{self, Consent, Need};
-use crate::{kubernetes, product};
+use crate::{kernels, kubernetes, product};
 use report::Report;
 
 /// Kinds of tests, by what they need.
@@ -19,6 +19,8 @@ pub(crate) enum Part {
     Unit,
     /// Root: real sockets between network namespaces.
     Netns,
+    /// QEMU: the kernel programs and what they do on other kernels.
+    Kernels,
     /// Root: a real API server.
     Api,
 }
@@ -40,7 +42,7 @@ impl Strictness {
 const API_TARGET: &str = "api";
 
 pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictness: Strictness) -> ExitCode {
-    let parts = part.map_or_else(|| vec![Part::Unit, Part::Netns, Part::Api], |part| vec![part]);
+    let parts = part.map_or_else(|| vec![Part::Unit, Part::Netns, Part::Kernels, Part::Api], |part| vec![part]);
     let mut report = Report::default();
     // What needs nothing of it is still worth running; the table says what could not be had.
     if let Err(error) = setup::run(places, &[Need::Ebpf, Need::Lints], consent) {
@@ -50,6 +52,7 @@ pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictn
         match part {
             Part::Unit => unit(places, &mut report),
             Part::Netns => namespaces(places, consent, &mut report),
+            Part::Kernels => other_kernels(places, consent, &mut report),
             Part::Api => api(places, consent, &mut report),
         }
     }
@@ -70,6 +73,13 @@ fn unit(places: &Places, report: &mut Report) {
 fn namespaces(places: &Places, consent: Consent, report: &mut Report) {
     let Some(privilege) = ready(places, "namespace tests", &[Need::Namespaces], consent, report) else { return };
     run_targets(places, privilege, report, &[], |target| target != API_TARGET);
+}
+
+fn other_kernels(places: &Places, consent: Consent, report: &mut Report) {
+    match setup::run(places, &[Need::Ebpf, Need::Guests], consent) {
+        Ok(()) => report.check("other kernels", || kernels::run(places)),
+        Err(error) => report.left_out("other kernels", format!("{error:#}")),
+    }
 }
 
 fn api(places: &Places, consent: Consent, report: &mut Report) {
