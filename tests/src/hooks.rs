@@ -7,7 +7,7 @@
 
 use std::env;
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,17 +16,19 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program};
 use aya::{Ebpf, EbpfLoader, Pod};
+use nix::errno::Errno;
 use proxy_common::abi::{
-    Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range, SLOTS_PER_PAIR, SlotPair, SocketFlow,
-    SourceData, Version,
+    Affinity, AffinityKey, Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range, SLOTS_PER_PAIR, SlotPair,
+    SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::reason::Reason;
 use proxy_common::tables::name;
+use proxy_userspace::attach::object::has_set_retval;
+use proxy_userspace::sys::net;
 
 use crate::netns::Netns;
 use crate::node::Place;
-use crate::sys;
 use crate::world::World;
 
 /// Set in the process that runs the body of a test or benchmark: its cgroup.
@@ -115,10 +117,10 @@ impl Hooks {
     /// Attaches the programs to `cgroup` with room for `sockets` sockets, a power of two.
     pub fn attach_with(cgroup: &Path, caller: Caller, sockets: u32) -> Result<Self> {
         let node = match caller {
-            Caller::Host => sys::netns_cookie()?,
+            Caller::Host => own_netns_cookie(cgroup)?,
             Caller::Pod => u64::MAX,
         };
-        Self::load(cgroup, node, true, sockets)
+        Self::load(cgroup, node, has_set_retval(), sockets)
     }
 
     /// As the agent attaches them where the kernel lacks `SO_NETNS_COOKIE` (before 5.14) and `bpf_set_retval` (5.18).
@@ -155,15 +157,6 @@ impl Hooks {
             attach(program, &folder).with_context(|| format!("program {name}"))?;
         }
         Ok(())
-    }
-
-    /// Instructions that the verifier walked, by program.
-    pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
-        let count = |(name, program): (&str, &Program)| {
-            let count = program.info()?.verified_instruction_count();
-            Ok((name.to_owned(), count.context("the kernel does not say")?))
-        };
-        self.ebpf.programs().map(count).collect()
     }
 
     /// Changes CONFIG, starting from no ServiceCIDRs, no detector and [`UDP_TIMEOUTS`].
@@ -282,6 +275,13 @@ impl Hooks {
         map.iter().map(|flow| flow.expect("readable")).filter(|flow| flow.cookie != 0).collect()
     }
 
+    /// The namespaces that AFFINITY remembers.
+    fn remembered_namespaces(&self) -> Result<Vec<u64>> {
+        let map = self.ebpf.map(name::AFFINITY).context("no AFFINITY")?;
+        let map: HashMap<_, AffinityKey, Affinity> = HashMap::try_from(map)?;
+        map.keys().map(|key| Ok(key?.client.bits() as u64)).collect()
+    }
+
     fn set<V: Pod>(&mut self, table: &str, index: u32, value: V) -> Result<()> {
         let map = self.ebpf.map_mut(table).with_context(|| format!("no table {table}"))?;
         let mut array: Array<_, V> = Array::try_from(map)?;
@@ -299,6 +299,24 @@ impl Hooks {
         let mut hash: HashMap<_, K, u32> = HashMap::try_from(map)?;
         hash.insert(key, value, 0).with_context(|| format!("write {table}"))
     }
+}
+
+/// The cookie of this thread's network namespace. A kernel that does not say it (before 5.14) tells its programs, and they
+/// note it with the affinity of a client.
+fn own_netns_cookie(cgroup: &Path) -> Result<u64> {
+    if let Some(cookie) = net::netns_cookie(None)? {
+        return Ok(cookie);
+    }
+    let mut hooks = Hooks::load(cgroup, 0, false, 1)?;
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    hooks.serve(&service("tcp 172.31.255.254:1").backend(nobody).affinity(1))?;
+    ensure!(TcpStream::connect("172.31.255.254:1").is_err(), "somebody listens on {nobody}");
+    hooks.remembered_namespaces()?.pop().context("the client of a Service with affinity is not remembered")
+}
+
+/// The error that a refused dial gets: kernels before 5.18 have one for all.
+pub fn told(errno: Errno) -> Errno {
+    if has_set_retval() { errno } else { Errno::EPERM }
 }
 
 fn attach(program: &mut Program, cgroup: &File) -> Result<()> {

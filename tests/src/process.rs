@@ -73,7 +73,7 @@ pub(crate) fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// The helper program of this crate: beside the running program, or one folder up for tests (`target/…/deps`).
+/// The helper program of this crate.
 pub fn probe_binary() -> Result<PathBuf> {
     built("probe").context("build it with `cargo build -p proxy-tests --bins`")
 }
@@ -89,7 +89,8 @@ pub fn sluice_binary() -> Result<PathBuf> {
     }
 }
 
-fn built(program: &str) -> Result<PathBuf> {
+/// A program that cargo built, beside the running one or one folder up for tests (`target/…/deps`).
+pub fn built(program: &str) -> Result<PathBuf> {
     let me = env::current_exe()?;
     let mut folders = me.ancestors().skip(1).take(2);
     let found = folders.find_map(|folder| Some(folder.join(program)).filter(|path| path.is_file()));

@@ -54,15 +54,3 @@ pub fn mptcp_socket(domain: i32) -> io::Result<OwnedFd> {
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
-
-/// The cookie of this thread's network namespace.
-pub(crate) fn netns_cookie() -> io::Result<u64> {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let mut cookie = 0_u64;
-    let mut length = size_of_val(&cookie) as libc::socklen_t;
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
-    // SAFETY: the buffer outlives the call and its true size is passed.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut cookie).cast(), &raw mut length) };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}

@@ -19,6 +19,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::netns::Netns;
 use crate::node::{Node, Place};
@@ -118,12 +120,31 @@ pub fn clean_up_after(cgroup: &Path) -> Result<()> {
     if !cgroup.exists() {
         return Ok(());
     }
-    fs::write(cgroup.join("cgroup.kill"), "1").context("end the processes of a test")?;
     // The kernel reports an empty cgroup only after the last process is gone.
     while fs::read_to_string(cgroup.join("cgroup.events"))?.contains("populated 1") {
+        end_processes(cgroup).context("end the processes of a test")?;
         thread::sleep(Duration::from_millis(1));
     }
     remove_cgroup(cgroup)
+}
+
+/// At once from kernel 5.14 on; one by one before, until none is left.
+fn end_processes(cgroup: &Path) -> Result<()> {
+    let all_at_once = cgroup.join("cgroup.kill");
+    if all_at_once.exists() {
+        return Ok(fs::write(all_at_once, "1")?);
+    }
+    for child in fs::read_dir(cgroup)? {
+        let child = child?;
+        if child.file_type()?.is_dir() {
+            end_processes(&child.path())?;
+        }
+    }
+    for process in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {
+        // One that has ended meanwhile is what we want.
+        let _ = kill(Pid::from_raw(process.parse()?), Signal::SIGKILL);
+    }
+    Ok(())
 }
 
 fn remove_cgroup(cgroup: &Path) -> Result<()> {

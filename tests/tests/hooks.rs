@@ -21,7 +21,8 @@ use proxy_common::abi::{Backend, Cidr, Config, Frontend, Version, address};
 use proxy_common::addr::Addr;
 use proxy_common::reason::Reason;
 use proxy_common::tables::FLOWS_MORE;
-use proxy_tests::hooks::{Caller, Hooks, Service, alone, service};
+use proxy_tests::hooks::{Caller, Hooks, Service, alone, service, told};
+use proxy_tests::process::built;
 use proxy_tests::{disconnect, mptcp_socket};
 
 const BACKENDS: &[&str] = &["10.1.0.1/32", "10.1.0.2/32", "10.1.0.3/32", "fd01::1/128", "fd01::2/128"];
@@ -390,17 +391,17 @@ fn affinity_keeps_a_namespace_on_one_backend_until_that_leaves_the_set() {
 }
 
 /// What each way to dial says: TCP connect, UDP connect, UDP sendto.
-fn errors(addr: &str) -> [ErrorKind; 3] {
+fn errors(addr: &str) -> [Errno; 3] {
     [
-        TcpStream::connect(addr).unwrap_err().kind(),
-        udp_for(addr).connect(addr).unwrap_err().kind(),
-        udp_for(addr).send_to(b"?", addr).unwrap_err().kind(),
+        TcpStream::connect(addr).unwrap_err(),
+        udp_for(addr).connect(addr).unwrap_err(),
+        udp_for(addr).send_to(b"?", addr).unwrap_err(),
     ]
+    .map(|error| error.raw_os_error().map(Errno::from_raw).unwrap())
 }
 
 #[test]
 fn refusals_are_told_at_once_by_their_errno() {
-    use ErrorKind::{ConnectionRefused, HostUnreachable};
     alone!(|cgroup| {
         let mut hooks = Hooks::attach(cgroup);
         for (i, proto) in ["tcp", "udp"].into_iter().enumerate() {
@@ -419,15 +420,15 @@ fn refusals_are_told_at_once_by_their_errno() {
             hooks.address(vip, address::CLUSTER_IP).unwrap();
         }
         hooks.configure(service_cidrs).unwrap();
-        for (sentence, v4, v6, kind) in [
-            ("no endpoints anywhere", "172.30.0.1:80", "[fd30::1]:80", ConnectionRefused),
-            ("no endpoint here, policy Local", "172.30.0.2:80", "[fd30::2]:80", HostUnreachable),
-            ("an undefined port", "172.30.0.3:81", "[fd30::3]:81", ConnectionRefused),
-            ("an address no Service has", "172.30.0.4:80", "[fd30::4]:80", HostUnreachable),
+        for (sentence, v4, v6, errno) in [
+            ("no endpoints anywhere", "172.30.0.1:80", "[fd30::1]:80", Errno::ECONNREFUSED),
+            ("no endpoint here, policy Local", "172.30.0.2:80", "[fd30::2]:80", Errno::EHOSTUNREACH),
+            ("an undefined port", "172.30.0.3:81", "[fd30::3]:81", Errno::ECONNREFUSED),
+            ("an address no Service has", "172.30.0.4:80", "[fd30::4]:80", Errno::EHOSTUNREACH),
         ] {
-            assert_eq!(errors(v4), [kind; 3], "{sentence}");
-            assert_eq!(errors(v6), [kind; 3], "{sentence}");
-            assert_eq!(errors(&v6.replace("[fd30::", "[::ffff:172.30.0.")), [kind; 3], "{sentence}, mapped");
+            assert_eq!(errors(v4), [told(errno); 3], "{sentence}");
+            assert_eq!(errors(v6), [told(errno); 3], "{sentence}");
+            assert_eq!(errors(&v6.replace("[fd30::", "[::ffff:172.30.0.")), [told(errno); 3], "{sentence}, mapped");
         }
         assert_eq!(hooks.count(Reason::NoEndpoints), 9);
         assert_eq!(hooks.count(Reason::NoLocalEndpoints), 9);
@@ -477,8 +478,8 @@ fn a_refused_connect_leaves_the_socket_free_to_try_again() {
         let mut hooks = Hooks::attach(cgroup);
         let served = hooks.serve(&service("tcp 172.30.0.1:80").without_any()).unwrap();
         let socket = tcp_socket();
-        assert_eq!(dial_with(&socket, "172.30.0.1:80"), Err(Errno::ECONNREFUSED));
-        assert_eq!(dial_with(&socket, "172.30.0.1:80"), Err(Errno::ECONNREFUSED));
+        assert_eq!(dial_with(&socket, "172.30.0.1:80"), Err(told(Errno::ECONNREFUSED)));
+        assert_eq!(dial_with(&socket, "172.30.0.1:80"), Err(told(Errno::ECONNREFUSED)));
         let backend = tcp_server("10.1.0.1");
         hooks.replace(&service("tcp 172.30.0.1:80").backend(backend), &served).unwrap();
         dial_with(&socket, "172.30.0.1:80").unwrap();
@@ -509,7 +510,7 @@ fn a_non_blocking_connect_is_refused_at_once_too() {
         hooks.serve(&service("tcp 172.30.0.1:80").without_any()).unwrap();
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-        assert_eq!(dial_with(&socket, "172.30.0.1:80"), Err(Errno::ECONNREFUSED));
+        assert_eq!(dial_with(&socket, "172.30.0.1:80"), Err(told(Errno::ECONNREFUSED)));
     });
 }
 
@@ -620,7 +621,7 @@ fn tcp_fast_open_reaches_a_backend() {
         hooks.serve(&service("tcp 172.30.0.2:80").without_any()).unwrap();
         let to = SockaddrStorage::from(at("172.30.0.2:80"));
         let refused = sendto(tcp_socket().as_raw_fd(), b"?", &to, MsgFlags::from_bits_retain(libc::MSG_FASTOPEN));
-        assert_eq!(refused, Err(Errno::ECONNREFUSED));
+        assert_eq!(refused, Err(told(Errno::ECONNREFUSED)));
     });
 }
 
@@ -630,7 +631,11 @@ fn multipath_tcp_reaches_a_backend_but_names_it_as_peer() {
         let mut hooks = Hooks::attach(cgroup);
         let backend = tcp_server("10.1.0.1");
         hooks.serve(&service("tcp 172.30.0.1:80").backend(backend)).unwrap();
-        let socket = mptcp_socket(libc::AF_INET).expect("a kernel with MPTCP");
+        let socket = match mptcp_socket(libc::AF_INET) {
+            Ok(socket) => socket,
+            // Nobody can have such a socket on a kernel that was built without.
+            Err(error) => return assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT)),
+        };
         dial_with(&socket, "172.30.0.1:80").unwrap();
         // The hook saw the subflow, whose cookie is another one: a documented limit.
         assert_eq!(peer(&socket), backend);
@@ -784,8 +789,8 @@ fn source_ranges_are_decided_for_the_host_by_the_address_a_socket_is_bound_to() 
         let mut hooks = Hooks::attach(cgroup);
         let served = hooks.serve(&restricted(0)).unwrap();
         assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Ok(()));
-        assert_eq!(dial_from("10.1.0.3", "172.30.0.3:80"), Err(Errno::EHOSTUNREACH));
-        assert_eq!(dial_from("0.0.0.0", "172.30.0.3:80"), Err(Errno::EHOSTUNREACH));
+        assert_eq!(dial_from("10.1.0.3", "172.30.0.3:80"), Err(told(Errno::EHOSTUNREACH)));
+        assert_eq!(dial_from("0.0.0.0", "172.30.0.3:80"), Err(told(Errno::EHOSTUNREACH)));
         assert_eq!(dial_from("10.1.0.3", "172.30.0.1:80"), Ok(()), "the ClusterIP is not restricted");
         hooks.replace(&restricted(Version::SOURCE_NODE_ALLOWED), &served).unwrap();
         assert_eq!(dial_from("0.0.0.0", "172.30.0.3:80"), Ok(()));
@@ -817,7 +822,7 @@ fn a_pod_is_refused_where_only_its_address_could_decide() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach_to_pod(cgroup);
         hooks.serve(&restricted(Version::SOURCE_NODE_ALLOWED)).unwrap();
-        assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Err(Errno::ECONNREFUSED));
+        assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Err(told(Errno::ECONNREFUSED)));
         assert_eq!(hooks.count(Reason::SourceUnknown), 1);
     });
 }
@@ -838,13 +843,14 @@ fn processes_in_nested_cgroups_are_served() {
 
 #[test]
 fn the_verifier_walks_few_instructions() {
-    alone!(|cgroup| {
-        // A ninth of what kernels allow: it is the time an agent takes to start, on every node.
-        for (program, count) in Hooks::attach(cgroup).verified_instructions().unwrap() {
-            println!("{program}: {count}");
-            assert!(count < 110_000, "{program}: {count}");
-        }
-    });
+    // A twentieth of what kernels allow: it is the time an agent takes to start, on every node.
+    let output = Command::new(built("verifier").unwrap()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for line in said.lines() {
+        let count: u32 = line.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(count < 50_000, "{said}");
+    }
 }
 
 #[test]
