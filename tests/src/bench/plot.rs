@@ -85,11 +85,11 @@ fn anchored(size: u32, h: HPos) -> TextStyle<'static> {
 
 /// Rows of 26 pixels: a name, a bar, its number.
 fn draw_bars(svg: &mut String, title: &str, bars: &[Bar]) -> Drawn {
-    const LEFT: i32 = 300;
+    const LEFT: i32 = 310;
     const TOP: i32 = 48;
     const ROW: i32 = 26;
     /// Left of the longest bar's number.
-    const ROOM: f64 = 370.0;
+    const ROOM: f64 = 360.0;
     let largest = bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
     let bottom = bars.iter().fold(TOP, |top, _| top + ROW);
     let area = SVGBackend::with_string(svg, (WIDTH, bottom.unsigned_abs() + 12)).into_drawing_area();

@@ -12,7 +12,7 @@ const DIRECT: &str = "direct to the pod";
 const AGAIN: &str = "direct to the pod, once more";
 const MISS: &str = "no Service, through Sluice";
 const FOREIGN: &str = ", foreign conntrack rule";
-const RANDOM: &str = ", another each time";
+const RANDOM: &str = ", random";
 
 pub(crate) fn fill(report: &mut Report, lanes: Vec<(String, Kind)>, samples: &Samples, sizes: Sizes, beside: bool) {
     let figures = Figures::new(lanes, samples, sizes);
@@ -62,7 +62,7 @@ impl Figures {
     }
 
     fn kube_proxy(mode: Mode, services: u32) -> String {
-        services_text(mode.name(), services)
+        services_text(&format!("kube-proxy {}", mode.name()), services)
     }
 
     /// The same lane twice.
@@ -154,7 +154,11 @@ impl Figures {
             ("connect-udp", Metric::UdpFirst, "first UDP datagram of a socket, µs (less is better)"),
         ] {
             let kind = |name: &str| self.kinds.iter().find(|(known, _)| known == name).map(|(_, kind)| *kind);
-            let told = |name: &str| !name.contains(FOREIGN) && name != AGAIN;
+            // iptables walks its rules one by one: so long a bar would hide all others. The lines show it.
+            let endless = services_text("", self.sizes.many);
+            let told = |name: &str| {
+                !name.contains(FOREIGN) && name != AGAIN && !(name.contains("iptables") && name.contains(&endless))
+            };
             let rows = self.table(metric).rows.iter().filter(|row| told(&row.name));
             let bars = rows.filter_map(|row| {
                 Some(Bar { name: row.name.clone(), value: row.summary.p10 / 1e3, kind: kind(&row.name)? })
@@ -191,7 +195,7 @@ impl Figures {
             title: "TCP connect() by number of Services".to_owned(),
             x: "Services".to_owned(),
             y: "µs".to_owned(),
-            y_log: false,
+            y_log: true,
             lines,
         }
     }

@@ -111,7 +111,6 @@ pub(crate) struct Lane {
     next: usize,
     /// The only one with UDP.
     hot: SockaddrIn,
-    session: Session,
     sender: OwnedFd,
     buffer: Vec<u8>,
 }
@@ -130,13 +129,12 @@ impl Lane {
         let procs = client.cgroup.join("cgroup.procs");
         let procs = File::options().write(true).open(&procs).with_context(|| procs.display().to_string())?;
         let hot = address(hot);
-        let session = Session::open(&hot, server).with_context(|| name.clone())?;
         let mut targets: Vec<SockaddrIn> = targets.iter().copied().map(address).collect();
         if targets.is_empty() {
             targets.push(hot);
         }
         let (server, sender, buffer) = (Rc::clone(server), udp()?, vec![0; STREAMED]);
-        Ok(Self { name, kind, procs, client, server, targets, next: 0, hot, session, sender, buffer })
+        Ok(Self { name, kind, procs, client, server, targets, next: 0, hot, sender, buffer })
     }
 
     /// One batch of each metric: nanoseconds per operation.
@@ -149,8 +147,12 @@ impl Lane {
     fn all(&mut self) -> Result<[(Metric, f64); Metric::ALL.len()]> {
         self.cycles(WARM_UP)?;
         let (connect, cycle) = self.cycles(Metric::Cycle.batch())?;
-        let request = self.requests(Metric::Request.batch())?;
-        let stream = self.streams(Metric::Stream.batch())?;
+        // A new one each time: buffers and windows of a connection grow by chance.
+        let session = Session::open(&self.hot, &self.server)?;
+        timed(WARM_UP, || session.ask())?;
+        let request = timed(Metric::Request.batch(), || session.ask())?;
+        timed(WARM_UP, || session.stream(&mut self.buffer))?;
+        let stream = timed(Metric::Stream.batch(), || session.stream(&mut self.buffer))?;
         self.udp_sockets(WARM_UP)?;
         let (udp_connect, udp_socket) = self.udp_sockets(Metric::UdpSocket.batch())?;
         self.first_datagrams(WARM_UP)?;
@@ -178,15 +180,6 @@ impl Lane {
             drop(accepted);
         }
         Ok((connects, start.elapsed()))
-    }
-
-    fn requests(&self, count: u32) -> Result<Duration> {
-        timed(count, || self.session.ask())
-    }
-
-    fn streams(&mut self, count: u32) -> Result<Duration> {
-        let Self { session, buffer, .. } = self;
-        timed(count, || session.stream(buffer))
     }
 
     /// The time of `connect()` alone, and of everything.

@@ -174,6 +174,12 @@ fn at(address: Ipv4Addr) -> SocketAddrV4 {
     SocketAddrV4::new(address, PORT)
 }
 
+/// The endpoints themselves. As through a Service every connection goes to another one: which port it gets, and what is
+/// cached, depends on that.
+fn pods(port: u16) -> Vec<SocketAddrV4> {
+    (0..ENDPOINTS).map(|number| SocketAddrV4::new(add(SERVER, number), port)).collect()
+}
+
 fn add(address: Ipv4Addr, number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) + number)
 }
@@ -281,7 +287,8 @@ impl<'a> Builder<'a> {
         to: SocketAddrV4,
     ) -> Result<()> {
         let server = serve(cgroup, server, to.port())?;
-        self.lane(name, kind, cgroup, client, &server, to, &[])
+        let endpoints = if *to.ip() == SERVER { pods(to.port()) } else { Vec::new() };
+        self.lane(name, kind, cgroup, client, &server, to, &endpoints)
     }
 
     fn sluice(&mut self, number: usize) -> Result<()> {
@@ -296,12 +303,12 @@ impl<'a> Builder<'a> {
         let client = self.clean.client.clone();
         self.lane(name.clone(), Kind::Sluice, &cgroup, client.clone(), &server, hot, &[])?;
         if all.len() > 1 {
-            let random = format!("{name}, another each time");
+            let random = format!("{name}, random");
             self.lane(random, Kind::SluiceHarder, &cgroup, client.clone(), &server, hot, &all)?;
         }
         if services == self.sizes.many {
             let miss = "no Service, through Sluice".to_owned();
-            self.lane(miss, Kind::Sluice, &cgroup, client, &server, SocketAddrV4::new(SERVER, port), &[])?;
+            self.lane(miss, Kind::Sluice, &cgroup, client, &server, SocketAddrV4::new(SERVER, port), &pods(port))?;
             let server = serve(&cgroup, self.alone.clone(), port)?;
             let name = format!("loopback, {name}");
             self.lane(name, Kind::Sluice, &cgroup, self.alone.clone(), &server, beside, &[])?;
@@ -330,10 +337,10 @@ impl<'a> Builder<'a> {
         let cgroup = node.host()?.cgroup;
         let server = serve(&cgroup, pods.server, port)?;
         let kind = if mode == Mode::Nftables { Kind::Nftables } else { Kind::Iptables };
-        let name = services_text(mode.name(), services);
+        let name = services_text(&format!("kube-proxy {}", mode.name()), services);
         self.lane(name.clone(), kind, &cgroup, pods.client.clone(), &server, hot, &[])?;
         if services == self.sizes.many {
-            let name = format!("{name}, another each time");
+            let name = format!("{name}, random");
             self.lane(name, kind, &cgroup, pods.client, &server, hot, &all)?;
         }
         Ok(())
