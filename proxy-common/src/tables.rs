@@ -31,8 +31,8 @@ const _: () = assert!(crate::reason::Reason::ALL.len() <= REASONS_CAPACITY as us
 /// Flows of one socket that `SOCKETS_MORE` holds, besides the one in SOCKETS.
 pub const FLOWS_MORE: usize = 16;
 
-/// How many entries each table holds unless told otherwise: 10,000 Services and 250,000 endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many entries each table holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     pub frontends: u32,
     pub services: u32,
@@ -47,6 +47,21 @@ pub struct Capacity {
 }
 
 impl Capacity {
+    /// The most that tables grow to unless told otherwise. SOURCES and SOCKETS are made with this size: the first takes
+    /// memory by use, what is in the second cannot move.
+    pub const LIMIT: Self = Self {
+        frontends: 1 << 20,
+        services: 1 << 20,
+        versions: 2 << 20,
+        slots: 3 << 20,
+        backends: 1 << 20,
+        addrs: 1 << 20,
+        sources: 1 << 20,
+        affinity: 65_536,
+        sockets: 65_536,
+    };
+
+    /// The sizes in the object, for who loads it without choosing any.
     pub const DEFAULT: Self = Self {
         frontends: 65_536,
         services: 32_768,
@@ -58,6 +73,22 @@ impl Capacity {
         affinity: 65_536,
         sockets: 65_536,
     };
+
+    /// Table by table what `f` makes of both sizes.
+    #[must_use]
+    pub fn zip(&self, other: &Self, f: impl Fn(u32, u32) -> u32) -> Self {
+        Self {
+            frontends: f(self.frontends, other.frontends),
+            services: f(self.services, other.services),
+            versions: f(self.versions, other.versions),
+            slots: f(self.slots, other.slots),
+            backends: f(self.backends, other.backends),
+            addrs: f(self.addrs, other.addrs),
+            sources: f(self.sources, other.sources),
+            affinity: f(self.affinity, other.affinity),
+            sockets: f(self.sockets, other.sockets),
+        }
+    }
 }
 
 /// The look-ups a decision needs. The kernel implements them over maps, `sluice list` over pinned maps, tests over

@@ -19,11 +19,11 @@ use crate::attach::Datapath;
 use crate::config::{Config, Source};
 use crate::converge::{Converger, Report};
 use crate::desired::{Detector, ThisNode};
-use crate::maps::kernel::{KernelStore, option};
+use crate::maps::kernel::option;
 use crate::model::{Change, Event, Model};
 use crate::netdev::{self, Host};
 use crate::news::News;
-use crate::plan::Ledger;
+use crate::plan::{Alarm, Ledger, Pressure};
 use crate::{log, manifests, sys, watch};
 
 /// Changes that may wait while tables are written; then the sources wait too.
@@ -38,6 +38,8 @@ const POD_CIDR_PATIENCE: Duration = Duration::from_mins(5);
 const IDLE: Duration = Duration::from_millis(200);
 /// Where changes never pause, they are given back this long after they went out of use.
 const LONGEST_UNTIDY: Duration = Duration::from_millis(500);
+/// Every try loads all programs; until one succeeds only what is new is not served.
+const GROWTH_RETRY: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -65,13 +67,13 @@ async fn serve(config: &Config) -> Result<u8> {
         let mut model = Model::default();
         let ready = async { tokio::join!(opening, source.start(config, &sender)) };
         let (opened, started) = intake.take_until(ready, &mut model, &mut news).await;
-        let (datapath, store, adopted) = opened.context("load the kernel programs")??;
+        let datapath = opened.context("load the kernel programs")??;
         // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
-        started.or_else(|error| if adopted { Ok(()) } else { Err(error) })?;
+        started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
         drop(sender);
         let this = this_node(&settings(config), &host.borrow());
-        let converger = Converger::knowing(model, store, this);
-        Agent::new(config, datapath, converger, host, intake).follow(news).await
+        let converger = Converger::knowing(model, datapath, this);
+        Agent::new(config, converger, host, intake).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -175,36 +177,33 @@ impl Intake {
 }
 
 struct Agent {
-    datapath: Datapath,
-    converger: Converger<KernelStore>,
+    converger: Converger<Datapath>,
     host: Latest<Host>,
     settings: ThisNode,
     intake: Intake,
     failures: u32,
     retry_at: Option<Instant>,
+    /// When to try again to make tables larger.
+    grow_at: Option<Instant>,
     /// Since when there is something to give back.
     untidy_since: Option<Instant>,
+    alarm: Alarm,
     /// Everything was up to date once.
     converged: bool,
 }
 
 impl Agent {
-    fn new(
-        config: &Config,
-        datapath: Datapath,
-        converger: Converger<KernelStore>,
-        host: Latest<Host>,
-        intake: Intake,
-    ) -> Self {
+    fn new(config: &Config, converger: Converger<Datapath>, host: Latest<Host>, intake: Intake) -> Self {
         Self {
-            datapath,
             converger,
             host,
             settings: settings(config),
             intake,
             failures: 0,
             retry_at: None,
+            grow_at: None,
             untidy_since: None,
+            alarm: Alarm::default(),
             converged: false,
         }
     }
@@ -223,6 +222,7 @@ impl Agent {
                     self.converger.set_node(this_node(&self.settings, &host));
                 }
                 () = until(self.retry_at) => {}
+                () = until(self.grow_at) => {}
                 () = until(self.intake.patience.deadline()) => self.intake.patience.run_out(&self.settings)?,
                 () = until(tidy_at) => {
                     idle = true;
@@ -255,6 +255,10 @@ impl Agent {
         if !self.intake.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
+        if self.grow_at.is_some_and(|at| Instant::now() >= at) {
+            self.grow_at = None;
+            self.converger.try_to_grow();
+        }
         let result = if idle { self.tidy() } else { self.converge() };
         self.retry_at = result.err().map(|error| {
             self.failures += 1;
@@ -273,8 +277,12 @@ impl Agent {
     fn converge(&mut self) -> Result<()> {
         let started = Instant::now();
         let report = self.converger.converge()?;
-        self.datapath.go_live()?;
+        self.converger.store_mut().go_live()?;
         tell(&report);
+        self.tell_pressure();
+        if report.cramped.is_some() {
+            self.grow_at = Some(Instant::now() + GROWTH_RETRY);
+        }
         let heard = self.intake.heard.take().unwrap_or(started);
         // Also when there was nothing to write: this is how others see that the agent is ready.
         if !std::mem::replace(&mut self.converged, true) {
@@ -289,6 +297,14 @@ impl Agent {
             );
         }
         Ok(())
+    }
+
+    fn tell_pressure(&mut self) {
+        let tables = self.converger.ledger().into_iter().flat_map(Ledger::pressure);
+        for Pressure { table, used, capacity } in self.alarm.news(tables) {
+            let way_out = way_out(table);
+            warn!("table {table} is nearly full: {used} entries of {capacity} that it may grow to; {way_out}");
+        }
     }
 
     fn totals(&self) -> String {
@@ -309,13 +325,16 @@ fn tell(report: &Report) {
     for damage in &report.damage {
         warn!("table {}, {}: {}; it is written anew", damage.table, damage.entry, damage.fault);
     }
+    if let Some(error) = &report.cramped {
+        error!("the tables cannot grow, the next try is in {} s: {error:#}", GROWTH_RETRY.as_secs());
+    }
     for (port, full) in &report.full {
         error!(
             namespace = &*port.namespace,
             service = &*port.service,
             port = &*port.port,
             "not served as it should be: {full}; {}",
-            way_out(full.table)
+            if report.cramped.is_some() { "the table cannot grow now".to_owned() } else { way_out(full.table) }
         );
     }
     if let Some(full) = &report.addresses_full {
@@ -325,7 +344,7 @@ fn tell(report: &Report) {
 
 fn way_out(table: &str) -> String {
     match option(table) {
-        Some(option) => format!("delete Services, or run `sluice cleanup` and start with a larger {option}"),
+        Some(option) => format!("delete Services, or start again with a larger {option}"),
         None => "delete Services; no option makes it larger".to_owned(),
     }
 }

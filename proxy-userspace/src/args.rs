@@ -108,24 +108,25 @@ pub struct Kernel {
     #[arg(long, value_name = "FILE")]
     pub netns: Option<PathBuf>,
 
-    /// Dialled addresses (address, port, protocol) that the tables can hold.
-    #[arg(long, value_name = "N", default_value_t = Capacity::DEFAULT.frontends)]
+    /// Dialled addresses (address, port, protocol) that the tables may grow to.
+    #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.frontends)]
     pub max_frontends: u32,
 
-    /// Service ports (per family) that the tables can hold.
-    #[arg(long, value_name = "N", default_value_t = Capacity::DEFAULT.services)]
+    /// Service ports (per family) that the tables may grow to.
+    #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.services)]
     pub max_services: u32,
 
-    /// Endpoints of all service ports together that the tables can hold.
-    #[arg(long, value_name = "N", default_value_t = Capacity::DEFAULT.backends)]
+    /// Endpoints of all service ports together that the tables may grow to.
+    #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.backends)]
     pub max_backends: u32,
 
-    /// Clients with session affinity that are remembered; the least recently seen are forgotten first.
-    #[arg(long, value_name = "N", default_value_t = Capacity::DEFAULT.affinity)]
+    /// Clients with session affinity that are remembered at most; the least recently seen are forgotten first.
+    #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.affinity)]
     pub max_affinity: u32,
 
-    /// Open sockets towards Services whose state is kept in the fast table; the others cost a little more.
-    #[arg(long, value_name = "N", default_value_t = Capacity::DEFAULT.sockets)]
+    /// Open sockets towards Services whose state is kept in the fast table; the others cost a little more. Made once:
+    /// another size counts after `sluice cleanup`.
+    #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.sockets)]
     pub max_sockets: u32,
 }
 

@@ -209,12 +209,12 @@ fn kernel(run: &args::Kernel) -> Result<attach::Options> {
         pin_dir: run.pin_dir.clone(),
         cgroup_root: run.cgroup_root.clone(),
         netns: run.netns.clone(),
-        capacity: capacity(run)?,
+        limit: limit(run)?,
     })
 }
 
-/// Tables that depend on others grow with them: while a service port changes, its old and its new version exist.
-fn capacity(run: &args::Kernel) -> Result<Capacity> {
+/// Tables that depend on others may grow with them: while a service port changes, its old and its new version exist.
+fn limit(run: &args::Kernel) -> Result<Capacity> {
     let services = size("max-services", run.max_services)?;
     let backends = size("max-backends", run.max_backends)?;
     Ok(Capacity {
@@ -225,7 +225,7 @@ fn capacity(run: &args::Kernel) -> Result<Capacity> {
         backends,
         affinity: size("max-affinity", run.max_affinity)?,
         sockets: size("max-sockets", run.max_sockets)?,
-        ..Capacity::DEFAULT
+        ..Capacity::LIMIT
     })
 }
 
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(config.detector, Detector::ClusterCidr(Vec::new()));
         assert_eq!(config.node_ports, NodePortAddresses::Primary);
         assert!(!config.loopback_node_ports);
-        assert_eq!(config.kernel.capacity, Capacity::DEFAULT);
+        assert_eq!(config.kernel.limit, Capacity::LIMIT);
     }
 
     #[test]

@@ -5,14 +5,17 @@
 //!
 //! ```text
 //! apply, set_node  -> something is pending
-//! converge         -> plan what is dirty, write it; on an error the tables are read again and everything is planned
+//! converge         -> plan what is dirty, make room for it, write it; on an error the tables are read again and
+//!                     everything is planned; where no room can be made, for the tables as they are
 //! tidy (when idle) -> free what converge took out of use; who did not fit is tried again
 //! ```
 
+use proxy_common::tables::Capacity;
+
 use crate::desired::{self, ServicePortName, ThisNode};
-use crate::maps::{ApplyError, MapError, MapStore};
+use crate::maps::{ApplyError, GrowError, MapError, MapStore};
 use crate::model::{self, Change, Dirty, Model, ObjectName};
-use crate::plan::{self, Full, Ledger, Op};
+use crate::plan::{self, Full, Ledger, Op, growth};
 
 pub struct Converger<S> {
     model: Model,
@@ -20,6 +23,8 @@ pub struct Converger<S> {
     store: S,
     /// The mirror of the tables. None when they have to be read: then all that the cluster says is planned.
     ledger: Option<Ledger>,
+    /// The tables could not grow: until [`Self::try_to_grow`] what they hold is all there is.
+    cramped: bool,
 }
 
 /// What one step did.
@@ -32,6 +37,8 @@ pub struct Report {
     pub full: Vec<(ServicePortName, Full)>,
     /// Some addresses of ADDRS do not fit.
     pub addresses_full: Option<Full>,
+    /// Why the tables stay as small as they are.
+    pub cramped: Option<GrowError>,
     /// What was wrong in the tables when they were read.
     pub damage: Vec<plan::Problem>,
 }
@@ -42,6 +49,7 @@ impl Report {
         self.writes += next.writes;
         self.full = next.full;
         self.addresses_full = next.addresses_full.or(self.addresses_full.take());
+        self.cramped = next.cramped.or(self.cramped.take());
         self.damage.extend(next.damage);
     }
 }
@@ -62,7 +70,7 @@ impl<S: MapStore> Converger<S> {
 
     /// Goes on from what was learned before there was a store.
     pub fn knowing(model: Model, store: S, this: ThisNode) -> Self {
-        Self { model, this, store, ledger: None }
+        Self { model, this, store, ledger: None, cramped: false }
     }
 
     /// Takes in what a source learned. The problems are those that are new with it.
@@ -94,6 +102,10 @@ impl<S: MapStore> Converger<S> {
         &self.store
     }
 
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
     /// The mirror of the tables; none before the first step and after an error.
     pub fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_ref()
@@ -116,8 +128,43 @@ impl<S: MapStore> Converger<S> {
         }
         let (mut ledger, first) = self.take_ledger(&mut report)?;
         let ops = self.plan(&mut ledger, first, &mut report);
+        if let Some(sizes) = self.outgrown(&ledger)
+            && let Err(error) = self.store.grow(&sizes)
+        {
+            return self.make_do(error);
+        }
         self.write(ledger, &ops, &mut report)?;
         Ok(report)
+    }
+
+    /// The sizes that the tables need for what was planned, unless they have them.
+    fn outgrown(&self, ledger: &Ledger) -> Option<Capacity> {
+        let (now, limit) = (self.store.capacity(), self.limit());
+        growth::sizes(&ledger.required(), &now, &limit)
+    }
+
+    fn limit(&self) -> Capacity {
+        if self.cramped { self.store.capacity() } else { self.store.limit() }
+    }
+
+    /// Plans once more, for the tables as they are: only what does not fit is not served.
+    fn make_do(&mut self, error: GrowError) -> Result<Report, Error> {
+        self.cramped = true;
+        let mut report = self.step()?;
+        report.cramped = Some(error);
+        Ok(report)
+    }
+
+    /// True while the tables are smaller than they should be.
+    pub fn is_cramped(&self) -> bool {
+        self.cramped
+    }
+
+    /// After a growth that failed: the next step tries again.
+    pub fn try_to_grow(&mut self) {
+        if std::mem::take(&mut self.cramped) {
+            self.ledger = None;
+        }
     }
 
     /// True when [`Self::tidy`] has something to do.
@@ -147,7 +194,7 @@ impl<S: MapStore> Converger<S> {
         if let Some(ledger) = self.ledger.take() {
             return Ok((ledger, false));
         }
-        let (ledger, damage) = Ledger::restore(&self.store.read()?, self.store.capacity());
+        let (ledger, damage) = Ledger::restore(&self.store.read()?, self.limit());
         report.damage = damage;
         Ok((ledger, true))
     }
@@ -200,10 +247,10 @@ fn object_name(port: &ServicePortName) -> ObjectName {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proxy_common::tables::Capacity;
 
     use super::*;
     use crate::facts::facts;
+    use crate::maps::Snapshot;
     use crate::maps::memory::{Failures, MemoryStore, Seed};
     use crate::model::Event;
     use crate::model::build::{Slice, node, service, service_cidr, slice};
@@ -270,13 +317,13 @@ mod tests {
             picks in prop::collection::vec((0_usize..6, any::<bool>()), 0..40),
             seed in 1_u64..,
         ) {
-            let mut straight = on(MemoryStore::new(CAPACITY));
+            let mut straight = on(MemoryStore::growing(CAPACITY));
             synced(&mut straight);
             for change in histories().into_iter().flatten() {
                 straight.apply(change);
             }
             let failures = Failures::Percent { seed: Seed(seed), percent: 10 };
-            let mut crooked = on(MemoryStore::new(CAPACITY).failing(failures));
+            let mut crooked = on(MemoryStore::growing(CAPACITY).failing(failures));
             synced(&mut crooked);
             for (number, change) in merged(&picks).into_iter().enumerate() {
                 crooked.apply(change);
@@ -291,16 +338,80 @@ mod tests {
 
     #[test]
     fn nothing_is_written_before_everything_is_listed() {
-        let mut converger = on(MemoryStore::new(CAPACITY));
+        let mut converger = on(MemoryStore::growing(CAPACITY));
         converger.apply(service("shop/web").cluster_ip("10.96.0.10").port(80).apply());
         let report = converger.converge().unwrap();
         assert_eq!((report.synced, report.writes, converger.store().writes()), (false, 0, 0));
     }
 
+    /// Service number `number` and its only endpoint.
+    fn one_of_many(number: u32) -> [Change; 2] {
+        let [_, _, high, low] = number.to_be_bytes();
+        let name = format!("shop/number-{number}");
+        let service = service(&name).cluster_ip(&format!("10.96.{high}.{low}")).port(80);
+        [service.apply(), slice(&name).port(80).endpoint(&format!("10.244.{high}.{low}")).apply()]
+    }
+
+    #[test]
+    fn tables_grow_once_for_all_that_is_listed() {
+        let mut converger = on(MemoryStore::growing(Capacity::LIMIT));
+        synced(&mut converger);
+        (0..2000).flat_map(one_of_many).for_each(|change| drop(converger.apply(change)));
+        converger.converge().unwrap();
+        assert_eq!((converger.store().growths(), converger.store().capacity().services), (1, 2001 + 256));
+    }
+
+    #[test]
+    fn tables_grow_with_the_cluster_and_what_they_hold_keeps_its_place() {
+        let mut converger = on(MemoryStore::growing(Capacity::LIMIT));
+        synced(&mut converger);
+        let mut before = Snapshot::default();
+        for number in 0..1000 {
+            for change in one_of_many(number) {
+                converger.apply(change);
+            }
+            let report = converger.converge().unwrap();
+            assert_eq!((report.full, report.cramped.is_none()), (Vec::new(), true));
+            let now = converger.store().snapshot();
+            assert!(before.service.iter().zip(&now.service).all(|(before, now)| before == now));
+            assert!(before.backends.iter().zip(&now.backends).all(|(before, now)| before == now));
+            before = now;
+        }
+        assert_eq!(converger.store().growths(), 3, "a step is at least 256 service ports");
+        let mut fixed = on(MemoryStore::new(Capacity::DEFAULT));
+        synced(&mut fixed);
+        (0..1000).flat_map(one_of_many).for_each(|change| drop(fixed.apply(change)));
+        assert_eq!(settle(&mut converger), settle(&mut fixed));
+    }
+
+    #[test]
+    fn where_tables_cannot_grow_only_what_is_new_waits() {
+        let mut converger = on(MemoryStore::growing(Capacity::LIMIT));
+        synced(&mut converger);
+        let count = 256 / 2;
+        (0..count).flat_map(one_of_many).for_each(|change| drop(converger.apply(change)));
+        converger.converge().unwrap();
+        let served = settle(&mut converger);
+        let room = converger.store().capacity().services - 1;
+        (0..=room).flat_map(one_of_many).for_each(|change| drop(converger.apply(change)));
+
+        converger.store_mut().fail_next();
+        let report = converger.converge().unwrap();
+        assert_eq!(report.cramped.unwrap().to_string(), "failed on purpose");
+        assert_eq!(report.full.len(), 1, "one service port more than there is room for");
+        let now = facts(&converger.store().snapshot());
+        assert!(served.iter().all(|fact| now.contains(fact)));
+        assert!(converger.is_cramped());
+
+        converger.try_to_grow();
+        let report = converger.converge().unwrap();
+        assert_eq!((report.full, report.cramped.is_none()), (Vec::new(), true));
+    }
+
     #[test]
     fn who_did_not_fit_is_served_when_space_returns() {
         let capacity = Capacity { services: 2, ..CAPACITY };
-        let mut converger = on(MemoryStore::new(capacity));
+        let mut converger = on(MemoryStore::growing(capacity));
         synced(&mut converger);
         converger.apply(service("shop/first").cluster_ip("10.96.0.10").port(80).apply());
         converger.converge().unwrap();
@@ -317,7 +428,7 @@ mod tests {
     #[test]
     fn what_goes_out_of_use_makes_room_in_the_same_step() {
         let capacity = Capacity { services: 2, ..CAPACITY };
-        let mut converger = on(MemoryStore::new(capacity));
+        let mut converger = on(MemoryStore::growing(capacity));
         synced(&mut converger);
         converger.apply(service("shop/old").cluster_ip("10.96.0.10").port(80).apply());
         converger.converge().unwrap();
@@ -330,7 +441,7 @@ mod tests {
     fn a_full_table_after_a_restart_takes_nothing_from_what_served() {
         let capacity = Capacity { backends: 3, ..CAPACITY };
         let web = service("shop/web").cluster_ip("10.96.0.10").port(80);
-        let mut converger = on(MemoryStore::new(capacity));
+        let mut converger = on(MemoryStore::growing(capacity));
         synced(&mut converger);
         converger.apply(web.apply());
         converger.apply(slice("shop/web").port(80).endpoint("10.244.1.1").endpoint("10.244.1.2").apply());

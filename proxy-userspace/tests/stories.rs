@@ -124,9 +124,9 @@ impl Story {
             fallback_addresses: vec!["192.0.2.1".parse().unwrap()],
             ..ThisNode::default()
         };
-        let capacity = Capacity::DEFAULT;
+        let capacity = Capacity::LIMIT;
         let failures = Failures::Percent { seed, percent: FAILING_PERCENT };
-        let converger = Converger::new(MemoryStore::new(capacity).failing(failures), this);
+        let converger = Converger::new(MemoryStore::growing(capacity).failing(failures), this);
         Self { converger, capacity, seed, objects: Vec::new(), problems: Vec::new(), writes: 0 }
     }
 
@@ -194,7 +194,7 @@ impl Story {
     /// A new process: nothing is left but the tables.
     fn restart(&mut self) {
         let failures = Failures::Percent { seed: self.seed, percent: FAILING_PERCENT };
-        let store = MemoryStore::holding(self.capacity, self.converger.store().snapshot()).failing(failures);
+        let store = self.converger.store().clone().reopened(self.capacity).failing(failures);
         self.converger = Converger::new(store, self.converger.node().clone());
         self.problems.clear();
         self.writes = 0;

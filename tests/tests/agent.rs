@@ -7,38 +7,11 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use proxy_tests::agent::{Agent, list};
+use proxy_tests::crowd::{ANSWERS, Crowd};
 use proxy_tests::manifest::{Folder, text};
 use proxy_tests::node::Node;
 use proxy_tests::probe::{Client, Kind, Load, Report, Traffic};
-use proxy_tests::stage::{Stage, VIP4, VIP6, dialled, eventually, web, web_endpoints};
-
-/// How many answers a load collects on each side of an event.
-const ANSWERS: u64 = 100;
-
-/// Clients that dial all the time, one for each way.
-struct Crowd(Vec<(Traffic, Load)>);
-
-impl Crowd {
-    fn start(stage: &Stage) -> Self {
-        let start = |traffic, vip| (traffic, Load::start(&stage.pod.place, traffic, dialled(vip)).unwrap());
-        Self(vec![start(Traffic::Tcp, VIP4), start(Traffic::Udp, VIP6), start(Traffic::Datagrams, VIP4)])
-    }
-
-    /// Everybody gets more answers.
-    fn goes_on(&mut self) {
-        for (_, load) in &mut self.0 {
-            load.after(ANSWERS).unwrap();
-        }
-    }
-
-    /// Nobody ever got anything but an answer.
-    fn was_never_refused(self) {
-        for (traffic, load) in self.0 {
-            let report = load.stop().unwrap();
-            assert_eq!(report.failed, 0, "{traffic:?}: {report:?}");
-        }
-    }
-}
+use proxy_tests::stage::{Stage, VIP4, dialled, eventually, web, web_endpoints};
 
 /// Who answers a few dials.
 fn who(client: &Client) -> String {

@@ -19,7 +19,6 @@ use proxy_tests::probe::{Client, Kind, Load, PATIENCE, Server, Traffic};
 use proxy_tests::world::{PINS, World};
 use proxy_userspace::attach::object::HOOKS;
 use proxy_userspace::attach::{AttachError, Datapath, Options};
-use proxy_userspace::maps::kernel::KernelStore;
 use proxy_userspace::maps::{MapStore, Snapshot};
 use proxy_userspace::plan::Op;
 use proxy_userspace::sys::bpf::{Pin, link_info, map_info};
@@ -50,7 +49,7 @@ fn options(node: &Node) -> Options {
     Options {
         pin_dir: node.pin_dir(),
         cgroup_root: Some(node.cgroup.clone()),
-        capacity: SMALL,
+        limit: SMALL,
         netns: Some(node.netns.path().into()),
     }
 }
@@ -85,17 +84,24 @@ fn service(backend: Ipv4Addr) -> Vec<Op> {
     ]
 }
 
-fn open(node: &Node) -> (Datapath, KernelStore, bool) {
+fn open(node: &Node) -> Datapath {
     Datapath::open(&options(node)).unwrap()
 }
 
+/// With new tables as large as they may become, which nobody uses yet.
+fn open_anew(options: &Options) -> Datapath {
+    let mut datapath = Datapath::open(options).unwrap();
+    assert!(!datapath.is_live(), "there was nothing to take over");
+    datapath.grow(&options.limit).unwrap();
+    datapath
+}
+
 /// What a first agent does.
-fn serve(node: &Node, backend: Ipv4Addr) -> (Datapath, KernelStore) {
-    let (mut datapath, mut store, adopted) = open(node);
-    assert!(!adopted, "there was nothing to take over");
-    store.apply(&service(backend)).unwrap();
+fn serve(node: &Node, backend: Ipv4Addr) -> Datapath {
+    let mut datapath = open_anew(&options(node));
+    datapath.apply(&service(backend)).unwrap();
     datapath.go_live().unwrap();
-    (datapath, store)
+    datapath
 }
 
 /// A first agent that has come and gone.
@@ -154,11 +160,10 @@ fn rebuilt_under_load(damage: impl FnOnce(&Path)) {
     let mut load = stage.load();
 
     damage(&stage.node.pin_dir());
-    let (mut datapath, mut store, adopted) = open(&stage.node);
-    assert!(!adopted, "damaged pins were taken over");
-    assert_eq!(store.read().unwrap(), Snapshot::default());
+    let mut datapath = open_anew(&options(&stage.node));
+    assert_eq!(datapath.read().unwrap(), Snapshot::default());
     load.after(50).unwrap();
-    store.apply(&service(stage.server.v4)).unwrap();
+    datapath.apply(&service(stage.server.v4)).unwrap();
     datapath.go_live().unwrap();
     load.after(50).unwrap();
 
@@ -171,19 +176,18 @@ fn rebuilt_under_load(damage: impl FnOnce(&Path)) {
         assert_eq!(after[hook].0, *link, "{hook} keeps its link");
         assert_ne!(after[hook].1, *program, "{hook} has a new program");
     }
-    drop((datapath, store));
-    let (_datapath, store, adopted) = open(&stage.node);
-    assert!(adopted, "what was rebuilt is complete");
-    assert_eq!(store.read().unwrap().service, [(1, 1)]);
+    drop(datapath);
+    let datapath = open(&stage.node);
+    assert!(datapath.is_live(), "what was rebuilt is complete");
+    assert_eq!(datapath.read().unwrap().service, [(1, 1)]);
 }
 
 #[test]
 fn a_fresh_start_attaches_one_program_per_hook_once_the_tables_are_filled() {
     let world = World::new().unwrap();
     let stage = Stage::new(&world);
-    let (mut datapath, mut store, adopted) = open(&stage.node);
-    assert!(!adopted);
-    store.apply(&service(stage.server.v4)).unwrap();
+    let mut datapath = open_anew(&options(&stage.node));
+    datapath.apply(&service(stage.server.v4)).unwrap();
     assert_eq!(names(&stage.node.pin_dir()), ["v1-new"], "nothing is attached before the tables are filled");
     datapath.go_live().unwrap();
 
@@ -212,15 +216,15 @@ fn folders_are_for_root_alone_and_so_is_every_pin() {
 fn a_restart_keeps_tables_and_links_and_swaps_the_programs_under_load() {
     let world = World::new().unwrap();
     let stage = Stage::new(&world);
-    let (datapath, store) = serve(&stage.node, stage.server.v4);
-    let (before, tables) = (links(&stage.node), store.read().unwrap());
+    let datapath = serve(&stage.node, stage.server.v4);
+    let (before, tables) = (links(&stage.node), datapath.read().unwrap());
     let mut load = stage.load();
-    drop((datapath, store));
+    drop(datapath);
     load.after(50).unwrap();
 
-    let (_datapath, store, adopted) = open(&stage.node);
-    assert!(adopted);
-    assert_eq!(store.read().unwrap(), tables);
+    let datapath = open(&stage.node);
+    assert!(datapath.is_live());
+    assert_eq!(datapath.read().unwrap(), tables);
     let after = links(&stage.node);
     assert_eq!(after.len(), before.len());
     for (hook, (link, program)) in &before {
@@ -237,9 +241,9 @@ fn pinned_tables_keep_their_size_whatever_is_asked_for() {
     let node = world.node("one").unwrap();
     served(&node);
     let larger = Capacity { backends: 512, sockets: 1000, ..SMALL };
-    let (_datapath, store, adopted) = Datapath::open(&Options { capacity: larger, ..options(&node) }).unwrap();
-    assert!(adopted);
-    assert_eq!(store.capacity(), SMALL);
+    let datapath = Datapath::open(&Options { limit: larger, ..options(&node) }).unwrap();
+    assert!(datapath.is_live());
+    assert_eq!(datapath.capacity(), SMALL);
 }
 
 #[test]
@@ -247,8 +251,8 @@ fn a_socket_table_that_is_no_power_of_two_is_rounded_up() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let capacity = Capacity { sockets: 1000, ..SMALL };
-    let (_datapath, store, _) = Datapath::open(&Options { capacity, ..options(&node) }).unwrap();
-    assert_eq!(store.capacity().sockets, 1024);
+    let datapath = open_anew(&Options { limit: capacity, ..options(&node) });
+    assert_eq!(datapath.capacity().sockets, 1024);
 }
 
 #[test]
@@ -319,8 +323,8 @@ fn a_link_that_is_missing_or_no_link_is_made_again() {
     fs::rename(folder.join("connect4"), folder.join("unknown")).unwrap();
     fs::create_dir(folder.join("connect4")).unwrap();
 
-    let (_datapath, _store, adopted) = open(&stage.node);
-    assert!(adopted);
+    let datapath = open(&stage.node);
+    assert!(datapath.is_live());
     assert_eq!(links(&stage.node).keys().collect::<Vec<_>>(), HOOKS.iter().collect::<Vec<_>>());
     assert_eq!(Client::start(&stage.client.place).unwrap().dial(Kind::Tcp, vip()).unwrap().by, "server");
 }
@@ -333,8 +337,8 @@ fn another_cgroup_is_attached_before_the_old_one_is_let_go() {
     let before = links(&stage.node);
     let mut load = stage.load();
     let above = Options { cgroup_root: Some(world.cgroup().to_owned()), ..options(&stage.node) };
-    let (_datapath, _store, adopted) = Datapath::open(&above).unwrap();
-    assert!(adopted);
+    let datapath = Datapath::open(&above).unwrap();
+    assert!(datapath.is_live());
     load.after(50).unwrap();
     assert_eq!(load.stop().unwrap().failed, 0);
     let after = links(&stage.node);
@@ -409,7 +413,7 @@ fn the_lock_of_a_process_that_is_gone_is_taken() {
     served(&node);
     let locks = names(Path::new("/run/sluice"));
     fs::write(Path::new("/run/sluice").join(&locks[0]), "1").unwrap();
-    assert!(open(&node).2);
+    assert!(open(&node).is_live());
 }
 
 fn cleanup(node: &Node, more: &[&str]) -> String {
@@ -563,14 +567,14 @@ fn missing_capabilities_are_named() {
 fn a_full_table_is_named_with_the_option_that_makes_it_larger() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
-    let (_datapath, mut store, _) = open(&node);
+    let mut datapath = open_anew(&options(&node));
     let publish = |n: u32| {
         let [_, _, high, low] = n.to_be_bytes();
         let key = FrontendKey { addr: Addr::v4([10, 96, high, low]), port: Be16::new(80), proto: 6, pad: 0 };
         Op::Publish { key, id: n }
     };
     let ops: Vec<Op> = (0..=SMALL.frontends).map(publish).collect();
-    let failure = store.apply(&ops).unwrap_err();
+    let failure = datapath.apply(&ops).unwrap_err();
     assert_eq!(failure.applied, SMALL.frontends as usize);
     let text = failure.to_string();
     assert!(text.contains("10.96.1.0") && text.contains("full (256 entries): raise --max-frontends"), "{text}");
@@ -580,7 +584,7 @@ fn a_full_table_is_named_with_the_option_that_makes_it_larger() {
 fn a_quarter_of_a_million_endpoints_take_less_than_a_second_to_write_and_to_read() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
-    let (_datapath, mut store, _) = Datapath::open(&Options { capacity: Capacity::DEFAULT, ..options(&node) }).unwrap();
+    let mut datapath = open_anew(&Options { limit: Capacity::DEFAULT, ..options(&node) });
     let count = 250_000;
     let backend = |id: u32| {
         let [_, a, b, c] = id.to_be_bytes();
@@ -592,10 +596,10 @@ fn a_quarter_of_a_million_endpoints_take_less_than_a_second_to_write_and_to_read
     ops.push(Op::Slots { start: 0, backends: (1..=count).collect() });
 
     let start = cpu_time();
-    store.apply(&ops).unwrap();
+    datapath.apply(&ops).unwrap();
     let written = cpu_time().checked_sub(start).unwrap();
     let start = cpu_time();
-    let snapshot = store.read().unwrap();
+    let snapshot = datapath.read().unwrap();
     let read = cpu_time().checked_sub(start).unwrap();
     assert_eq!((snapshot.backends.len(), snapshot.slots.len()), (count as usize, count as usize));
     println!("written in {written:?}, read in {read:?}");

@@ -10,9 +10,10 @@ use proxy_tests::node::{Node, Pod};
 use proxy_tests::probe::{Client, Kind, PATIENCE, Server, Socket};
 use proxy_tests::reaper::Reaper;
 use proxy_tests::world::World;
+use proxy_userspace::attach::pins::Folder;
 use proxy_userspace::attach::{Datapath, Options};
 use proxy_userspace::maps::MapStore;
-use proxy_userspace::maps::kernel::KernelStore;
+use proxy_userspace::maps::pinned::Pinned;
 use proxy_userspace::plan::Op;
 
 /// The service address, for TCP and UDP, and the port its backends listen on.
@@ -31,7 +32,6 @@ fn vip() -> SocketAddr {
 struct Stage {
     node: Node,
     servers: Vec<Pod>,
-    store: KernelStore,
     version: u32,
     _processes: Vec<Server>,
     datapath: Datapath,
@@ -52,13 +52,14 @@ impl Stage {
         let options = Options {
             pin_dir: node.pin_dir(),
             cgroup_root: Some(node.cgroup.clone()),
-            capacity: Capacity { sockets, backends: 4096, ..Capacity::DEFAULT },
+            limit: Capacity { sockets, backends: 4096, ..Capacity::DEFAULT },
             netns: Some(node.netns.path().into()),
         };
-        let (mut datapath, mut store, _) = Datapath::open(&options).unwrap();
-        store.apply(&beginning()).unwrap();
+        let mut datapath = Datapath::open(&options).unwrap();
+        datapath.grow(&options.limit).unwrap();
+        datapath.apply(&beginning()).unwrap();
         datapath.go_live().unwrap();
-        let mut stage = Self { node, servers, store, version: 0, _processes: processes, datapath };
+        let mut stage = Self { node, servers, version: 0, _processes: processes, datapath };
         stage.serve_from(&NAMES);
         stage
     }
@@ -87,7 +88,7 @@ impl Stage {
         ops.insert(0, Op::Slots { start: cluster.start, backends: ids });
         ops.insert(1, Op::Version { number: self.version, value });
         ops.insert(2, Op::Service { id: 1, word: self.version.into() });
-        self.store.apply(&ops).unwrap();
+        self.datapath.apply(&ops).unwrap();
     }
 
     /// What `sluice check` says.
@@ -99,7 +100,8 @@ impl Stage {
 
     /// The protocol of the socket that has the first slot.
     fn protocol_in_slot(&self) -> u8 {
-        self.store.maps().sockets.get(&0).unwrap().unwrap().proto
+        let maps = Pinned::open(&Folder::at(&self.node.pin_dir()).current()).unwrap();
+        maps.sockets.get(&0).unwrap().unwrap().proto
     }
 
     /// Takes the backend `name` out of service; returns the name of the other one.
@@ -292,14 +294,14 @@ fn connected_to<'a>(client: &'a Client, name: &str) -> (Socket<'a>, String) {
 fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     let world = World::new().unwrap();
     let mut stage = Stage::new(&world);
-    stage.store.apply(&publish(3, frontend_key(54), 1)).unwrap();
+    stage.datapath.apply(&publish(3, frontend_key(54), 1)).unwrap();
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
     let (socket, first) = connected(&client, vip());
     let witness = client.open(Kind::Udp, vip());
     witness.connect(SocketAddr::new(VIP.into(), 54)).unwrap();
     let _reaper = Reaper::start(&stage.node).unwrap();
 
-    stage.store.apply(&[Op::Withdraw { key: frontend_key(53) }]).unwrap();
+    stage.datapath.apply(&[Op::Withdraw { key: frontend_key(53) }]).unwrap();
     let other = stage.end(&first);
     until_answered_by(&witness, other);
     // A second look, so that the first one is over.
@@ -310,7 +312,7 @@ fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
 
     let mut ops = another_service(stage.servers.iter().find(|pod| pod.name == other).unwrap());
     ops.extend(publish(4, frontend_key(53), 2));
-    stage.store.apply(&ops).unwrap();
+    stage.datapath.apply(&ops).unwrap();
     until_answered_by(&socket, other);
 }
 

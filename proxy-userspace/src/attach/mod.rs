@@ -1,15 +1,19 @@
 //! Puts the kernel programs in their place and keeps them there.
 //!
 //! ```text
-//! open   lock, check the pin folder, load the object
-//!          compatible maps pinned -> adopt them, swap programs at once
-//!          else                   -> new maps in a staging folder; what is attached keeps serving
-//! (the agent fills the maps)
-//! go_live  staging folder takes its place, links swap to the new programs, superseded pins go
+//! open     lock, check the pin folder, load the programs
+//!            compatible tables pinned -> adopt them, swap programs at once
+//!            else                     -> the smallest tables in a staging folder; what is attached keeps serving
+//! grow     larger tables in a staging folder, with all rows of those of now; whatever is large enough is the same map
+//! (the agent fills the first tables; what has grown goes live before the next write)
+//! go_live  the staging folder takes its place, links swap to the new programs, superseded pins go
 //! ```
 //!
-//! In: [`Options`]. Out: a [`Datapath`] and the [`KernelStore`] to write to. Nothing here detaches anything on exit:
-//! programs and maps live in their pins, with or without an agent.
+//! While links are swapped one after another, old programs run over old tables and new ones over new tables; both hold
+//! the same, since nobody writes meanwhile, and what belongs to sockets is in tables that both share.
+//!
+//! In: [`Options`]. Out: a [`Datapath`], the [`MapStore`] to write to. Nothing here detaches anything on exit: programs and
+//! maps live in their pins, with or without an agent.
 
 pub mod cgroup;
 #[cfg(feature = "debug")]
@@ -19,6 +23,7 @@ pub mod object;
 pub mod pins;
 pub mod rights;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use proxy_common::tables::Capacity;
@@ -26,22 +31,25 @@ use tracing::{info, warn};
 
 use crate::bell::Rope;
 use crate::lock::{Lock, LockError, Role};
+use crate::maps::carry::{self, Copied};
 use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::Pinned;
+use crate::maps::{ApplyError, GrowError, MapError, MapStore, Snapshot};
+use crate::plan::{Op, growth};
 use crate::sys::{CallError, net};
 use cgroup::{Cgroup, CgroupError};
 use object::{Object, ObjectError};
-use pins::{Folder, PinError};
+use pins::{Folder, PinError, TablePin};
 use rights::RightsError;
 
-/// Where the datapath goes and how large it is.
+/// Where the datapath goes and how large it may become.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub pin_dir: PathBuf,
     /// The cgroup to attach to; `None` finds the root of the cgroup2 tree.
     pub cgroup_root: Option<PathBuf>,
-    /// Used when tables are made; pinned tables keep the size they have.
-    pub capacity: Capacity,
+    /// Tables that are larger already stay so.
+    pub limit: Capacity,
     /// The node's network namespace; `None` is the one we run in.
     pub netns: Option<PathBuf>,
 }
@@ -60,6 +68,8 @@ pub enum AttachError {
     Object(#[from] ObjectError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Map(#[from] MapError),
     #[error("attaching program {program} to cgroup {cgroup}: {reason}")]
     Attach { program: String, cgroup: PathBuf, reason: String },
 }
@@ -67,35 +77,58 @@ pub enum AttachError {
 /// The programs of one node, the pins that keep them and the lock that makes us their only writer.
 #[derive(Debug)]
 pub struct Datapath {
-    folder: Folder,
-    cgroup: Cgroup,
-    object: Object,
+    place: Place,
+    limit: Capacity,
+    tables: Tables,
+    /// The tables that larger ones succeed, until their last program has ended.
+    predecessor: Option<(Tables, Copied)>,
     live: bool,
     _lock: Lock,
 }
 
+/// Where everything goes.
+#[derive(Debug)]
+struct Place {
+    folder: Folder,
+    cgroup: Cgroup,
+    netns_cookie: Option<u64>,
+}
+
+/// Tables and the programs over them.
+#[derive(Debug)]
+struct Tables {
+    object: Object,
+    store: KernelStore,
+}
+
 impl Datapath {
-    /// Takes over what is pinned, or makes everything anew beside it. True: adopted, and already live.
-    pub fn open(options: &Options) -> Result<(Self, KernelStore, bool), AttachError> {
+    /// Takes over what is pinned, which then serves; else makes the smallest tables beside it.
+    pub fn open(options: &Options) -> Result<Self, AttachError> {
         rights::check()?;
         let cgroup = Cgroup::find(options.cgroup_root.as_deref())?;
         let folder = Folder::prepare(&options.pin_dir)?;
         let lock = Lock::take(Role::Agent, &options.pin_dir)?;
-        let cookie = net::netns_cookie(options.netns.as_deref())?;
-        let taken_over = take_over(&folder, &options.capacity, cookie);
-        let adopted = taken_over.is_some();
-        let maps_in = if adopted { folder.current() } else { folder.make_staging()? };
-        let object = match taken_over {
-            Some(object) => object,
-            None => Object::load(&maps_in, &options.capacity, cookie)?,
+        let netns_cookie = net::netns_cookie(options.netns.as_deref())?;
+        let place = Place { folder, cgroup, netns_cookie };
+        let limit = options.limit;
+        place.folder.recover()?;
+        let adopted = place.find_current(&limit);
+        let takes_over = adopted.is_some();
+        let tables = match adopted {
+            Some(object) => Tables { object, store: place.open_store(&place.folder.current())? },
+            None => place.load(&place.folder.make_staging()?, &growth::smallest(&limit))?,
         };
-        let store = open_store(&maps_in, Rope::new(&options.pin_dir), !adopted)?;
-        let mut datapath = Self { folder, cgroup, object, live: false, _lock: lock };
-        if adopted {
-            datapath.switch_links()?;
-            info!(folder = %maps_in.display(), "took over the pinned tables");
+        let mut datapath = Self { place, limit, tables, predecessor: None, live: false, _lock: lock };
+        if takes_over {
+            datapath.go_live()?;
+            info!(folder = %datapath.place.folder.current().display(), "took over the pinned tables");
         }
-        Ok((datapath, store, adopted))
+        Ok(datapath)
+    }
+
+    /// True when what is in the tables is what serves.
+    pub fn is_live(&self) -> bool {
+        self.live
     }
 
     /// Makes the filled tables the ones that serve. Does nothing when they already are; may be repeated after an error.
@@ -103,34 +136,116 @@ impl Datapath {
         if self.live {
             return Ok(());
         }
-        self.folder.promote_staging()?;
-        self.switch_links()
+        let (Place { folder, cgroup, .. }, Tables { object, store }) = (&self.place, &mut self.tables);
+        folder.promote_staging()?;
+        // After this exactly one program of ours is at each hook.
+        let links = folder.make_links()?;
+        for program in object.programs() {
+            links::ensure(&links, program, cgroup)?;
+        }
+        if let Some((old, copied)) = &self.predecessor {
+            store.wait_for_programs()?;
+            copied.hand_over(old.store.maps(), store.maps())?;
+        }
+        folder.remove_superseded(&object.program_names())?;
+        self.live = true;
+        if self.predecessor.take().is_some() {
+            info!("made larger tables");
+        }
+        Ok(())
     }
 
-    /// After this exactly one program of ours is at each hook, and nothing superseded is left.
-    fn switch_links(&mut self) -> Result<(), AttachError> {
-        let links = self.folder.make_links()?;
-        for program in self.object.programs() {
-            links::ensure(&links, program, &self.cgroup)?;
+    fn make_larger(&mut self, sizes: &Capacity) -> Result<(), AttachError> {
+        // The growth before this one, should its switch have failed half way.
+        if self.predecessor.is_some() {
+            self.go_live()?;
         }
-        self.folder.remove_superseded(&self.object.program_names())?;
-        self.live = true;
+        let pins = self.place.folder.pins()?;
+        let (tables, copied) = self.place.succeed(&self.tables, &pins, sizes).inspect_err(|_| {
+            let _ = if self.live {
+                self.place.folder.remove_staging().map_err(Into::into)
+            } else {
+                self.place.pin_again(&pins)
+            };
+        })?;
+        let old = std::mem::replace(&mut self.tables, tables);
+        if std::mem::take(&mut self.live) {
+            self.predecessor = Some((old, copied));
+        }
         Ok(())
     }
 }
 
-/// The programs over the pinned tables, when every one is there and is what they need; says why not.
-fn take_over(folder: &Folder, capacity: &Capacity, netns_cookie: Option<u64>) -> Option<Object> {
-    let load = || Object::load(&folder.current(), capacity, netns_cookie).map_err(|error| error.to_string());
-    let loaded = folder.check_current().and_then(|found| found.then(load).transpose());
-    loaded.unwrap_or_else(|reason| {
-        warn!(%reason, folder = %folder.current().display(), "pinned tables cannot be used, making new ones");
-        None
-    })
+impl Place {
+    /// The programs over the pinned tables, when every one is there and is what they need; says why not.
+    fn find_current(&self, limit: &Capacity) -> Option<Object> {
+        let current = self.folder.current();
+        let load = || Object::load(&current, limit, self.netns_cookie).map_err(|error| error.to_string());
+        let loaded = self.folder.check_current().and_then(|found| found.then(load).transpose());
+        loaded.unwrap_or_else(|reason| {
+            warn!(%reason, folder = %current.display(), "pinned tables cannot be used, making new ones");
+            None
+        })
+    }
+
+    /// Tables of at least these sizes in the staging folder, with all rows of `old`. What is large enough is not made
+    /// again.
+    fn succeed(&self, old: &Tables, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Copied), AttachError> {
+        let staging = self.folder.make_staging()?;
+        for table in pins.iter().filter(|table| table.entries >= table.layout.entries.of(sizes)) {
+            table.pin_in(&staging)?;
+        }
+        let new = self.load(&staging, sizes)?;
+        let copied = carry::copy(old.store.maps(), new.store.maps())?;
+        Ok((new, copied))
+    }
+
+    /// Tables that are still being filled have no other place than the staging folder.
+    fn pin_again(&self, pins: &[TablePin]) -> Result<(), AttachError> {
+        let staging = self.folder.make_staging()?;
+        pins.iter().try_for_each(|table| Ok(table.pin_in(&staging)?))
+    }
+
+    /// Programs over the tables in `folder`; those that are not there are made.
+    fn load(&self, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
+        let object = Object::load(folder, sizes, self.netns_cookie)?;
+        Ok(Tables { object, store: self.open_store(folder)? })
+    }
+
+    fn open_store(&self, folder: &Path) -> Result<KernelStore, AttachError> {
+        let (maps, rope) = (Pinned::open(folder)?, Rope::new(self.folder.root()));
+        Ok(KernelStore::new(maps, rope)
+            .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
+    }
 }
 
-fn open_store(folder: &Path, rope: Rope, fresh: bool) -> Result<KernelStore, AttachError> {
-    let maps = Pinned::open(folder)?;
-    Ok((if fresh { KernelStore::fresh(maps, rope) } else { KernelStore::new(maps, rope) })
-        .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
+impl MapStore for Datapath {
+    fn capacity(&self) -> Capacity {
+        self.tables.store.capacity()
+    }
+
+    fn limit(&self) -> Capacity {
+        self.limit.zip(&self.capacity(), u32::max)
+    }
+
+    fn grow(&mut self, sizes: &Capacity) -> Result<(), GrowError> {
+        self.make_larger(sizes).map_err(|error| GrowError(error.into()))
+    }
+
+    fn read(&self) -> Result<Snapshot, MapError> {
+        self.tables.store.read()
+    }
+
+    /// Larger tables go live before anything changes: until then old programs serve from the old ones.
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        if self.predecessor.is_some() {
+            let fail = |error| MapError {
+                table: "(all)",
+                action: "switching to larger ones",
+                source: io::Error::other(error),
+            };
+            self.go_live().map_err(|error| ApplyError { applied: 0, error: fail(error) })?;
+        }
+        self.tables.store.apply(ops)
+    }
 }

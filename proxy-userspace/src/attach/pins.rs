@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,8 @@ use nix::unistd::{AccessFlags, access};
 use proxy_common::tables::{ABI_VERSION, name};
 
 use crate::maps::pinned::{Entries, Layout, layouts};
-use crate::sys::bpf::{Kind, MapInfo, Pin, map_info};
+use crate::sys::CallError;
+use crate::sys::bpf::{Kind, MapInfo, Pin, map_info, open_pin, pin};
 
 const LINKS: &str = "links";
 const STAGING: &str = "-new";
@@ -151,6 +152,26 @@ impl Folder {
         Ok(true)
     }
 
+    /// After a process that died: tables that had just stepped aside come back, unfinished ones go.
+    pub fn recover(&self) -> Result<(), PinError> {
+        let (current, superseded) = (self.current(), self.root.join(version_name(SUPERSEDED)));
+        if fs::symlink_metadata(&current).is_err() && fs::symlink_metadata(&superseded).is_ok() {
+            fs::rename(&superseded, &current).map_err(fail("renaming", &superseded))?;
+        }
+        self.remove_staging()
+    }
+
+    /// The tables of now: those that are being filled, else the current ones.
+    pub fn pins(&self) -> Result<Vec<TablePin>, CallError> {
+        let staging = self.staging();
+        let folder = if staging.exists() { staging } else { self.current() };
+        layouts().map(|layout| TablePin::open(&folder, layout)).collect()
+    }
+
+    pub fn remove_staging(&self) -> Result<(), PinError> {
+        remove(&self.staging())
+    }
+
     /// An empty staging folder; what an interrupted start left there goes.
     pub fn make_staging(&self) -> Result<PathBuf, PinError> {
         let staging = self.staging();
@@ -161,8 +182,7 @@ impl Folder {
 
     /// Gives the staging folder the name of the current one. Nothing to do when there is no staging folder.
     ///
-    /// The folder that was current steps aside first; should we die in between, the next start fills a new one while
-    /// the attached programs go on with the tables they hold.
+    /// The folder that was current steps aside first; should we die in between, [`Self::recover`] brings it back.
     pub fn promote_staging(&self) -> Result<(), PinError> {
         let (staging, current) = (self.staging(), self.current());
         if !staging.exists() {
@@ -223,6 +243,27 @@ impl Folder {
             removed.push(self.root.clone());
         }
         Ok((removed, foreign.into_iter().map(|entry| self.root.join(entry)).collect()))
+    }
+}
+
+/// A table that is held on to, wherever it is pinned next.
+#[derive(Debug)]
+pub struct TablePin {
+    pub layout: &'static Layout,
+    pub entries: u32,
+    fd: OwnedFd,
+}
+
+impl TablePin {
+    fn open(folder: &Path, layout: &'static Layout) -> Result<Self, CallError> {
+        let path = folder.join(layout.name);
+        let fd = open_pin(&path)?;
+        let info = map_info(fd.as_fd()).map_err(|error| CallError::new("look at", path.display(), error))?;
+        Ok(Self { layout, entries: info.max_entries, fd })
+    }
+
+    pub fn pin_in(&self, folder: &Path) -> Result<(), CallError> {
+        pin(self.fd.as_fd(), &folder.join(self.layout.name))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use proxy_common::tables::Capacity;
 
-use super::pinned::{Entries, Layout};
+use super::pinned::Layout;
 use crate::sys::bpf::map_type;
 
 /// `struct htab_elem` before the key (`kernel/bpf/hashtab.c`).
@@ -19,10 +19,7 @@ const TRIE_NODE: u64 = 40;
 
 /// Bytes of one table with room for `capacity`, of which `used` entries are taken. Memory of sockets is the sockets' own.
 pub fn bytes(layout: &Layout, capacity: &Capacity, used: u64, cpus: u64) -> u64 {
-    let entries = u64::from(match layout.entries {
-        Entries::Chosen(entries) => entries(capacity),
-        Entries::Fixed(entries) => entries,
-    });
+    let entries = u64::from(layout.entries.of(capacity));
     let (key, value) = (words(layout.key_size), words(layout.value_size));
     let buckets = HASH_BUCKET * entries.next_power_of_two();
     match layout.map_type {
@@ -43,53 +40,115 @@ fn words(size: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::abi::{Backend, Frontend, FrontendKey, Version};
+    use proxy_common::addr::{Addr, Be16, Family};
     use proxy_common::tables::name;
 
     use super::*;
+    use crate::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedService};
     use crate::maps::pinned::layouts;
+    use crate::plan::{Ledger, growth};
 
-    /// 10,000 Services of one port, 100,000 endpoints; each Service has a ClusterIP.
-    fn used(table: &str) -> u64 {
-        if table == name::FRONTENDS || table == name::ADDRS { 10_000 } else { 0 }
+    const CPUS: u64 = 64;
+
+    /// What a cluster needs whose every Service has a ClusterIP, one port and its share of the endpoints.
+    fn needs(services: u32, endpoints: u32) -> Capacity {
+        let addr = |first: u8, number: u32| {
+            let [_, a, b, c] = number.to_be_bytes();
+            Addr::v4([first, a, b, c])
+        };
+        let share = endpoints / services;
+        let wanted: Vec<WantedService> = (0..services)
+            .map(|number| WantedService {
+                name: ServicePortName {
+                    namespace: "default".into(),
+                    service: number.to_string().into(),
+                    port: "".into(),
+                    proto: 6,
+                    family: Family::V4,
+                },
+                frontends: vec![WantedFrontend {
+                    key: FrontendKey { addr: addr(10, number), port: Be16::new(80), proto: 6, pad: 0 },
+                    kind: Frontend::KIND_CLUSTER_IP,
+                }],
+                backends: (number * share..(number + 1) * share)
+                    .map(|endpoint| WantedBackend {
+                        addr: addr(11, endpoint),
+                        port: Be16::new(8080),
+                        flags: Backend::IN_CLUSTER_SET | Backend::SERVING,
+                    })
+                    .collect(),
+                affinity_seconds: 0,
+                flags: Version::HAS_ANY,
+                source_ranges: Vec::new(),
+            })
+            .collect();
+        let mut ledger = Ledger::new(Capacity::LIMIT);
+        assert_eq!(ledger.plan_all(wanted.iter().map(|wanted| (&wanted.name, Some(wanted)))).full, []);
+        Capacity { addrs: services, ..ledger.required() }
     }
 
-    fn kilobytes(table: &str) -> u64 {
-        let layout = layouts().find(|layout| layout.name == table).unwrap();
-        bytes(layout, &Capacity::DEFAULT, used(table), 64) / 1024
+    fn first_sizes(needs: &Capacity) -> Capacity {
+        let smallest = growth::smallest(&Capacity::LIMIT);
+        growth::sizes(needs, &smallest, &Capacity::LIMIT).unwrap_or(smallest)
+    }
+
+    /// Bytes of every table as a first start makes it, filled by such a cluster.
+    fn tables(services: u32, endpoints: u32) -> Vec<(&'static str, u64)> {
+        let sizes = first_sizes(&needs(services, endpoints));
+        let hashes = [name::FRONTENDS, name::ADDRS];
+        let used = |name| if hashes.contains(&name) { u64::from(services) } else { 0 };
+        layouts().map(|layout| (layout.name, bytes(layout, &sizes, used(layout.name), CPUS))).collect()
+    }
+
+    /// All tables but SOCKETS, which follows the sockets of the node.
+    fn all(services: u32, endpoints: u32) -> u64 {
+        tables(services, endpoints).iter().filter(|(table, _)| *table != name::SOCKETS).map(|(_, bytes)| bytes).sum()
     }
 
     #[test]
-    fn every_table_at_its_default_size_on_64_cpus() {
-        for (table, expected) in [
-            (name::FRONTENDS, 1024 + 859),
-            (name::FRONTEND, 2048),
-            (name::SERVICE, 256),
-            (name::VERSION, 2048),
-            (name::SLOTS, 3072),
-            (name::BACKENDS, 8192),
-            (name::STATS, 2048),
-            (name::ADDRS, 1024 + 781),
+    fn ten_thousand_services_and_a_hundred_thousand_endpoints_take_less_than_eight_megabytes() {
+        let kilobytes: Vec<_> = tables(10_000, 100_000).iter().map(|(table, bytes)| (*table, bytes / 1024)).collect();
+        let expected = [
+            (name::FRONTENDS, 256 + 859),
+            (name::FRONTEND, 343),
+            (name::SERVICE, 85),
+            (name::VERSION, 343),
+            (name::SLOTS, 429),
+            (name::BACKENDS, 3437),
+            (name::STATS, 859),
+            (name::ADDRS, 256 + 781),
             (name::SOURCES, 0),
             (name::CONFIG, 0),
-            (name::AFFINITY, 1024 + 5632),
+            (name::AFFINITY, 6),
             (name::SOCKETS, 4096),
             (name::SOCKETS_MORE, 0),
             (name::REASONS, 32),
-        ] {
-            assert_eq!(kilobytes(table), expected, "{table}");
-        }
+        ];
+        assert_eq!(kilobytes, expected);
+        let all = all(10_000, 100_000);
+        assert!(all <= 8_000_000, "{all} bytes");
     }
 
     #[test]
-    fn all_tables_together_stay_below_forty_megabytes() {
-        let all: u64 = layouts().map(|layout| bytes(layout, &Capacity::DEFAULT, used(layout.name), 64)).sum();
-        assert!(all < 40 << 20, "{all} bytes");
+    fn an_empty_cluster_takes_less_than_a_quarter_of_a_megabyte() {
+        let small = all(1, 1);
+        assert!(small <= 250_000, "{small} bytes");
+    }
+
+    #[test]
+    fn a_service_takes_less_than_350_bytes_and_an_endpoint_less_than_50() {
+        let (services, endpoints) =
+            (all(20_000, 100_000) - all(10_000, 100_000), all(10_000, 200_000) - all(10_000, 100_000));
+        assert!(services / 10_000 <= 350, "{} bytes per Service", services / 10_000);
+        assert!(endpoints / 100_000 <= 50, "{} bytes per endpoint", endpoints / 100_000);
     }
 
     #[test]
     fn only_counters_grow_with_the_number_of_cpus() {
+        let sizes = first_sizes(&needs(10, 10));
         for layout in layouts() {
-            let on = |cpus| bytes(layout, &Capacity::DEFAULT, used(layout.name), cpus);
+            let on = |cpus| bytes(layout, &sizes, 0, cpus);
             assert_eq!(on(1) == on(64), layout.name != name::REASONS, "{}", layout.name);
         }
     }

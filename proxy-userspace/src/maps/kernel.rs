@@ -21,24 +21,26 @@ pub struct KernelStore {
     maps: Pinned,
     grace: Grace,
     rope: Rope,
-    /// Made a moment ago and not written since: there is nothing to read.
-    fresh: bool,
 }
 
 impl KernelStore {
     /// `rope` is pulled whenever backends changed.
     pub fn new(maps: Pinned, rope: Rope) -> io::Result<Self> {
-        Ok(Self { maps, grace: Grace::find()?, rope, fresh: false })
-    }
-
-    /// Over tables that were just made.
-    pub fn fresh(maps: Pinned, rope: Rope) -> io::Result<Self> {
-        Ok(Self { fresh: true, ..Self::new(maps, rope)? })
+        Ok(Self { maps, grace: Grace::find()?, rope })
     }
 
     /// The tables themselves, for those who count and watch.
     pub fn maps(&self) -> &Pinned {
         &self.maps
+    }
+
+    /// Returns when every program that runs now has ended.
+    pub fn wait_for_programs(&self) -> Result<(), MapError> {
+        self.grace.wait().map_err(|source| MapError {
+            table: name::SERVICE,
+            action: "waiting for the programs that may read old values",
+            source,
+        })
     }
 
     fn apply_runs(&self, ops: &[Op]) -> Result<(), ApplyError> {
@@ -93,11 +95,7 @@ impl KernelStore {
             Op::ForgetAddress { addr } => maps.addrs.remove(addr).map_err(failed(name::ADDRS, "removing", addr)),
             Op::ForgetSource { key } => maps.sources.remove(key).map_err(failed(name::SOURCES, "removing", key)),
             Op::Config { value } => maps.config.set(&0, value.as_ref()).map_err(failed(name::CONFIG, "writing", &0)),
-            Op::Grace => self.grace.wait().map_err(|source| MapError {
-                table: name::SERVICE,
-                action: "waiting for the programs that may read old values",
-                source,
-            }),
+            Op::Grace => self.wait_for_programs(),
             batched => unreachable!("{batched:?} is written in runs"),
         }
     }
@@ -144,11 +142,10 @@ impl MapStore for KernelStore {
     }
 
     fn read(&self) -> Result<Snapshot, MapError> {
-        if self.fresh { Ok(Snapshot::default()) } else { self.maps.read() }
+        self.maps.read()
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
-        self.fresh = false;
         let result = self.apply_runs(ops);
         if ops.iter().any(|op| matches!(op, Op::Backend { .. })) {
             self.rope.ring();

@@ -11,8 +11,8 @@ use proxy_common::abi::{
 use proxy_common::addr::Addr;
 use proxy_common::tables::{Capacity, Tables, name};
 
-use super::{ApplyError, MapError, MapStore, Snapshot};
-use crate::plan::Op;
+use super::{ApplyError, GrowError, MapError, MapStore, Snapshot};
+use crate::plan::{Op, growth};
 
 /// Which writes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ impl Seed {
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     capacity: Capacity,
+    limit: Capacity,
+    growths: u64,
     failures: Failures,
     writes: u64,
     pub frontends: BTreeMap<FrontendKey, u32>,
@@ -64,10 +66,17 @@ impl MemoryStore {
         Self::holding(capacity, Snapshot::default())
     }
 
+    /// A store of the smallest tables, which may grow to `limit`.
+    pub fn growing(limit: Capacity) -> Self {
+        Self { capacity: growth::smallest(&limit), ..Self::new(limit) }
+    }
+
     /// A store that holds `snapshot`, whatever that may be.
     pub fn holding(capacity: Capacity, snapshot: Snapshot) -> Self {
         Self {
             capacity,
+            limit: capacity,
+            growths: 0,
             failures: Failures::Never,
             writes: 0,
             frontends: snapshot.frontends.into_iter().collect(),
@@ -86,6 +95,22 @@ impl MemoryStore {
     pub fn failing(mut self, failures: Failures) -> Self {
         self.failures = failures;
         self
+    }
+
+    /// The same tables for a new process, which may let them grow to `limit`.
+    #[must_use]
+    pub fn reopened(self, limit: Capacity) -> Self {
+        Self { limit, writes: 0, growths: 0, ..self }
+    }
+
+    /// The next write fails.
+    pub fn fail_next(&mut self) {
+        self.failures = Failures::Number(self.writes);
+    }
+
+    /// How often tables were made or made larger.
+    pub fn growths(&self) -> u64 {
+        self.growths
     }
 
     /// How many writes were asked for, failed ones included.
@@ -172,6 +197,21 @@ impl MemoryStore {
 impl MapStore for MemoryStore {
     fn capacity(&self) -> Capacity {
         self.capacity
+    }
+
+    fn limit(&self) -> Capacity {
+        self.limit.zip(&self.capacity, u32::max)
+    }
+
+    fn grow(&mut self, sizes: &Capacity) -> Result<(), GrowError> {
+        if self.fails() {
+            return Err(GrowError("failed on purpose".into()));
+        }
+        assert_eq!(self.capacity.zip(sizes, u32::max), *sizes, "tables never shrink");
+        assert_eq!(self.limit().zip(sizes, u32::max), self.limit(), "tables stay below their limit");
+        self.capacity = *sizes;
+        self.growths += 1;
+        Ok(())
     }
 
     fn read(&self) -> Result<Snapshot, MapError> {

@@ -4,6 +4,8 @@
 //! told to fail.
 
 #[cfg(feature = "io")]
+pub mod carry;
+#[cfg(feature = "io")]
 pub mod footprint;
 #[cfg(feature = "io")]
 pub mod kernel;
@@ -20,7 +22,16 @@ pub mod memory;
 
 /// A table store.
 pub trait MapStore {
+    /// What the tables hold now.
     fn capacity(&self) -> Capacity;
+    /// What they may be grown to.
+    fn limit(&self) -> Capacity {
+        self.capacity()
+    }
+    /// Makes every table at least as large as `sizes` says, with all that it holds. On an error they stay as they are.
+    fn grow(&mut self, sizes: &Capacity) -> Result<(), GrowError> {
+        Err(GrowError(format!("these tables cannot grow to {sizes:?}").into()))
+    }
     /// Everything the tables hold. Bytes are as found: the reader validates them.
     fn read(&self) -> Result<Snapshot, MapError>;
     /// Applies ops in order and stops at the first failure; says how many were applied.
@@ -41,6 +52,11 @@ pub struct Snapshot {
     pub sources: Vec<SourceKey>,
     pub config: Option<Config>,
 }
+
+/// Tables could not be made larger.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct GrowError(pub Box<dyn std::error::Error + Send + Sync>);
 
 /// A table could not be read or written.
 #[derive(Debug, thiserror::Error)]

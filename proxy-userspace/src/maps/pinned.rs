@@ -38,6 +38,15 @@ pub enum Entries {
     Fixed(u32),
 }
 
+impl Entries {
+    pub fn of(&self, capacity: &Capacity) -> u32 {
+        match self {
+            Self::Chosen(entries) => entries(capacity),
+            Self::Fixed(entries) => *entries,
+        }
+    }
+}
+
 use Entries::{Chosen, Fixed};
 
 /// `BPF_F_NO_PREALLOC`: memory follows use.

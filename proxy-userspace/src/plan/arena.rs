@@ -13,13 +13,15 @@ pub struct Arena {
     free: BTreeMap<u32, u32>,
     retired: Vec<Range>,
     taken: u32,
+    /// Every slot from here on was never used.
+    end: u32,
 }
 
 impl Arena {
     pub fn new(capacity: u32) -> Self {
         let capacity = capacity - capacity % SLOTS_PER_PAIR;
         let free = (capacity > 0).then_some((0, capacity)).into_iter().collect();
-        Self { capacity, free, retired: Vec::new(), taken: 0 }
+        Self { capacity, free, retired: Vec::new(), taken: 0, end: 0 }
     }
 
     pub fn fits(&self, len: u32) -> bool {
@@ -66,6 +68,7 @@ impl Arena {
             self.free.insert(run.start + run.len, after);
         }
         self.taken += run.len;
+        self.end = self.end.max(run.start + run.len);
     }
 
     /// Takes `run` out of use. It stays away until [`Self::release`].
@@ -95,6 +98,11 @@ impl Arena {
             Some((start, len)) if start + *len == run.start => *len += run.len,
             _ => _ = self.free.insert(run.start, run.len),
         }
+    }
+
+    /// Slots that a table must have for the runs given away so far.
+    pub fn end(&self) -> u32 {
+        self.end
     }
 
     /// Slots that cannot be had: in use or retired.

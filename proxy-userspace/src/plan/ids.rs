@@ -62,6 +62,11 @@ impl Ids {
         self.free.extend(self.retired.drain(..).map(Reverse));
     }
 
+    /// Entries that a table must have for the ids given away so far.
+    pub fn end(&self) -> u32 {
+        self.unused_from
+    }
+
     /// Ids that cannot be had: in use or retired.
     pub fn taken(&self) -> u32 {
         self.unused_from - 1 - self.free.len() as u32

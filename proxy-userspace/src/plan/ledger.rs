@@ -16,10 +16,11 @@ use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, SourceKey
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
-use super::Op;
 use super::arena::Arena;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
 use super::ids::Ids;
+use super::pressure::Pressure;
+use super::{Op, growth};
 use crate::desired::{ServicePortName, WantedFrontend, WantedService};
 use crate::maps::Snapshot;
 
@@ -31,21 +32,6 @@ pub struct Full {
     pub capacity: u32,
 }
 
-/// How much of one table is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pressure {
-    pub table: &'static str,
-    pub used: u32,
-    pub capacity: u32,
-}
-
-impl Pressure {
-    /// Four fifths are taken: time to tell somebody.
-    pub fn is_high(&self) -> bool {
-        u64::from(self.used) * 5 >= u64::from(self.capacity) * 4
-    }
-}
-
 /// The writes of one batch, and who did not fit.
 #[derive(Debug, Default, PartialEq)]
 pub struct Planned {
@@ -55,7 +41,8 @@ pub struct Planned {
 
 #[derive(Debug)]
 pub struct Ledger {
-    pub(super) capacity: Capacity,
+    /// How large the tables may become.
+    pub(super) limit: Capacity,
     pub(super) ids: Allocators,
     pub(super) names: HashMap<ServicePortName, u32>,
     pub(super) services: BTreeMap<u32, Held>,
@@ -67,6 +54,10 @@ pub struct Ledger {
     /// ADDRS, sorted by address.
     pub(super) addrs: Vec<(Addr, u32)>,
     pub(super) config: Option<Config>,
+    /// Service ports with affinity.
+    pub(super) sticky: u32,
+    /// Entries of FRONTENDS that were found damaged: they have no id and yet take room.
+    pub(super) damaged: u32,
     /// Service ports found in the kernel that nobody has asked for since.
     pub(super) unclaimed: BTreeSet<u32>,
     /// Backends found in the kernel that belong to no service port.
@@ -99,6 +90,12 @@ pub(super) struct Held {
     pub(super) frontends: Vec<FrontendKey>,
     /// Sorted by (address, port).
     pub(super) backends: Vec<HeldBackend>,
+}
+
+impl Held {
+    pub(super) fn is_sticky(&self) -> bool {
+        self.content.is_some_and(|content| content.affinity_seconds != 0)
+    }
 }
 
 /// Who has a frontend key.
@@ -135,9 +132,25 @@ struct Needs {
 }
 
 impl Ledger {
-    /// The ledger of empty tables.
-    pub fn new(capacity: Capacity) -> Self {
-        Self::restore(&Snapshot::default(), capacity).0
+    /// The ledger of empty tables that may grow to `limit`.
+    pub fn new(limit: Capacity) -> Self {
+        Self::restore(&Snapshot::default(), limit).0
+    }
+
+    /// How large the tables must be for everything that was planned; what is not counted here never grows.
+    pub fn required(&self) -> Capacity {
+        let ids = &self.ids;
+        Capacity {
+            frontends: ids.frontends.end() + self.damaged,
+            services: ids.services.end(),
+            versions: ids.versions.end(),
+            slots: ids.slots.end(),
+            backends: ids.backends.end(),
+            addrs: self.addrs.len() as u32,
+            affinity: growth::clients(self.sticky),
+            sources: 0,
+            sockets: 0,
+        }
     }
 
     /// Plans a set of service ports; `None` removes one. What is as wanted costs nothing.
@@ -215,7 +228,7 @@ impl Ledger {
         &self.full
     }
 
-    /// How full every table is.
+    /// How much of what every table may grow to is taken.
     pub fn pressure(&self) -> [Pressure; 7] {
         let of = |table, used, capacity| Pressure { table, used, capacity };
         let ids = |table, ids: &Ids| of(table, ids.taken(), ids.capacity());
@@ -226,8 +239,8 @@ impl Ledger {
             ids(name::FRONTENDS, &self.ids.frontends),
             ids(name::BACKENDS, &self.ids.backends),
             of(name::SLOTS, self.ids.slots.taken(), self.ids.slots.capacity()),
-            of(name::ADDRS, self.addrs.len() as u32, self.capacity.addrs),
-            of(name::SOURCES, sources, self.capacity.sources),
+            of(name::ADDRS, self.addrs.len() as u32, self.limit.addrs),
+            of(name::SOURCES, sources, self.limit.sources),
         ]
     }
 
@@ -315,6 +328,7 @@ impl Ledger {
         Needs { service, backends, same_slots, switch }
     }
 
+    /// Whether a service port fits below the limits; whether it fits the tables of today is for [`Self::required`] to say.
     fn check_room(&self, needs: &Needs, wanted: &WantedService) -> Result<(), Full> {
         let ids = &self.ids;
         let check = |fits: bool, table, capacity| if fits { Ok(()) } else { Err(Full { table, capacity }) };
@@ -329,14 +343,10 @@ impl Ledger {
         let missing = wanted.frontends.iter().filter(|new| !holding(&new.key).is_some_and(|has| ours(has, new.kind)));
         let keys = wanted.frontends.iter().filter(|new| holding(&new.key).is_none()).count();
         has(&ids.frontends, missing.count(), name::FRONTENDS)?;
-        check(
-            self.frontends.len() + keys <= self.capacity.frontends as usize,
-            name::FRONTENDS,
-            self.capacity.frontends,
-        )?;
+        check(self.frontends.len() + keys <= self.limit.frontends as usize, name::FRONTENDS, self.limit.frontends)?;
         let sources = wanted.source_ranges.len();
-        let fits = sources == 0 || self.source_count() + sources <= self.capacity.sources as usize;
-        check(fits, name::SOURCES, self.capacity.sources)
+        let fits = sources == 0 || self.source_count() + sources <= self.limit.sources as usize;
+        check(fits, name::SOURCES, self.limit.sources)
     }
 
     /// Backends, slots, version and the switch.
@@ -422,6 +432,7 @@ impl Ledger {
         batch.adding.push(Op::Version { number, value: content });
         batch.adding.push(Op::Service { id: service, word: u64::from(number) });
         self.retire_version(held, run);
+        self.sticky += u32::from(content.affinity_seconds != 0);
         *held = Held { version: number, content: Some(content), run, ..std::mem::take(held) };
     }
 
@@ -430,6 +441,7 @@ impl Ledger {
         if held.version != 0 {
             self.ids.versions.retire(held.version);
         }
+        self.sticky -= u32::from(held.is_sticky());
         if held.run != next {
             self.ids.slots.retire(held.run);
         }

@@ -15,13 +15,16 @@ use proxy_common::tables::name;
 
 pub mod arena;
 mod change;
+pub mod growth;
 pub mod ids;
 mod ledger;
 mod node;
+mod pressure;
 mod restore;
 mod sources;
 
-pub use ledger::{Full, Ledger, Planned, Pressure};
+pub use ledger::{Full, Ledger, Planned};
+pub use pressure::{Alarm, Pressure};
 pub use restore::Problem;
 
 /// One write to the kernel tables. Every op may be repeated safely.

@@ -13,8 +13,8 @@ use crate::desired::WantedNode;
 impl Ledger {
     /// The writes that bring ADDRS and CONFIG to `wanted`. Addresses past the capacity are left out and reported.
     pub fn plan_node(&mut self, wanted: &WantedNode) -> (Vec<Op>, Option<Full>) {
-        let addresses = fitting(&wanted.addresses, self.capacity.addrs as usize);
-        let full = Full { table: name::ADDRS, capacity: self.capacity.addrs };
+        let addresses = fitting(&wanted.addresses, self.limit.addrs as usize);
+        let full = Full { table: name::ADDRS, capacity: self.limit.addrs };
         let full = (addresses.len() < wanted.addresses.len()).then_some(full);
         let mut ops = address_ops(&self.addrs, &addresses);
         self.addrs = addresses;
@@ -32,7 +32,7 @@ impl Ledger {
     pub fn plan_addresses(&mut self, wanted: &[(Addr, Option<u32>)]) -> Option<Vec<Op>> {
         let has = |addr: &Addr| self.addrs.binary_search_by_key(addr, |(addr, _)| *addr);
         let new = wanted.iter().filter(|(addr, flags)| flags.is_some() && has(addr).is_err()).count();
-        if !wanted.is_empty() && self.addrs.len() + new >= self.capacity.addrs as usize {
+        if !wanted.is_empty() && self.addrs.len() + new >= self.limit.addrs as usize {
             return None;
         }
         let mut ops = Vec::new();

@@ -30,18 +30,20 @@ const DAMAGED: u16 = 1 << 15;
 
 impl Ledger {
     /// The ledger of what `snapshot` holds. Service ports have no names until they are planned for.
-    pub fn restore(snapshot: &Snapshot, capacity: Capacity) -> (Self, Vec<Problem>) {
-        let mut reading = Reading::new(snapshot, capacity);
+    pub fn restore(snapshot: &Snapshot, limit: Capacity) -> (Self, Vec<Problem>) {
+        let mut reading = Reading::new(snapshot, limit);
         let frontends = reading.frontends();
         let mut services = reading.services(&frontends);
         let (generations, stray_backends) = reading.backends(&mut services);
         let slots = reading.versions(&mut services);
-        let ids = allocators(capacity, &frontends, &services, &stray_backends, slots);
+        let ids = allocators(limit, &frontends, &services, &stray_backends, slots);
         let ledger = Self {
-            capacity,
+            limit,
             ids,
             names: HashMap::new(),
             unclaimed: services.keys().copied().collect(),
+            sticky: services.values().filter(|held| held.is_sticky()).count() as u32,
+            damaged: frontends.values().filter(|holding| **holding == Holding::NOBODY).count() as u32,
             services,
             frontends,
             generations,
@@ -59,13 +61,13 @@ impl Ledger {
 
 struct Reading<'a> {
     snapshot: &'a Snapshot,
-    capacity: Capacity,
+    limit: Capacity,
     problems: Vec<Problem>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(snapshot: &'a Snapshot, capacity: Capacity) -> Self {
-        Self { snapshot, capacity, problems: Vec::new() }
+    fn new(snapshot: &'a Snapshot, limit: Capacity) -> Self {
+        Self { snapshot, limit, problems: Vec::new() }
     }
 
     fn problem(&mut self, table: &'static str, entry: &impl ToString, fault: &'static str) {
@@ -88,8 +90,8 @@ impl<'a> Reading<'a> {
     }
 
     fn is_frontend(&self, id: u32, frontend: &Frontend) -> bool {
-        (1..self.capacity.frontends).contains(&id)
-            && (1..self.capacity.services).contains(&frontend.service)
+        (1..self.limit.frontends).contains(&id)
+            && (1..self.limit.services).contains(&frontend.service)
             && (Frontend::KIND_CLUSTER_IP..=Frontend::KIND_LOAD_BALANCER).contains(&frontend.kind)
     }
 
@@ -116,7 +118,7 @@ impl<'a> Reading<'a> {
         let mut strays = Vec::new();
         let found: BTreeMap<u32, &Backend> =
             self.snapshot.backends.iter().map(|(id, backend)| (*id, backend)).collect();
-        for (&id, &&backend) in found.range(1..self.capacity.backends.max(1)) {
+        for (&id, &&backend) in found.range(1..self.limit.backends.max(1)) {
             generations.resize(id as usize + 1, 0);
             generations[id as usize] = if backend.generation == 0 { backend.zone } else { backend.generation };
             match services.get_mut(&backend.service) {
@@ -137,9 +139,9 @@ impl<'a> Reading<'a> {
     /// Fills in the version of every service port; the slots of sound ones are reserved.
     fn versions(&mut self, services: &mut BTreeMap<u32, Held>) -> Arena {
         let versions: HashMap<u32, Version> = self.snapshot.version.iter().copied().collect();
-        let mut slots = Arena::new(self.capacity.slots);
+        let mut slots = Arena::new(self.limit.slots);
         for (&id, held) in services {
-            let in_table = (1..self.capacity.versions).contains(&held.version);
+            let in_table = (1..self.limit.versions).contains(&held.version);
             let version = versions.get(&held.version).filter(|version| in_table && version.service == id);
             let Some(version) = version else {
                 held.version = 0;
@@ -194,7 +196,7 @@ fn held_backend(id: u32, backend: &Backend) -> HeldBackend {
 }
 
 fn allocators(
-    capacity: Capacity,
+    limit: Capacity,
     frontends: &HashMap<FrontendKey, Holding>,
     services: &BTreeMap<u32, Held>,
     strays: &[(u32, Backend)],
@@ -202,10 +204,10 @@ fn allocators(
 ) -> Allocators {
     let held = services.values().flat_map(|held| held.backends.iter().map(|backend| backend.id));
     Allocators {
-        services: Ids::restore(capacity.services, services.keys().copied()),
-        versions: Ids::restore(capacity.versions, services.values().map(|held| held.version)),
-        frontends: Ids::restore(capacity.frontends, frontends.values().map(|holding| holding.id)),
-        backends: Ids::restore(capacity.backends, held.chain(strays.iter().map(|(id, _)| *id))),
+        services: Ids::restore(limit.services, services.keys().copied()),
+        versions: Ids::restore(limit.versions, services.values().map(|held| held.version)),
+        frontends: Ids::restore(limit.frontends, frontends.values().map(|holding| holding.id)),
+        backends: Ids::restore(limit.backends, held.chain(strays.iter().map(|(id, _)| *id))),
         slots,
     }
 }

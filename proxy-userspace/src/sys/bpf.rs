@@ -21,6 +21,7 @@ const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
+const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -185,6 +186,15 @@ pub fn open_pin(path: &Path) -> Result<OwnedFd, CallError> {
     unsafe { bpf(OBJ_GET, &mut attr) }.map(owned).map_err(fail)
 }
 
+/// Pins what `fd` is at `path`, also when it is pinned elsewhere.
+pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), CallError> {
+    let fail = |error: io::Error| CallError::new("pin", path.display(), error);
+    let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|error| fail(error.into()))?;
+    let mut attr = ObjAttr { pathname: c_path.as_ptr() as u64, bpf_fd: raw(fd), ..ObjAttr::default() };
+    // SAFETY: `c_path` ends with NUL and outlives the call.
+    unsafe { bpf(OBJ_PIN, &mut attr) }.map(drop).map_err(fail)
+}
+
 /// What `fd` is, by how calls for one kind fail: the names of its descriptors would need `/proc`.
 pub fn kind(fd: BorrowedFd<'_>) -> Kind {
     if is_map(fd) {
@@ -283,6 +293,11 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     pub fn info(&self) -> &MapInfo {
         &self.info
+    }
+
+    /// True when both are one map in the kernel.
+    pub fn is(&self, other: &Self) -> bool {
+        self.info.id == other.info.id
     }
 
     pub fn max_entries(&self) -> u32 {
