@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::iter;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -40,8 +41,17 @@ impl Role {
 /// The held lock; dropping it, or dying, frees it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
-    _folder: Option<File>,
+    file: File,
+    folder: Option<File>,
+}
+
+impl Drop for Lock {
+    /// Closing would leave the lock to a child that is between fork and exec just then.
+    fn drop(&mut self) {
+        for file in iter::once(&self.file).chain(&self.folder) {
+            let _ = file.unlock();
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +97,7 @@ impl Lock {
             None => None,
         };
         file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(fail(&path))?;
-        Ok(Self { _file: file, _folder: folder })
+        Ok(Self { file, folder })
     }
 }
 
@@ -222,6 +232,17 @@ mod tests {
         assert!(taken.is_some());
         assert!(lock(&path, open_file).unwrap().is_none());
         assert!(is_path_held(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_dropped_lock_is_free_also_while_a_child_has_its_descriptor() {
+        let path = std::env::temp_dir().join(format!("sluice-drop-{}", std::process::id()));
+        let file = lock(&path, open_file).unwrap().unwrap();
+        let inherited = file.try_clone().unwrap();
+        drop(Lock { file, folder: None });
+        assert!(lock(&path, open_file).unwrap().is_some());
+        drop(inherited);
         fs::remove_file(&path).unwrap();
     }
 
