@@ -185,17 +185,21 @@ impl Story {
         self.converger.set_node(this);
     }
 
+    /// Comes first: tables that became larger before would stay so.
     fn set_capacity(&mut self, told: &CapacityStep) {
         self.capacity.services = told.services.unwrap_or(self.capacity.services);
         self.capacity.backends = told.backends.unwrap_or(self.capacity.backends);
-        self.restart();
+        self.start(MemoryStore::growing(self.capacity));
     }
 
     /// A new process: nothing is left but the tables.
     fn restart(&mut self) {
+        self.start(self.converger.store().clone().reopened(self.capacity));
+    }
+
+    fn start(&mut self, store: MemoryStore) {
         let failures = Failures::Percent { seed: self.seed, percent: FAILING_PERCENT };
-        let store = self.converger.store().clone().reopened(self.capacity).failing(failures);
-        self.converger = Converger::new(store, self.converger.node().clone());
+        self.converger = Converger::new(store.failing(failures), self.converger.node().clone());
         self.problems.clear();
         self.writes = 0;
     }
