@@ -6,7 +6,7 @@
 //! another order must be found out.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
@@ -29,6 +29,8 @@ use proxy_userspace::model::{Change, Event};
 use proxy_userspace::plan::Op;
 
 const CHOICES: u64 = 100_000_000;
+/// Fewer put no stress on anything; how long one takes depends on who else is on the machine.
+const CHANGES: u64 = 10_000;
 /// Choices per system call.
 const RUN: u32 = 1_000_000;
 /// How many changes share a grace period, which takes much longer than they do.
@@ -40,10 +42,11 @@ const CAPACITY: Capacity = Capacity { versions: 256, slots: 4096, backends: 2048
 
 #[test]
 fn a_hundred_million_choices_among_changing_services_are_all_valid() {
-    let (changes, findings) = stress(SHARING, |store| store, |findings| findings.right() >= CHOICES);
+    let enough = |changes, findings: &Findings| findings.right() >= CHOICES && changes >= CHANGES;
+    let (changes, findings) = stress(SHARING, |store| store, enough);
     println!("{changes} changes of services met {findings:?}");
     assert!(findings.are_sound(), "{findings:?}");
-    assert!(changes > 10_000, "{changes} changes put no stress on anything");
+    assert!(changes >= CHANGES && findings.right() >= CHOICES, "the writer stopped early");
 }
 
 #[test]
@@ -61,8 +64,8 @@ fn a_writer_that_gives_ids_away_without_a_grace_period_is_found_out() {
 }
 
 fn is_found_out(reorder: fn(&[Op]) -> Vec<Op>) {
-    let (changes, findings) =
-        stress(1, |store| Broken { store, reorder }, |findings| !findings.are_sound() || findings.right() >= CHOICES);
+    let enough = |_, findings: &Findings| !findings.are_sound() || findings.right() >= CHOICES;
+    let (changes, findings) = stress(1, |store| Broken { store, reorder }, enough);
     println!("{changes} changes of services met {findings:?}");
     assert!(!findings.are_sound(), "{findings:?}");
 }
@@ -92,7 +95,7 @@ impl MapStore for Broken {
 fn stress<S: MapStore + Send>(
     sharing: u64,
     broken: impl FnOnce(KernelStore) -> S,
-    enough: impl Fn(&Findings) -> bool,
+    enough: impl Fn(u64, &Findings) -> bool,
 ) -> (u64, Findings) {
     let _world = World::new().unwrap();
     let mut ebpf = load();
@@ -102,17 +105,17 @@ fn stress<S: MapStore + Send>(
     let program: &mut Xdp = ebpf.program_mut("stress").unwrap().try_into().unwrap();
     program.load().unwrap();
 
-    let end = AtomicBool::new(false);
-    let changes = thread::scope(|scope| {
-        let writing = scope.spawn(|| writer.change_until(&end, sharing));
+    let (end, changes) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| writer.change_until(&end, sharing, &changes));
         stay_on_cpu(0);
-        while !enough(&Findings::read(&findings)) && !writing.is_finished() {
+        while !enough(changes.load(Ordering::Relaxed), &Findings::read(&findings)) && !writing.is_finished() {
             choose(program);
         }
         end.store(true, Ordering::Relaxed);
-        writing.join().unwrap()
+        writing.join().unwrap();
     });
-    (changes, Findings::read(&findings))
+    (changes.into_inner(), Findings::read(&findings))
 }
 
 /// The test programs over tables that are pinned as the agent's are.
@@ -161,10 +164,11 @@ impl Findings {
     }
 
     /// Nobody was led astray. A frontend may be recycled under its reader each time that it is looked up, which refuses
-    /// the choice: the price of looking again instead of locking. Fewer than one in twenty million is rare enough.
+    /// the choice: the price of looking again instead of locking. One in 25 million is rare enough.
     fn are_sound(&self) -> bool {
         let never = [Finding::Refused, Finding::Foreign, Finding::Mixed, Finding::Outdated];
-        never.iter().all(|finding| self.of(*finding) == 0) && self.of(Finding::Changing) < CHOICES / 20_000_000
+        never.iter().all(|finding| self.of(*finding) == 0)
+            && self.of(Finding::Changing) <= self.right().max(CHOICES) / 25_000_000
     }
 }
 
@@ -197,11 +201,11 @@ impl<S: MapStore> Writer<S> {
         writer
     }
 
-    /// Changes services until told to stop; says how often.
-    fn change_until(&mut self, enough: &AtomicBool, sharing: u64) -> u64 {
+    /// Changes services until told to stop, and counts how often.
+    fn change_until(&mut self, end: &AtomicBool, sharing: u64, count: &AtomicU64) {
         stay_on_cpu(1);
-        let mut changes = 0;
-        while !enough.load(Ordering::Relaxed) {
+        while !end.load(Ordering::Relaxed) {
+            let changes = count.load(Ordering::Relaxed);
             let number = self.next_random() % FRONTENDS;
             match changes % 8 {
                 0 => self.cross(number, (number + 1) % FRONTENDS),
@@ -211,12 +215,11 @@ impl<S: MapStore> Writer<S> {
                 }),
                 _ => self.change(&[number], |writer| writer.roll(number)),
             }
-            changes += 1;
-            if changes % sharing == 0 {
+            if (changes + 1).is_multiple_of(sharing) {
                 self.converger.tidy().unwrap();
             }
+            count.store(changes + 1, Ordering::Relaxed);
         }
-        changes
     }
 
     /// Two services go and two others come in the other order: elements of FRONTENDS are recycled crosswise.
