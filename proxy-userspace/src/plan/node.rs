@@ -24,9 +24,7 @@ impl Ledger {
         }
         (ops, full)
     }
-}
 
-impl Ledger {
     /// The writes for some addresses, sorted as [`crate::desired::some_addresses`] gives them. `None` when room is short:
     /// then who gets it is decided over all addresses.
     pub fn plan_addresses(&mut self, wanted: &[(Addr, Option<u32>)]) -> Option<Vec<Op>> {
