@@ -21,3 +21,16 @@ fn the_benchmark_of_connections_has_samples_of_every_lane() {
     let targets = report["targets"].as_array().unwrap();
     assert!(targets.iter().all(|target| target["value"].is_f64()), "a lane that a target asks for is missing");
 }
+
+#[test]
+fn the_benchmark_of_changes_has_every_quantity() {
+    let json = std::env::temp_dir().join(format!("bench-sync-{}.json", std::process::id()));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench-sync"));
+    let output = bench.arg("--quick").arg("--json").arg(&json).env_remove("SLUICE_KUBE_PROXY").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    fs::remove_file(&json).unwrap();
+    let tables = report["tables"].as_array().unwrap();
+    assert_eq!(tables.len(), 16, "what every proxy has, what only Sluice tells, what takes long");
+    assert!(tables.iter().all(|table| table["rows"].as_array().unwrap().len() == 1));
+}

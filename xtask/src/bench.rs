@@ -17,13 +17,15 @@ pub(crate) enum What {
     Sockets,
     /// What a Service costs who dials it, through Sluice and through kube-proxy (docs/performance.md).
     Connect,
+    /// How fast changes of the cluster reach the kernel, through Sluice and through kube-proxy (docs/performance.md).
+    Sync,
 }
 
 impl What {
     pub(crate) const fn needs(self) -> &'static [Need] {
         match self {
             Self::Sockets => &[Need::Ebpf, Need::Namespaces],
-            Self::Connect => &[Need::Ebpf, Need::Namespaces, Need::Go],
+            Self::Connect | Self::Sync => &[Need::Ebpf, Need::Namespaces, Need::Go],
         }
     }
 }
@@ -55,6 +57,7 @@ pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> 
     match what {
         What::Sockets => sockets(places, options),
         What::Connect => beside_kube_proxy(places, "bench-connect", options),
+        What::Sync => beside_kube_proxy(places, "bench-sync", options),
     }
 }
 
