@@ -247,7 +247,7 @@ fn start_apiserver(place: &Place) -> Result<Child> {
         format!("--service-account-signing-key-file={key}"),
         format!("--service-account-key-file={key}"),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112".to_owned(),
+        "--service-cluster-ip-range=10.96.0.0/12,fd00:96::/112".to_owned(),
         "--advertise-address=192.0.2.1".to_owned(),
         "--secure-port=6443".to_owned(),
         "--authorization-mode=RBAC".to_owned(),

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,7 @@ use crate::sys;
 
 /// A network namespace with its loopback up. Clones are the same namespace.
 #[derive(Clone, Debug)]
-pub struct Netns(Rc<File>);
+pub struct Netns(Arc<File>);
 
 impl Netns {
     pub fn new() -> Result<Self> {
@@ -26,7 +26,7 @@ impl Netns {
             }
             File::open("/proc/thread-self/ns/net").context("open the new network namespace")
         });
-        let netns = Self(Rc::new(made.join().expect("the thread does not panic")?));
+        let netns = Self(Arc::new(made.join().expect("the thread does not panic")?));
         netns.ip(&["link set lo up"])?;
         Ok(netns)
     }

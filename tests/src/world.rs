@@ -80,10 +80,12 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.janitor.finish();
-        // Leaving the mount namespace frees it, and with it every pin.
+        // Leaving the mount namespace frees it, and with it every pin. Threads that were started here still share this
+        // thread's root and working folder, and who shares those may not change mounts.
+        let alone = unshare(CloneFlags::CLONE_FS);
         let left = setns(self.outer_mounts.as_fd(), CloneFlags::CLONE_NEWNS);
         let back = nix::unistd::fchdir(self.outer_folder.as_fd());
-        if let Err(error) = left.and(back) {
+        if let Err(error) = alone.and(left).and(back) {
             eprintln!("could not leave the mount namespace of a test: {error}");
         }
     }

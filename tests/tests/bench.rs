@@ -1,18 +1,27 @@
 //! Benchmarks run: everything once, no figure judged.
 
-use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
 use serde_json::Value;
 
+/// What a smoke run reports.
+fn quickly(mut bench: Command) -> Value {
+    let program = Path::new(bench.get_program()).file_name().unwrap().to_owned();
+    let json = env::temp_dir().join(program).with_extension(format!("{}.json", std::process::id()));
+    let output = bench.arg("--quick").arg("--json").arg(&json).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    fs::remove_file(&json).unwrap();
+    report
+}
+
 #[test]
 fn the_benchmark_of_connections_has_samples_of_every_lane() {
-    let json = std::env::temp_dir().join(format!("bench-connect-{}.json", std::process::id()));
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench-connect"));
-    let output = bench.arg("--quick").arg("--json").arg(&json).env_remove("SLUICE_KUBE_PROXY").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    fs::remove_file(&json).unwrap();
+    bench.env_remove("SLUICE_KUBE_PROXY");
+    let report = quickly(bench);
     let tables = report["tables"].as_array().unwrap();
     assert_eq!(tables.len(), 16, "eight quantities between pods, and within one namespace");
     let rows = || tables.iter().flat_map(|table| table["rows"].as_array().unwrap());
@@ -24,13 +33,10 @@ fn the_benchmark_of_connections_has_samples_of_every_lane() {
 
 #[test]
 fn the_benchmark_of_changes_has_every_quantity() {
-    let json = std::env::temp_dir().join(format!("bench-sync-{}.json", std::process::id()));
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench-sync"));
-    let output = bench.arg("--quick").arg("--json").arg(&json).env_remove("SLUICE_KUBE_PROXY").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    fs::remove_file(&json).unwrap();
+    bench.env_remove("SLUICE_KUBE_PROXY").env_remove("SLUICE_KUBE_APISERVER");
+    let report = quickly(bench);
     let tables = report["tables"].as_array().unwrap();
-    assert_eq!(tables.len(), 16, "what every proxy has, what only Sluice tells, what takes long");
+    assert_eq!(tables.len(), 18, "what every proxy has, what only Sluice tells, what takes long");
     assert!(tables.iter().all(|table| table["rows"].as_array().unwrap().len() == 1));
 }

@@ -42,6 +42,12 @@ pub(crate) struct Options {
     /// Draw the plots (SVG) into this folder.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
+    /// Put the report between the two marks that name this benchmark in this Markdown file.
+    #[arg(long, value_name = "FILE")]
+    docs: Option<PathBuf>,
+    /// Measure only this part; may be given more than once. `bench sync` has parts and names them when one is unknown.
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
 }
 
 impl Options {
@@ -49,23 +55,33 @@ impl Options {
         let file =
             |name: &str, path: &Option<PathBuf>| path.as_ref().map(|path| format!("--{name}={}", path.display()));
         let quick = self.quick.then(|| "--quick".to_owned());
-        quick.into_iter().chain(file("json", &self.json)).chain(file("plots", &self.plots)).collect()
+        let only = self.only.iter().map(|part| format!("--only={part}"));
+        quick
+            .into_iter()
+            .chain(file("json", &self.json))
+            .chain(file("plots", &self.plots))
+            .chain(file("docs", &self.docs))
+            .chain(only)
+            .collect()
     }
 }
 
 pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> {
     match what {
         What::Sockets => sockets(places, options),
-        What::Connect => beside_kube_proxy(places, "bench-connect", options),
-        What::Sync => beside_kube_proxy(places, "bench-sync", options),
+        What::Connect => {
+            let kube_proxy = kubernetes::program(places, "kube-proxy")?;
+            beside(places, "bench-connect", options, &[kube_proxy])
+        }
+        What::Sync => beside(places, "bench-sync", options, &kubernetes::programs(places)?),
     }
 }
 
-/// The real kube-proxy gets the same to do in the same run.
-fn beside_kube_proxy(places: &Places, program: &str, options: &Options) -> Result<()> {
-    let (variable, kube_proxy) = kubernetes::program(places, "kube-proxy")?;
+/// The real kube-proxy gets the same to do in the same run. Each program comes with the variable that names it.
+fn beside(places: &Places, program: &str, options: &Options, programs: &[(&str, PathBuf)]) -> Result<()> {
     let why = "the benchmark makes network namespaces and attaches kernel programs to cgroups of its own";
-    measure(places, program, why, options, vec![format!("{variable}={}", kube_proxy.display())])
+    let named = programs.iter().map(|(variable, path)| format!("{variable}={}", path.display()));
+    measure(places, program, why, options, named.collect())
 }
 
 fn sockets(places: &Places, options: &Options) -> Result<()> {

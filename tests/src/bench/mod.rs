@@ -34,6 +34,9 @@ pub struct Options {
     /// Draw the plots (SVG) into this folder.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
+    /// Put the report between the two marks that name this benchmark in this Markdown file.
+    #[arg(long, value_name = "FILE")]
+    pub docs: Option<PathBuf>,
 }
 
 impl Options {

@@ -59,6 +59,11 @@ impl Report {
             serde_json::to_writer_pretty(out, &self)?;
             give_back(file)?;
         }
+        if let Some(file) = &options.docs {
+            let named = || format!("put the report into {}", file.display());
+            let old = fs::read_to_string(file).with_context(named)?;
+            fs::write(file, between_marks(&old, &self.command, &self.text()).with_context(named)?)?;
+        }
         if let Some(folder) = &options.plots {
             make_folder(folder)?;
             for (name, plot) in &self.plots {
@@ -83,6 +88,15 @@ impl Report {
         parts.retain(|part| !part.is_empty());
         parts.join("\n\n") + "\n"
     }
+}
+
+/// `document` with `report` in the place of what is between the marks that name `command`.
+fn between_marks(document: &str, command: &str, report: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- begin: {command} -->\n"), format!("<!-- end: {command} -->\n"));
+    let missing = || format!("it needs the lines {begin:?} and {end:?}");
+    let (before, rest) = document.split_once(&begin).with_context(missing)?;
+    let (_, after) = rest.split_once(&end).with_context(missing)?;
+    Ok(format!("{before}{begin}\n{report}\n{end}{after}"))
 }
 
 fn make_folder(folder: &Path) -> Result<()> {
@@ -132,7 +146,9 @@ impl Table {
         let mut rows = rows.into_iter().map(|(name, summary)| Row { name, summary, ratio: 1.0 }).collect::<Vec<_>>();
         let baseline = rows.first().map_or(1.0, |row| row.summary.get(compared));
         for row in &mut rows {
-            row.ratio = row.summary.get(compared) / baseline;
+            let value = row.summary.get(compared);
+            // Nothing is as much as nothing.
+            row.ratio = if value.total_cmp(&baseline).is_eq() { 1.0 } else { value / baseline };
         }
         Self { title: title.to_owned(), unit: unit.to_owned(), compared, rows }
     }
@@ -282,6 +298,15 @@ mod tests {
             | direct          | 10.00 | 10.00 | 10.00 |        1.000 |\n\
             | through Sluice  | 10.50 | 10.50 | 10.50 |        1.050 |";
         assert_eq!(table().text(), expected);
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_the_one_before() {
+        let document = "# Title\n<!-- begin: x -->\nold\n<!-- end: x -->\nrest\n";
+        let once = between_marks(document, "x", "new\n").unwrap();
+        assert_eq!(once, "# Title\n<!-- begin: x -->\n\nnew\n\n<!-- end: x -->\nrest\n");
+        assert_eq!(between_marks(&once, "x", "new\n").unwrap(), once);
+        assert!(between_marks(document, "y", "new\n").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use proxy_common::tables::name;
 use proxy_tests::bench::{Bound, Line, Percentile, Plot, Report, Summary, Table, Target};
 use proxy_tests::cluster::Size;
 
+use crate::feed::Source;
 use crate::subject::{Memory, Who};
 use crate::trial::{Churn, Cold, Heard};
 
@@ -16,6 +17,7 @@ const MEGA: f64 = 1e6;
 pub(crate) struct Measured {
     pub(crate) who: Who,
     pub(crate) size: Size,
+    pub(crate) source: Source,
     pub(crate) cold: Cold,
     /// Bytes of kernel memory by table; Sluice only.
     pub(crate) tables: BTreeMap<String, f64>,
@@ -44,7 +46,8 @@ impl Measured {
     }
 
     fn title(&self) -> String {
-        format!("{}, {}", self.who.name(), title(self.size))
+        let real = if self.source == Source::Real { ", real API server" } else { "" };
+        format!("{}, {}{real}", self.who.name(), title(self.size))
     }
 }
 
@@ -62,7 +65,7 @@ struct Quantity {
 /// What every proxy has.
 const COMPARED: [Quantity; 6] = [
     Quantity { title: "Process start to programmed", unit: "s", of: |of| vec![of.cold.from_start] },
-    Quantity { title: "List complete to programmed", unit: "s", of: |of| vec![of.cold.from_list] },
+    Quantity { title: "List complete to programmed", unit: "s", of: |of| of.cold.from_list.into_iter().collect() },
     Quantity { title: "CPU until programmed, children too", unit: "s", of: |of| vec![of.cold.cpu] },
     Quantity { title: "One changed endpoint, from outside", unit: "ms", of: |of| milliseconds(&of.flips) },
     Quantity { title: "A new Service, from outside", unit: "ms", of: |of| milliseconds(&of.births) },
@@ -70,9 +73,11 @@ const COMPARED: [Quantity; 6] = [
 ];
 
 /// What only Sluice tells.
-const OURS: [Quantity; 4] = [
+const OURS: [Quantity; 6] = [
     Quantity { title: "One changed endpoint, agent's clock", unit: "ms", of: |of| of_heard(&of.heard) },
     Quantity { title: "Resident memory after the start", unit: "MB", of: |of| vec![of.cold.memory.resident / MEGA] },
+    Quantity { title: "Of it anonymous", unit: "MB", of: |of| vec![of.cold.memory.anonymous / MEGA] },
+    Quantity { title: "Its proportional share (Pss)", unit: "MB", of: |of| vec![of.cold.memory.share / MEGA] },
     Quantity { title: "Peak memory", unit: "MB", of: |of| vec![of.steady.peak / MEGA] },
     Quantity { title: "Tables in the kernel, without sockets", unit: "MB", of: |of| vec![of.table_bytes() / MEGA] },
 ];
@@ -106,8 +111,10 @@ impl Figures {
     }
 
     fn table(&self, quantity: &Quantity) -> Option<Table> {
-        let samples = self.0.iter().map(|of| (of.title(), (quantity.of)(of)));
-        let rows: Vec<_> = samples.filter(|(_, samples)| samples.iter().any(|sample| *sample > 0.0)).collect();
+        let ours_only = OURS.iter().any(|of| of.title == quantity.title);
+        let trials = self.0.iter().filter(|of| !ours_only || of.is_ours());
+        let samples = trials.map(|of| (of.title(), (quantity.of)(of)));
+        let rows: Vec<_> = samples.filter(|(_, samples)| !samples.is_empty()).collect();
         let rows = rows.into_iter().map(|(title, samples)| (title, Summary::of(&samples)));
         (rows.len() > 0).then(|| Table::new(quantity.title, quantity.unit, Percentile::P50, rows))
     }
@@ -133,17 +140,21 @@ impl Figures {
             self.0.iter().map(|trial| (trial.title(), trial.rolled.iter().map(of).collect())).collect()
         };
         add("25 of 5,000 endpoints replaced, agent's clock", "ms", rolled(|heard| heard.seconds * 1e3));
-        add("25 of 5,000 endpoints replaced, writes", "", rolled(|heard| f64::from(heard.writes)));
+        add("25 of 5,000 endpoints replaced", "writes", rolled(|heard| f64::from(heard.writes)));
         tables
     }
 
+    fn replayed(&self) -> impl Iterator<Item = &Measured> {
+        self.0.iter().filter(|of| of.source == Source::Replayed)
+    }
+
     fn ours(&self, services: u32, endpoints: u32) -> Option<&Measured> {
-        self.0.iter().find(|of| of.is_ours() && of.size == Size { services, endpoints })
+        self.replayed().find(|of| of.is_ours() && of.size == Size { services, endpoints })
     }
 
     /// Median of a quantity over that of Sluice with the same cluster.
     fn times_ours(&self, who: Who, services: u32, of: fn(&Measured) -> Vec<f64>) -> Option<f64> {
-        let theirs = self.0.iter().find(|trial| trial.who == who && trial.size.services == services)?;
+        let theirs = self.replayed().find(|trial| trial.who == who && trial.size.services == services)?;
         let median = |trial: &Measured| Summary::of(&of(trial)).p50;
         Some(median(theirs) / median(self.ours(services, theirs.size.endpoints)?))
     }
@@ -153,13 +164,16 @@ impl Figures {
         let at_most = |what: &str, value, unit, bound| Target::new(what, value, unit, Bound::AtMost(bound));
         if let Some(large) = self.ours(10_000, 10) {
             let (cold, heard) = (&large.cold, Summary::of(&of_heard(&large.heard)));
-            add(at_most("12: list complete to last write", cold.from_list, "s", 0.5).stretch(Bound::AtMost(0.25)));
+            if let Some(from_list) = cold.from_list {
+                add(at_most("12: list complete to last write", from_list, "s", 0.5).stretch(Bound::AtMost(0.25)));
+            }
             add(at_most("12: process start to programmed", cold.from_start, "s", 1.0));
             add(at_most("12: CPU until programmed", cold.cpu, "s", 0.7));
             add(at_most("13: one change, median", heard.p50, "ms", 1.0).stretch(Bound::AtMost(0.4)));
             add(at_most("13: one change, p99", heard.p99, "ms", 5.0));
             let outside = Summary::of(&milliseconds(&large.flips));
             add(at_most("13: one change from outside, median", outside.p50, "ms", 1.0).stretch(Bound::AtMost(0.4)));
+            add(at_most("13: one change from outside, p99", outside.p99, "ms", 5.0));
             if let Some(small) = self.ours(100, 10) {
                 let growth = heard.p50 / Summary::of(&of_heard(&small.heard)).p50;
                 add(at_most("13: 10,000 Services over 100, median", growth, "x", 1.2));
@@ -186,6 +200,12 @@ impl Figures {
                 add(at_most(&what, of.cold.memory.resident / MEGA, "MB", bound));
             }
         }
+        if let Some(times) = self.times_ours(crate::NFTABLES, 10_000, |of| vec![of.cold.memory.resident]) {
+            add(at_most("16: resident memory, Sluice over kube-proxy nftables", 1.0 / times, "x", 0.14));
+        }
+        if let Some(times) = self.times_ours(crate::NFTABLES, 10_000, |of| vec![of.steady.resident]) {
+            add(at_most("16: the same after changes", 1.0 / times, "x", 0.08));
+        }
         if let Some([service, endpoint]) = self.slopes() {
             add(at_most("18: bytes of a Service, user and kernel", service, "B", 500.0).stretch(Bound::AtMost(300.0)));
             add(at_most("18: bytes of an endpoint", endpoint, "B", 120.0).stretch(Bound::AtMost(60.0)));
@@ -198,7 +218,7 @@ impl Figures {
                 add(Target::new(what, times, "x", Bound::AtLeast(bound)));
             }
         }
-        if let Some(times) = self.times_ours(crate::NFTABLES, 10_000, |of| vec![of.cold.from_list]) {
+        if let Some(times) = self.times_ours(crate::NFTABLES, 10_000, |of| of.cold.from_list.into_iter().collect()) {
             add(Target::new("12: full sync, kube-proxy nftables over Sluice", times, "x", Bound::AtLeast(25.0)));
         }
     }
@@ -221,7 +241,7 @@ impl Figures {
     fn plots(&self, report: &mut Report) {
         let lines = |of: fn(&Measured) -> f64| {
             let mut lines: Vec<Line> = Vec::new();
-            for trial in self.0.iter().filter(|trial| trial.size.endpoints == 10 && trial.size.services > 0) {
+            for trial in self.replayed().filter(|trial| trial.size.endpoints == 10 && trial.size.services > 0) {
                 let (name, point) = (trial.who.name(), (f64::from(trial.size.services), of(trial)));
                 match lines.iter_mut().find(|line| line.name == name) {
                     Some(line) => line.points.push(point),

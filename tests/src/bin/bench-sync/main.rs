@@ -4,6 +4,7 @@
 //! node of its own, one after the other in the same run. What happens before the bytes of a change leave the API server
 //! is in none of them.
 
+mod feed;
 mod figures;
 mod probe;
 mod subject;
@@ -15,41 +16,86 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::{Parser, ValueEnum};
 use proxy_tests::apiserver::program;
 use proxy_tests::bench::{Options, Report};
 use proxy_tests::cluster::Size;
 use proxy_tests::kube_proxy::Mode;
 
+use feed::Source;
 use figures::{Figures, Measured};
 use subject::{Who, tables};
 use trial::Trial;
 
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// No Services, and 100: what everything else is compared with.
+    Small,
+    /// 1,000 Services of 10 endpoints.
+    Medium,
+    /// 10,000 Services of 10 endpoints.
+    Large,
+    /// 5,000 Services of 50 endpoints.
+    Wide,
+    /// 1,000 Services of 10 endpoints on a real API server.
+    ApiServer,
+    /// With 10,000 Services: 100 changes a second for a minute.
+    Churn,
+    /// With 10,000 Services: every endpoint of a Service with 5,000 is replaced.
+    Roll,
+    /// With 10,000 Services: nothing happens for a minute.
+    Idle,
+}
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Measure only this; may be given more than once.
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+}
+
+impl Arguments {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
 /// A cluster to measure with, and who can bear it in reasonable time.
 struct Plan {
+    part: Part,
     size: Size,
     who: &'static [Who],
-    /// Also the long ones: churn, a large Service, doing nothing.
-    long: bool,
+    source: Source,
+    /// What else is measured with it.
+    long: &'static [Part],
 }
 
 const NFTABLES: Who = Who::KubeProxy(Mode::Nftables);
 const LEGACY: Who = Who::KubeProxy(Mode::IptablesLegacy);
 const IPTABLES: Who = Who::KubeProxy(Mode::IptablesNft);
 
-const PLANS: [Plan; 5] = [
-    Plan { size: Size { services: 0, endpoints: 10 }, who: &[Who::Sluice], long: false },
-    Plan { size: Size { services: 100, endpoints: 10 }, who: &[Who::Sluice], long: false },
-    Plan {
-        size: Size { services: 1_000, endpoints: 10 },
-        who: &[Who::Sluice, NFTABLES, LEGACY, IPTABLES],
-        long: false,
-    },
-    Plan { size: Size { services: 10_000, endpoints: 10 }, who: &[Who::Sluice, NFTABLES, LEGACY], long: true },
-    Plan { size: Size { services: 5_000, endpoints: 50 }, who: &[Who::Sluice], long: false },
+const fn plan(part: Part, services: u32, endpoints: u32, who: &'static [Who]) -> Plan {
+    Plan { part, size: Size { services, endpoints }, who, source: Source::Replayed, long: &[] }
+}
+
+const LONG: &[Part] = &[Part::Idle, Part::Churn, Part::Roll];
+
+const PLANS: [Plan; 6] = [
+    plan(Part::Small, 0, 10, &[Who::Sluice]),
+    plan(Part::Small, 100, 10, &[Who::Sluice]),
+    plan(Part::Medium, 1_000, 10, &[Who::Sluice, NFTABLES, LEGACY, IPTABLES]),
+    Plan { long: LONG, ..plan(Part::Large, 10_000, 10, &[Who::Sluice, NFTABLES, LEGACY]) },
+    plan(Part::Wide, 5_000, 50, &[Who::Sluice]),
+    Plan { source: Source::Real, ..plan(Part::ApiServer, 1_000, 10, &[Who::Sluice, NFTABLES, LEGACY]) },
 ];
 
-const QUICK: [Plan; 1] =
-    [Plan { size: Size { services: 100, endpoints: 10 }, who: &[Who::Sluice, NFTABLES, LEGACY], long: true }];
+const QUICK: [Plan; 2] = [
+    Plan { long: LONG, ..plan(Part::Large, 100, 10, &[Who::Sluice, NFTABLES, LEGACY]) },
+    Plan { source: Source::Real, ..plan(Part::ApiServer, 10, 2, &[Who::Sluice, NFTABLES]) },
+];
 
 /// Of the Service that is replaced endpoint by endpoint.
 const LARGE: u32 = 5_000;
@@ -59,8 +105,9 @@ const CHANGES_PER_SECOND: u32 = 100;
 const PATIENCE: Duration = Duration::from_mins(5);
 
 fn main() -> Result<()> {
-    let options = Options::parse();
-    let mut report = Report::begin("sync", &options)?;
+    let arguments = Arguments::parse();
+    let options = &arguments.options;
+    let mut report = Report::begin("sync", options)?;
     let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
     if beside {
         report.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
@@ -69,22 +116,30 @@ fn main() -> Result<()> {
     } else {
         report.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
     }
+    let real = env::var_os("SLUICE_KUBE_APISERVER").is_some();
+    if !real {
+        report.note("Without a real API server: SLUICE_KUBE_APISERVER names none.");
+    }
     let plans: &[Plan] = if options.quick { &QUICK } else { &PLANS };
     let minute = Duration::from_secs(if options.quick { 2 } else { 60 });
     let mut figures = Figures::default();
-    for plan in plans {
+    for plan in plans.iter().filter(|plan| real || plan.source == Source::Replayed) {
+        let long: Vec<Part> = plan.long.iter().copied().filter(|part| arguments.wants(*part)).collect();
+        if !arguments.wants(plan.part) && long.is_empty() {
+            continue;
+        }
         for who in plan.who.iter().filter(|who| beside || **who == Who::Sluice) {
             eprintln!("{} with {} Services x {} endpoints", who.name(), plan.size.services, plan.size.endpoints);
-            figures.add(measure(*who, plan, minute)?);
+            figures.add(measure(*who, plan, &long, minute)?);
         }
     }
     figures.fill(&mut report);
-    report.finish(&options)
+    report.finish(options)
 }
 
-fn measure(who: Who, plan: &Plan, minute: Duration) -> Result<Measured> {
+fn measure(who: Who, plan: &Plan, long: &[Part], minute: Duration) -> Result<Measured> {
     let ours = who == Who::Sluice;
-    let (trial, cold) = Trial::start(who, plan.size, PATIENCE)?;
+    let (trial, cold) = Trial::start(who, plan.source, plan.size, PATIENCE)?;
     let tables = if ours { tables(&trial.node)? } else { BTreeMap::new() };
     let (flips, births) = if ours { (200, 50) } else { (6, 3) };
     let from = trial.log_length();
@@ -95,6 +150,7 @@ fn measure(who: Who, plan: &Plan, minute: Duration) -> Result<Measured> {
     let mut measured = Measured {
         who,
         size: plan.size,
+        source: plan.source,
         cold,
         tables,
         flips,
@@ -105,10 +161,13 @@ fn measure(who: Who, plan: &Plan, minute: Duration) -> Result<Measured> {
         idle: None,
         rolled: Vec::new(),
     };
-    if plan.long {
-        measured.idle = Some(trial.idle(minute)?);
-        measured.churn = Some(trial.churn(CHANGES_PER_SECOND, minute)?);
-        measured.rolled = if ours { trial.roll(LARGE, AT_ONCE)? } else { Vec::new() };
+    for part in long {
+        match part {
+            Part::Idle => measured.idle = Some(trial.idle(minute)?),
+            Part::Churn => measured.churn = Some(trial.churn(CHANGES_PER_SECOND, minute)?),
+            Part::Roll if ours => measured.rolled = trial.roll(LARGE, AT_ONCE)?,
+            _ => {}
+        }
     }
     Ok(measured)
 }

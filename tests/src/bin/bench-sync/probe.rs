@@ -11,7 +11,8 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
 use proxy_tests::cluster::{self, PORT, TARGET};
 use proxy_tests::node::{Node, Pod};
-use proxy_tests::replay::{Replay, Sent};
+
+use crate::feed::{Feed, Told};
 
 /// The Service that is watched.
 const WATCHED: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 50);
@@ -36,37 +37,37 @@ impl Probe {
     }
 
     /// The watched Service with the first pod behind it.
-    pub(crate) fn publish(&self, replay: &Replay) {
-        replay.apply(&cluster::service("watched", WATCHED));
-        self.lead_to(replay, 0);
+    pub(crate) fn publish(&self, feed: &Feed) -> Result<()> {
+        feed.apply(&cluster::service("watched", WATCHED))?;
+        self.lead_to(feed, 0).map(drop)
     }
 
     /// Seconds from the bytes of a change until the other pod answers, `count` times.
-    pub(crate) fn flips(&self, replay: &Replay, count: usize) -> Result<Vec<f64>> {
-        self.lead_to(replay, 0);
+    pub(crate) fn flips(&self, feed: &Feed, count: usize) -> Result<Vec<f64>> {
+        self.lead_to(feed, 0)?;
         self.wait_for(WATCHED, Some(0))?;
         let flip = |number| {
             let pod = (number + 1) % 2;
-            let sent = self.lead_to(replay, pod);
-            Ok(seconds(&sent, self.wait_for(WATCHED, Some(pod))?))
+            let told = self.lead_to(feed, pod)?;
+            Ok(seconds(&told, self.wait_for(WATCHED, Some(pod))?))
         };
         (0..count).map(flip).collect()
     }
 
     /// Seconds from the bytes of a new Service until it answers, `count` times.
-    pub(crate) fn births(&self, replay: &Replay, count: usize) -> Result<Vec<f64>> {
+    pub(crate) fn births(&self, feed: &Feed, count: usize) -> Result<Vec<f64>> {
         let birth = |number: usize| {
             let (name, address) = (format!("new-{number}"), Ipv4Addr::new(10, 96, 1, number as u8));
             let (service, slice) = (cluster::service(&name, address), cluster::slice(&name, 0, &self.addresses[..1]));
-            replay.apply(&slice);
-            let sent = replay.apply(&service);
-            Ok(seconds(&sent, self.wait_for(address, Some(0))?))
+            feed.apply(&slice)?;
+            let told = feed.apply(&service)?;
+            Ok(seconds(&told, self.wait_for(address, Some(0))?))
         };
         (0..count).map(birth).collect()
     }
 
-    fn lead_to(&self, replay: &Replay, pod: usize) -> std::sync::Arc<Sent> {
-        replay.apply(&cluster::slice("watched", 0, &[self.addresses[pod]]))
+    fn lead_to(&self, feed: &Feed, pod: usize) -> Result<Told> {
+        feed.apply(&cluster::slice("watched", 0, &[self.addresses[pod]]))
     }
 
     /// Dials `to` until pod `who` answers, or nobody.
@@ -99,8 +100,8 @@ impl Probe {
 }
 
 /// When the change left and when it was seen.
-fn seconds(sent: &Sent, seen: Instant) -> f64 {
-    sent.at().map_or(0.0, |at| (seen - at).as_secs_f64())
+fn seconds(told: &Told, seen: Instant) -> f64 {
+    told.at().map_or(0.0, |at| (seen - at).as_secs_f64())
 }
 
 fn listen(pod: &Pod) -> Result<TcpListener> {

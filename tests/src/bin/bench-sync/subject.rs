@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
+use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 use proxy_tests::agent::Agent;
 use proxy_tests::bench::Kind;
@@ -77,17 +78,25 @@ impl Subject {
         }
     }
 
-    /// CPU seconds of the process and of the children it waited for.
+    /// CPU seconds of the process, to the nanosecond, and of the children it waited for, in ticks.
     pub(crate) fn cpu(&self) -> Result<f64> {
+        let own = clock_getcpuclockid(self.pid()).and_then(ClockId::now).context("the CPU clock of a process")?;
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         let (_, fields) = stat.rsplit_once(") ").context("the name of a process ends with a bracket")?;
-        let ticks: f64 = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum();
-        Ok(ticks / TICKS_PER_SECOND)
+        // cutime and cstime, fields 16 and 17 of proc(5).
+        let ticks: f64 = fields.split(' ').skip(13).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+        Ok(Duration::from(own).as_secs_f64() + ticks / TICKS_PER_SECOND)
     }
 
     pub(crate) fn memory(&self) -> Result<Memory> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        Ok(Memory { resident: bytes(&status, "VmRSS:")?, peak: bytes(&status, "VmHWM:")? })
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
+        Ok(Memory {
+            resident: bytes(&status, "VmRSS:")?,
+            peak: bytes(&status, "VmHWM:")?,
+            anonymous: bytes(&status, "RssAnon:")?,
+            share: bytes(&rollup, "Pss:")?,
+        })
     }
 }
 
@@ -96,6 +105,10 @@ impl Subject {
 pub(crate) struct Memory {
     pub(crate) resident: f64,
     pub(crate) peak: f64,
+    /// Of what is resident: not a part of a file.
+    pub(crate) anonymous: f64,
+    /// What is resident, pages shared with others divided by their number.
+    pub(crate) share: f64,
 }
 
 /// A line like `VmRSS:   1234 kB`.

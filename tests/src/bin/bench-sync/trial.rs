@@ -1,8 +1,6 @@
 //! One proxy on one node with one made-up cluster: everything that is measured about it.
 
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,15 +8,13 @@ use anyhow::{Context, Result, ensure};
 use proxy_tests::apiserver::node_object;
 use proxy_tests::cluster::{self, SLICE, Size};
 use proxy_tests::node::Node;
-use proxy_tests::replay::{Lists, Replay};
 use proxy_tests::world::World;
 use serde_json::json;
 
+use crate::feed::{Feed, Source};
 use crate::probe::{Probe, Visit};
 use crate::subject::{Memory, Subject, Who};
 
-/// Where the replayed API server is.
-const API: &str = "192.0.2.1:8001";
 const ROLLING: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 52);
 /// Long enough for allocators and retired ids to settle.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -26,9 +22,10 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// The start of a proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cold {
-    /// Seconds from the start of the process, and from the last byte of the lists, to the last write.
+    /// Seconds from the start of the process to the last write.
     pub(crate) from_start: f64,
-    pub(crate) from_list: f64,
+    /// From the last byte of the lists; only a replayed API server tells when that was.
+    pub(crate) from_list: Option<f64>,
     pub(crate) cpu: f64,
     pub(crate) memory: Memory,
 }
@@ -55,46 +52,47 @@ pub(crate) struct Trial {
     pub(crate) subject: Subject,
     pub(crate) size: Size,
     pub(crate) node: Node,
-    replay: Replay,
+    feed: Feed,
     probe: Probe,
     patience: Duration,
     world: World,
 }
 
 impl Trial {
-    pub(crate) fn start(who: Who, size: Size, patience: Duration) -> Result<(Self, Cold)> {
+    pub(crate) fn start(who: Who, source: Source, size: Size, patience: Duration) -> Result<(Self, Cold)> {
         let world = World::new()?;
         let node = world.node("one")?;
         let probe = Probe::new(&node, patience)?;
-        let replay = Replay::start(&world.uplink, API.parse()?, Lists::Streamed)?;
-        replay.apply(&node_object(&node));
-        replay.apply(&cluster::service_cidr());
-        probe.publish(&replay);
-        size.objects().for_each(|object| drop(replay.apply(&object)));
-        let kubeconfig = kubeconfig()?;
+        let feed = Feed::start(source, &world)?;
+        feed.apply(&node_object(&node))?;
+        if source == Source::Replayed {
+            feed.apply(&cluster::service_cidr())?;
+        }
+        probe.publish(&feed)?;
+        size.objects().try_for_each(|object| feed.apply(&object).map(drop))?;
+        let kubeconfig = feed.kubeconfig()?;
         let start = Instant::now();
         let mut subject = who.start(&node, &kubeconfig)?;
         let programmed = subject.programmed_at(patience)?;
-        let listed = replay.listed().context("a proxy lists before it programs")?;
         let cpu = subject.cpu()?;
         thread::sleep(SETTLED);
         let cold = Cold {
             from_start: (programmed - start).as_secs_f64(),
-            from_list: (programmed - listed).as_secs_f64(),
+            from_list: feed.listed().map(|listed| (programmed - listed).as_secs_f64()),
             cpu,
             memory: subject.memory()?,
         };
-        Ok((Self { subject, size, node, replay, probe, patience, world }, cold))
+        Ok((Self { subject, size, node, feed, probe, patience, world }, cold))
     }
 
     /// Seconds from the bytes of a change until the other pod answers, seen from outside.
     pub(crate) fn flips(&self, count: usize) -> Result<Vec<f64>> {
-        self.on_the_node(|probe, replay| probe.flips(replay, count))
+        self.on_the_node(|probe, feed| probe.flips(feed, count))
     }
 
     /// Seconds from the bytes of a new Service until it answers.
     pub(crate) fn births(&self, count: usize) -> Result<Vec<f64>> {
-        self.on_the_node(|probe, replay| probe.births(replay, count))
+        self.on_the_node(|probe, feed| probe.births(feed, count))
     }
 
     /// Changes one slice after the other, `per_second`.
@@ -103,7 +101,7 @@ impl Trial {
         let (cpu, start) = (self.subject.cpu()?, Instant::now());
         let mut changes = 0;
         while start.elapsed() < lasting {
-            self.change_one(changes);
+            self.change_one(changes)?;
             changes += 1;
             let next = Duration::from_secs(1) * changes / per_second;
             thread::sleep(next.saturating_sub(start.elapsed()));
@@ -114,13 +112,13 @@ impl Trial {
     }
 
     /// Swaps one endpoint of one of the Services for a spare address, or back.
-    fn change_one(&self, number: u32) {
+    fn change_one(&self, number: u32) -> Result<()> {
         let service = number.wrapping_mul(7919) % self.size.services;
         let mut slice = self.size.slice(service, 0);
         if (number / self.size.services).is_multiple_of(2) {
             slice["endpoints"][0]["addresses"] = json!([self.size.endpoint(service, self.size.endpoints)]);
         }
-        self.replay.apply(&slice);
+        self.feed.apply(&slice).map(drop)
     }
 
     /// Replaces every endpoint of a large Service, `at_once` in each change; what the agent says about each.
@@ -133,15 +131,15 @@ impl Trial {
         };
         let slices = endpoints / SLICE;
         let before = self.log_length();
-        (0..slices).for_each(|number| drop(self.replay.apply(&slice(number, 0))));
-        self.replay.apply(&cluster::service("rolling", ROLLING));
+        (0..slices).try_for_each(|number| self.feed.apply(&slice(number, 0)).map(drop))?;
+        self.feed.apply(&cluster::service("rolling", ROLLING))?;
         self.wait_for_changes(before, 1)?;
         thread::sleep(SETTLED);
         let from = self.log_length();
         let mut done = 0;
         for number in 0..slices {
             for replaced in (at_once..=SLICE).step_by(at_once as usize) {
-                self.replay.apply(&slice(number, replaced));
+                self.feed.apply(&slice(number, replaced))?;
                 done += 1;
                 self.wait_for_changes(from, done)?;
             }
@@ -175,11 +173,11 @@ impl Trial {
     }
 
     /// Measures as a process of the node: in its network namespace and in its cgroup.
-    fn on_the_node<T: Send>(&self, measure: impl FnOnce(&Probe, &Replay) -> Result<T> + Send) -> Result<T> {
+    fn on_the_node<T: Send>(&self, measure: impl FnOnce(&Probe, &Feed) -> Result<T> + Send) -> Result<T> {
         let root = self.world.cgroup().parent().context("cgroups are mounted somewhere")?;
         let _visit = Visit::to(&self.node, root)?;
-        let (probe, replay) = (&self.probe, &self.replay);
-        self.node.netns.inside(|| measure(probe, replay))
+        let (probe, feed) = (&self.probe, &self.feed);
+        self.node.netns.inside(|| measure(probe, feed))
     }
 }
 
@@ -191,16 +189,4 @@ impl Heard {
         let writes = rest.split_once(" writes")?.0.parse().ok()?;
         Some(Self { seconds: microseconds.parse::<f64>().ok()? / 1e6, writes })
     }
-}
-
-fn kubeconfig() -> Result<PathBuf> {
-    let path = Path::new("/run/kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "replay",
-        "contexts": [{ "name": "replay", "context": { "cluster": "replay", "user": "nobody" } }],
-        "clusters": [{ "name": "replay", "cluster": { "server": format!("http://{API}") } }],
-        "users": [{ "name": "nobody", "user": {} }],
-    });
-    fs::write(path, config.to_string()).context("write a kubeconfig")?;
-    Ok(path.to_owned())
 }
