@@ -25,6 +25,8 @@ pub struct Converger<S> {
     ledger: Option<Ledger>,
     /// The tables could not grow: until [`Self::try_to_grow`] what they hold is all there is.
     cramped: bool,
+    /// Why, until a report tells it.
+    growth_error: Option<GrowError>,
 }
 
 /// What one step did.
@@ -37,7 +39,7 @@ pub struct Report {
     pub full: Vec<(ServicePortName, Full)>,
     /// Some addresses of ADDRS do not fit.
     pub addresses_full: Option<Full>,
-    /// Why the tables stay as small as they are.
+    /// Why the tables stay as small as they are; told once for every try to make them larger.
     pub cramped: Option<GrowError>,
     /// What was wrong in the tables when they were read.
     pub damage: Vec<plan::Problem>,
@@ -70,7 +72,7 @@ impl<S: MapStore> Converger<S> {
 
     /// Goes on from what was learned before there was a store.
     pub fn knowing(model: Model, store: S, this: ThisNode) -> Self {
-        Self { model, this, store, ledger: None, cramped: false }
+        Self { model, this, store, ledger: None, cramped: false, growth_error: None }
     }
 
     /// Takes in what a source learned. The problems are those that are new with it.
@@ -134,6 +136,7 @@ impl<S: MapStore> Converger<S> {
             return self.make_do(error);
         }
         self.write(ledger, &ops, &mut report)?;
+        report.cramped = self.growth_error.take();
         Ok(report)
     }
 
@@ -150,9 +153,8 @@ impl<S: MapStore> Converger<S> {
     /// Plans once more, for the tables as they are: only what does not fit is not served.
     fn make_do(&mut self, error: GrowError) -> Result<Report, Error> {
         self.cramped = true;
-        let mut report = self.step()?;
-        report.cramped = Some(error);
-        Ok(report)
+        self.growth_error = Some(error);
+        self.step()
     }
 
     /// True while the tables are smaller than they should be.
@@ -406,6 +408,24 @@ mod tests {
         converger.try_to_grow();
         let report = converger.converge().unwrap();
         assert_eq!((report.full, report.cramped.is_none()), (Vec::new(), true));
+    }
+
+    #[test]
+    fn a_growth_that_failed_is_told_although_writes_failed_too() {
+        let mut converger = on(MemoryStore::growing(Capacity::LIMIT));
+        synced(&mut converger);
+        converger.converge().unwrap();
+        let room = converger.store().capacity().services - 1;
+        (0..=room).flat_map(one_of_many).for_each(|change| drop(converger.apply(change)));
+
+        let all = Failures::Percent { seed: Seed(1), percent: 100 };
+        *converger.store_mut() = converger.store().clone().failing(all);
+        converger.converge().unwrap_err();
+        *converger.store_mut() = converger.store().clone().failing(Failures::Never);
+        let report = converger.converge().unwrap();
+        assert_eq!(report.cramped.map(|error| error.to_string()), Some("failed on purpose".to_owned()));
+        assert!(converger.is_cramped());
+        assert!(converger.converge().unwrap().cramped.is_none(), "it is told once");
     }
 
     #[test]
