@@ -134,6 +134,16 @@ impl Agent {
         Ok(self.child.wait()?)
     }
 
+    /// Waits until it ends by itself, which closes its log.
+    pub fn ended(&mut self) -> Result<ExitStatus> {
+        ensure!(self.log.closes_within(PATIENCE), "the agent goes on; its log:\n{}", self.log.text());
+        self.wait()
+    }
+
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits for a line of the log that holds `text`.
     pub fn logged(&self, text: &str) -> Result<String> {
         self.logged_within(PATIENCE, text)
@@ -141,7 +151,7 @@ impl Agent {
 
     /// Like [`Self::logged`], for what may take longer.
     pub fn logged_within(&self, patience: Duration, text: &str) -> Result<String> {
-        let found = self.log.wait_for(patience, text);
+        let found = self.log.wait_for(patience, |lines| lines.iter().find(|line| line.contains(text)).cloned());
         found.with_context(|| format!("the agent never logged {text:?}; its log:\n{}", self.log.text()))
     }
 
@@ -157,6 +167,13 @@ impl Agent {
     pub fn lines_from<T>(&self, first: usize, read: impl Fn(&str) -> Option<T>) -> (usize, Vec<T>) {
         let state = self.log.state.lock().expect("no panic under the lock");
         (state.lines.len(), state.lines[first..].iter().filter_map(|line| read(line)).collect())
+    }
+
+    /// Waits for a line after the first `known` ones that holds one of `texts`.
+    pub fn logs_after(&self, known: usize, texts: &[&str]) -> Result<String> {
+        let holds_one = |line: &&String| texts.iter().any(|text| line.contains(text));
+        let found = self.log.wait_for(PATIENCE, |lines| lines.iter().skip(known).find(holds_one).cloned());
+        found.with_context(|| format!("the agent never logged one of {texts:?}; its log:\n{}", self.log.text()))
     }
 
     /// The log so far.
@@ -255,15 +272,20 @@ impl Log {
         self.changed.notify_all();
     }
 
+    fn closes_within(&self, patience: Duration) -> bool {
+        let state = self.state.lock().expect("no panic under the lock");
+        let open = |state: &mut LogState| !state.closed;
+        self.changed.wait_timeout_while(state, patience, open).expect("no panic under the lock").0.closed
+    }
+
     fn text(&self) -> String {
         self.state.lock().expect("no panic under the lock").lines.join("\n")
     }
 
-    fn wait_for(&self, patience: Duration, text: &str) -> Option<String> {
+    fn wait_for<T>(&self, patience: Duration, find: impl Fn(&[String]) -> Option<T>) -> Option<T> {
         let state = self.state.lock().expect("no panic under the lock");
-        let find = |state: &LogState| state.lines.iter().find(|line| line.contains(text)).cloned();
-        let waiting = |state: &mut LogState| !state.closed && find(state).is_none();
+        let waiting = |state: &mut LogState| !state.closed && find(&state.lines).is_none();
         let (state, _) = self.changed.wait_timeout_while(state, patience, waiting).expect("no panic under the lock");
-        find(&state)
+        find(&state.lines)
     }
 }

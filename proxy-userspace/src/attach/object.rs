@@ -97,8 +97,12 @@ impl Object {
         })
     }
 
-    pub fn programs(&mut self) -> impl Iterator<Item = LoadedProgram<'_>> {
-        self.ebpf.programs_mut().map(|(name, program)| LoadedProgram { name, program })
+    /// In the order of their names: what a start does is the same each time.
+    pub fn programs(&mut self) -> Vec<LoadedProgram<'_>> {
+        let programs = self.ebpf.programs_mut().map(|(name, program)| LoadedProgram { name, program });
+        let mut programs: Vec<_> = programs.collect();
+        programs.sort_unstable_by_key(|program| program.name);
+        programs
     }
 
     pub fn program_names(&self) -> Vec<String> {

@@ -1,0 +1,242 @@
+//! A node with Services before and after a change, clients that count, and what the tables should hold.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use proxy_common::tables::Capacity;
+use proxy_tests::agent::Agent;
+use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
+use proxy_tests::probe::{Kind, Load, Traffic};
+use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled};
+use proxy_userspace::facts::facts;
+use proxy_userspace::maps::pinned::Pinned;
+use proxy_userspace::plan::Ledger;
+
+/// What a Service is that stays as it is.
+const OTHER: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x20));
+
+/// Answers that each client gets between two events.
+const ANSWERS: u64 = 5;
+
+/// Longer than an agent waits before it tries again.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Services of two ports each that fill the smallest SERVICE, VERSION and FRONTENDS to their last entries.
+const NEARLY_FULL: u32 = 124;
+
+/// What the agent is told: `web` goes from pod a to pod b, `old` goes, `new` comes, `other` stays. Where tables are nearly
+/// full, more Services come and that is all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Before,
+    After,
+}
+
+/// What the tables hold up to ids, and what is pinned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    facts: Vec<String>,
+    /// Entries in use, by table.
+    used: Vec<(&'static str, u32)>,
+    damage: Vec<String>,
+    pins: Vec<String>,
+    links: Vec<String>,
+}
+
+pub(crate) struct Scene {
+    pub(crate) stage: Stage,
+    c: Backend,
+    /// Services that nothing happens to.
+    fillers: u32,
+    arguments: Vec<&'static str>,
+    wanted: [Image; 2],
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        Self::with(0, &proxy_tests::agent::SMALL_TABLES)
+    }
+
+    /// The tables have to grow for what comes.
+    pub(crate) fn nearly_full() -> Self {
+        Self::with(NEARLY_FULL, &[])
+    }
+
+    fn with(fillers: u32, arguments: &[&'static str]) -> Self {
+        let stage = Stage::new().unwrap();
+        let c = Backend::start(&stage.node, "c").unwrap();
+        let arguments = [arguments, &["--v=2"]].concat();
+        let mut scene = Self { stage, c, fillers, arguments, wanted: [const { Image::nothing() }; 2] };
+        scene.wanted = [Told::Before, Told::After].map(|told| {
+            scene.clear();
+            scene.tell(told);
+            let _agent = scene.start();
+            scene.image()
+        });
+        scene.clear();
+        scene
+    }
+
+    /// Removes all that is pinned: nothing is served.
+    pub(crate) fn clear(&self) {
+        fs::remove_dir_all(self.stage.node.pin_dir()).unwrap_or_default();
+    }
+
+    pub(crate) fn tell(&self, told: Told) {
+        self.stage.manifests.write_text("manifest", &self.manifest(told)).unwrap();
+    }
+
+    fn manifest(&self, told: Told) -> String {
+        let (web, other) = (tcp("web").cluster_ips(&[VIP4, VIP6]), service("other").cluster_ips(&[OTHER]));
+        let other = other.port(Proto::Udp, PORT);
+        let other_ends = endpoints("other").port(Proto::Udp, PORT, TARGET).pod(&self.c.pod);
+        let serve = |pod: &Backend| endpoints("web").port(Proto::Tcp, PORT, TARGET).pod(&pod.pod);
+        let filler = |number: u32| {
+            let filler = tcp(&format!("fill-{number}")).port(Proto::Udp, PORT);
+            filler.cluster_ips(&[address([10, 97, 0, 0], number)])
+        };
+        let coming = |name: &str, number: u32| {
+            let balanced = tcp(name).cluster_ips(&[address([10, 96, 1, 0], number)]);
+            let ends = endpoints(name).port(Proto::Tcp, PORT, TARGET).pod(&self.c.pod);
+            let balanced = balanced.load_balancer(address([203, 0, 113, 0], number)).source_ranges(&["192.0.2.0/24"]);
+            [Box::new(balanced) as Box<dyn Documents>, Box::new(ends)]
+        };
+        let mut all: Vec<Box<dyn Documents>> = vec![Box::new(web), Box::new(other), Box::new(other_ends)];
+        if self.has_changed(told) {
+            all.push(Box::new(serve(&self.stage.b)));
+            all.extend(coming("new", 2));
+        } else {
+            all.push(Box::new(serve(&self.stage.a)));
+            all.extend(coming("old", 1));
+        }
+        let more = if told == Told::After { self.fillers.min(4) } else { 0 };
+        let fillers = self.fillers + more;
+        all.extend((0..fillers).map(|number| Box::new(filler(number)) as Box<dyn Documents>));
+        text(&all.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+    }
+
+    /// Whether `web`, `old` and `new` are as they are at last.
+    fn has_changed(&self, told: Told) -> bool {
+        told == Told::After && self.fillers == 0
+    }
+
+    /// An agent that has done what it was told.
+    pub(crate) fn start(&self) -> Agent {
+        Agent::start_with(&self.stage.node, &self.stage.manifests, &self.arguments).unwrap()
+    }
+
+    /// An agent under `strace`, with small tables.
+    pub(crate) fn start_under(&self, strace: &[&str]) -> Agent {
+        Agent::start_under(&self.stage.node, &self.stage.manifests, strace).unwrap()
+    }
+
+    /// An agent and clients that know of no change yet, by way of those that heard of the last one.
+    pub(crate) fn before(&self, last: Option<(Agent, Clients)>) -> (Agent, Clients) {
+        self.tell(Told::Before);
+        // Tables do not shrink: where they grow, it begins with new ones.
+        let last = last.filter(|_| self.fillers == 0);
+        let (agent, clients) = last.unwrap_or_else(|| {
+            self.clear();
+            (self.start(), Clients::start(self))
+        });
+        self.becomes(Told::Before, "back to before");
+        (agent, clients)
+    }
+
+    /// Lets an agent that nothing disturbs do what it is told, and ends it.
+    pub(crate) fn settle(&self, told: Told, what: &str) {
+        self.tell(told);
+        let mut agent = self.start();
+        self.becomes(told, what);
+        agent.end_with(Signal::SIGKILL).unwrap();
+    }
+
+    /// Waits until tables and pins are what an undisturbed agent makes of what it is told.
+    pub(crate) fn becomes(&self, told: Told, what: &str) {
+        let (start, wanted) = (Instant::now(), &self.wanted[told as usize]);
+        let mut image = self.image();
+        while image != *wanted && start.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(2));
+            image = self.image();
+        }
+        assert_eq!(&image, wanted, "{what}");
+    }
+
+    fn image(&self) -> Image {
+        let pins = self.stage.node.pin_dir();
+        let Ok(tables) = Pinned::open(&pins.join("v1")) else { return Image::nothing() };
+        let snapshot = tables.read().unwrap();
+        let (ledger, damage) = Ledger::restore(&snapshot, Capacity::LIMIT);
+        Image {
+            facts: facts(&snapshot),
+            used: ledger.pressure().iter().map(|pressure| (pressure.table, pressure.used)).collect(),
+            damage: damage.iter().map(ToString::to_string).collect(),
+            links: names(&pins.join("links")),
+            pins: names(&pins),
+        }
+    }
+
+    /// After all, `new` is served and `old` is not.
+    pub(crate) fn dials(&self, what: &str) {
+        let client = self.stage.pod_client().unwrap();
+        let dial = |number| client.dial(Kind::Tcp, dialled(address([10, 96, 1, 0], number)));
+        let (there, not) = if self.has_changed(Told::After) { (2, 1) } else { (1, 2) };
+        assert_eq!(dial(there).map(|answer| answer.by), Ok("c".to_owned()), "{what}");
+        assert!(dial(not).is_err(), "{what}: a Service that is not there answers");
+    }
+}
+
+impl Image {
+    const fn nothing() -> Self {
+        Self { facts: Vec::new(), used: Vec::new(), damage: Vec::new(), pins: Vec::new(), links: Vec::new() }
+    }
+}
+
+fn tcp(name: &str) -> Service {
+    service(name).port(Proto::Tcp, PORT)
+}
+
+fn address([a, b, c, d]: [u8; 4], number: u32) -> IpAddr {
+    (u32::from_be_bytes([a, b, c, d]) + number).to_be_bytes().into()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Clients of `web` and `other` that dial all the time.
+pub(crate) struct Clients {
+    web: Load,
+    other: Load,
+}
+
+impl Clients {
+    pub(crate) fn start(scene: &Scene) -> Self {
+        let start = |traffic, vip| Load::start(&scene.stage.pod.place, traffic, dialled(vip)).unwrap();
+        Self { web: start(Traffic::Tcp, VIP4), other: start(Traffic::Udp, OTHER) }
+    }
+
+    /// Everybody gets more answers, from backends of the Service that they dial, and nobody ever got anything else.
+    pub(crate) fn go_on(&mut self, what: &str) {
+        for (load, own) in [(&mut self.web, &["a", "b"][..]), (&mut self.other, &["c"])] {
+            let report = load.after(ANSWERS).unwrap();
+            let foreign = report.by.keys().find(|name| !own.contains(&name.as_str()));
+            assert!(report.failed == 0 && foreign.is_none(), "{what}: {report:?}");
+        }
+    }
+
+    /// Only who serves what was told answers from now on.
+    pub(crate) fn follow(&mut self, scene: &Scene, told: Told, what: &str) {
+        self.go_on(what);
+        let gone = if scene.has_changed(told) { "a" } else { "b" };
+        let mut by_gone = || self.web.after(ANSWERS).unwrap().by.get(gone).copied().unwrap_or(0);
+        assert_eq!(by_gone(), by_gone(), "{what}: {gone} still serves");
+    }
+}
