@@ -473,6 +473,28 @@ fn work_follows_the_change_and_not_the_cluster() {
 }
 
 #[test]
+fn a_change_of_a_large_service_swings_one_switch_word() {
+    const MEMBERS: u32 = 5_000;
+    const AT_ONCE: u32 = 25;
+    let address = |number: u32| Addr::v4((0x0ac8_0001 + number).to_be_bytes());
+    let member = |number| WantedBackend { addr: address(number), ..backend(0, Backend::IN_CLUSTER_SET) };
+    let without_the_first = |replaced: u32| WantedService {
+        backends: (replaced..MEMBERS + replaced).map(member).collect(),
+        ..simple(0, 0)
+    };
+    let mut ledger = Ledger::new(Capacity::LIMIT);
+    planned(&mut ledger, &without_the_first(0));
+    for replaced in (1..=MEMBERS / AT_ONCE).map(|change| change * AT_ONCE) {
+        let (ops, _) = planned(&mut ledger, &without_the_first(replaced));
+        let writes = |table| ops.iter().filter(|op| op.table() == table).count();
+        let tables = [name::SERVICE, name::VERSION, name::SLOTS, name::BACKENDS];
+        assert_eq!(tables.map(writes), [1, 1, 1, 2 * AT_ONCE as usize], "what comes and what goes, and one switch");
+        assert_eq!(ops.len(), 3 + 2 * AT_ONCE as usize);
+        ledger.collect();
+    }
+}
+
+#[test]
 fn a_source_that_is_allowed_again_before_collect_stays_allowed() {
     let restricted = WantedService {
         flags: Version::HAS_ANY | Version::SOURCE_RANGES,
