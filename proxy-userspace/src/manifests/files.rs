@@ -22,8 +22,8 @@ pub(super) struct Tree {
     objects: BTreeMap<PathBuf, Objects>,
     /// Of the content that was looked at last, and what was wrong with it: an unchanged file is not parsed again.
     seen: BTreeMap<PathBuf, (u64, Option<FileError>)>,
-    /// What is named like a manifest and is no file; each is told once.
-    passed_over: BTreeSet<PathBuf>,
+    /// What was skipped, and why; each is told once.
+    passed_over: BTreeSet<(PathBuf, String)>,
 }
 
 impl Tree {
@@ -44,8 +44,8 @@ impl Tree {
         for root in self.roots.clone() {
             match find(&root) {
                 Ok(Found { files, others }) => {
-                    for other in others {
-                        self.pass_over(other);
+                    for (path, reason) in others {
+                        self.pass_over(path, reason);
                     }
                     for file in files {
                         problems.extend(self.read_file(&file).err());
@@ -64,10 +64,10 @@ impl Tree {
         problems
     }
 
-    fn pass_over(&mut self, path: PathBuf) {
-        if !self.passed_over.contains(&path) {
-            warn!("{}: no regular file but a pipe, socket or device; skipped", path.display());
-            self.passed_over.insert(path);
+    fn pass_over(&mut self, path: PathBuf, reason: String) {
+        let text = format!("{}: {reason}; skipped", path.display());
+        if self.passed_over.insert((path, reason)) {
+            warn!("{text}");
         }
     }
 
@@ -107,8 +107,9 @@ fn content(path: &Path) -> Result<Vec<u8>, FileError> {
 #[derive(Default)]
 struct Found {
     files: Vec<PathBuf>,
-    /// Pipes, sockets and devices with the name of a manifest.
-    others: Vec<PathBuf>,
+    /// What there is nothing to read from, and why: pipes, sockets and devices with the name of a manifest, and symlinks to
+    /// a folder that is being read.
+    others: Vec<(PathBuf, String)>,
 }
 
 /// What is at or below `root`, folder by folder.
@@ -129,7 +130,8 @@ fn walk(folder: &Path, inside: &mut Vec<PathBuf>, found: &mut Found) -> Result<(
     let unreadable = |error: std::io::Error| about(folder, format!("cannot be read: {error}"));
     let real = fs::canonicalize(folder).map_err(unreadable)?;
     if inside.contains(&real) {
-        return Err(about(folder, format!("a symlink that leads back to {}; remove it", real.display())));
+        found.others.push((folder.to_owned(), format!("a symlink that leads back to {}", real.display())));
+        return Ok(());
     }
     inside.push(real);
     for entry in fs::read_dir(folder).map_err(unreadable)? {
@@ -141,7 +143,9 @@ fn walk(folder: &Path, inside: &mut Vec<PathBuf>, found: &mut Found) -> Result<(
         match fs::metadata(&path) {
             Ok(kind) if kind.is_dir() => walk(&path, inside, found)?,
             _ if !is_manifest(&path) => {}
-            Ok(kind) if !kind.is_file() => found.others.push(path),
+            Ok(kind) if !kind.is_file() => {
+                found.others.push((path, "no regular file but a pipe, socket or device".to_owned()));
+            }
             _ => found.files.push(path),
         }
     }
