@@ -26,6 +26,18 @@ impl CallError {
     }
 }
 
+/// Whether a call failed for want of something that comes back by itself, so that it says nothing about what it was about.
+pub fn passes(error: &io::Error) -> bool {
+    use libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC};
+    matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EMFILE | ENFILE | ENOBUFS | ENOMEM | ENOSPC))
+}
+
+/// The failed system call behind `error`, or itself.
+pub fn failed_call<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.find_map(|cause| cause.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some()))
+}
+
 /// Nanoseconds of the clock that the hooks stamp with (`bpf_ktime_get_ns`).
 pub fn monotonic_nanos() -> u64 {
     let now = nix::time::ClockId::CLOCK_MONOTONIC.now().expect("every kernel has this clock");
@@ -66,5 +78,31 @@ pub fn give_memory_back() {
     // SAFETY: no memory is passed; only what is free is touched.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_want_passes_and_a_refusal_does_not() {
+        let passing = |errno| passes(&io::Error::from_raw_os_error(errno));
+        for errno in [libc::ENOMEM, libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::EINTR, libc::ENOSPC, libc::ENOBUFS]
+        {
+            assert!(passing(errno), "{errno}");
+        }
+        for errno in [libc::EACCES, libc::EPERM, libc::EINVAL, libc::E2BIG, libc::ENOENT, libc::EEXIST, libc::EBADF] {
+            assert!(!passing(errno), "{errno}");
+        }
+        assert!(!passes(&io::Error::other("not a map")));
+    }
+
+    #[test]
+    fn the_failed_call_is_found_behind_any_number_of_causes() {
+        let call = CallError::new("open pin", "/sys/fs/bpf/x", io::Error::from_raw_os_error(libc::EMFILE));
+        let wrapped = crate::attach::AttachError::from(call);
+        assert_eq!(failed_call(&wrapped).and_then(io::Error::raw_os_error), Some(libc::EMFILE));
+        assert!(failed_call(&io::Error::other("not a map")).is_none());
     }
 }

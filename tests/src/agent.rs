@@ -94,6 +94,18 @@ impl Agent {
         Self::spawn_by(command, host, arguments(node, manifests.path(), &SMALL_TABLES))
     }
 
+    /// Lets `strace` with these options look at its calls of bpf(2) from now on; returns when it does.
+    pub fn disturb(&self, strace: &[&str]) -> Result<Child> {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-e", "trace=bpf", "-p", &self.pid().to_string()]).args(strace);
+        let mut child = command.stderr(Stdio::piped()).spawn().context("start strace")?;
+        let mut said = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
+        ensure!(said.any(|line| line.is_ok_and(|line| line.contains("attached"))), "strace did not attach");
+        // It goes on to name every thread, and would end with its reader.
+        thread::spawn(move || said.for_each(drop));
+        Ok(child)
+    }
+
     /// Starts it once more with the same arguments.
     pub fn restart(&self) -> Result<Self> {
         Self::spawn(self.host.clone(), self.arguments.clone())?.ready()

@@ -35,6 +35,14 @@ impl Reaper {
         Self::start_by(command, node, arguments)
     }
 
+    /// One that is process 1 of a PID namespace, without the right to reach into other processes.
+    pub fn in_pid_namespace(node: &Node, arguments: &[&str]) -> Result<Self> {
+        let mut command = node.host()?.command("/usr/bin/unshare")?;
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv", "--bounding-set=-sys_ptrace"]);
+        command.arg("--inh-caps=-sys_ptrace").arg(sluice_binary()?);
+        Self::start_by(command, node, arguments)
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

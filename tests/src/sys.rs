@@ -54,3 +54,59 @@ pub fn mptcp_socket(domain: i32) -> io::Result<OwnedFd> {
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+const MAP_CREATE: libc::c_int = 0;
+const BTF_LOAD: libc::c_int = 18;
+
+/// Makes an array whose type says that its values begin with a `bpf_spin_lock`: the verifier lets no program touch those
+/// bytes, whatever the sizes are.
+pub fn array_with_lock(value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
+    let btf = btf_of_values_with_lock(value_size);
+    let address = btf.as_ptr() as u64;
+    // On little-endian machines.
+    let types = bpf(BTF_LOAD, &[address as u32, (address >> 32) as u32, 0, 0, btf.len() as u32])?;
+    let array = 2;
+    let (no_inner_map_numa_name_or_device, types) = ([0; 7], types.as_raw_fd().cast_unsigned());
+    let mut attributes = vec![array, 4, value_size, entries, flags];
+    attributes.extend(no_inner_map_numa_name_or_device);
+    let (int, value) = (1, 3);
+    bpf(MAP_CREATE, &[attributes, vec![types, int, value]].concat())
+}
+
+/// Calls bpf(2) for a new descriptor; `attributes` are the words of `union bpf_attr`.
+fn bpf(command: libc::c_int, attributes: &[u32]) -> io::Result<OwnedFd> {
+    // SAFETY: the words are live and their size is given; the one address that callers put into them is live too.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Type 1: `int`; 2: `struct bpf_spin_lock { int val; }`; 3: `struct value { struct bpf_spin_lock lock; … }`, as
+/// `Documentation/bpf/btf.rst` describes their form.
+fn btf_of_values_with_lock(value_size: u32) -> Vec<u8> {
+    let names = b"\0int\0bpf_spin_lock\0val\0value\0lock\0";
+    let name = |text: &str| {
+        let with_ends = format!("\0{text}\0");
+        let at = names.windows(with_ends.len()).position(|part| part == with_ends.as_bytes());
+        at.expect("one of the names") as u32 + 1
+    };
+    let (int, a_struct) = (1 << 24, 4 << 24);
+    let (signed_32_bits, one_member) = (1 << 24 | 32, 1);
+    let member = |text, type_id| [name(text), type_id, 0];
+    let types = [
+        &[name("int"), int, 4, signed_32_bits][..],
+        &[name("bpf_spin_lock"), a_struct | one_member, 4],
+        &member("val", 1),
+        &[name("value"), a_struct | one_member, value_size],
+        &member("lock", 2),
+    ]
+    .concat();
+    let (magic_and_version, header) = (0x0001_eb9f, 24);
+    let type_bytes = 4 * types.len() as u32;
+    let mut words = vec![magic_and_version, header, 0, type_bytes, type_bytes, names.len() as u32];
+    words.extend(types);
+    words.into_iter().flat_map(u32::to_ne_bytes).chain(*names).collect()
+}

@@ -109,6 +109,20 @@ fn a_second_agent_is_refused_with_the_pid_of_the_first() {
 }
 
 #[test]
+fn the_lock_file_of_a_killed_agent_stops_nobody_whoever_has_its_pid_now() {
+    let stage = Stage::new().unwrap();
+    let mut agent = stage.serve(&[&web(), &stage.both()]).unwrap();
+    agent.end_with(Signal::SIGKILL).unwrap();
+    let locks: Vec<_> = fs::read_dir("/run/sluice").unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [lock] = &locks[..] else { panic!("one lock file: {locks:?}") };
+    // A process that lives, and is none of ours.
+    fs::write(lock, "1").unwrap();
+    let agent = agent.restart().unwrap();
+    assert_eq!(fs::read_to_string(lock).unwrap(), agent.pid().to_string());
+    assert_eq!(who(&stage.pod_client().unwrap()), "a,b");
+}
+
+#[test]
 fn a_restart_swaps_the_programs_in_place() {
     let stage = Stage::new().unwrap();
     let mut agent = stage.serve(&[&web(), &stage.both()]).unwrap();

@@ -1,9 +1,10 @@
 //! What goes wrong outside of the program: every message says what it is about and what to do.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proxy_tests::agent::Agent;
@@ -11,7 +12,7 @@ use proxy_tests::manifest::{Folder, Proto, endpoints, service};
 use proxy_tests::node::Node;
 use proxy_tests::probe::Kind;
 use proxy_tests::process::sluice_binary;
-use proxy_tests::stage::{PORT, Stage, TARGET, VIP4, VIP6, dialled, on, web};
+use proxy_tests::stage::{PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually, on, web, web_endpoints};
 use proxy_tests::world::{PINS, World};
 
 /// Runs `sluice` to its end: exit code and what it said.
@@ -79,6 +80,23 @@ fn without_root_or_capabilities_it_says_what_is_missing_and_makes_nothing() {
         fails_with(&mut command, &[message]);
     }
     assert!(!node.pin_dir().exists(), "who may not write tables leaves no folder behind");
+}
+
+/// How long an API server is waited for that gives no sign of life.
+const SERVER_PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn what_is_missing_is_said_at_once_also_where_no_api_server_answers() {
+    let world = World::new().unwrap();
+    let (node, _) = node(&world);
+    let mut command = node.host().unwrap().command("setpriv").unwrap();
+    command.arg("--bounding-set=-bpf,-net_admin,-sys_admin").arg(sluice_binary().unwrap());
+    // Nobody listens there.
+    command.args(["run", "--hostname-override=one", "--master=http://192.0.2.1:8001"]);
+    command.arg("--pin-dir").arg(node.pin_dir()).arg("--cgroup-root").arg(&node.cgroup);
+    let start = Instant::now();
+    fails_with(&mut command, &["lacks CAP_BPF and CAP_NET_ADMIN"]);
+    assert!(start.elapsed() < SERVER_PATIENCE, "said after {:?}", start.elapsed());
 }
 
 #[test]
@@ -265,6 +283,11 @@ const PAST_VALIDATION: &[(&str, &str)] = &[
         "is no IP address and is not used; correct or remove it",
     ),
     (
+        "kind: EndpointSlice\nmetadata: {name: bad, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n\
+         ports: [{name: tcp-80, port: 8080}]\nendpoints: [{addresses: [fd00::1]}]\n",
+        "EndpointSlice default/bad: endpoints[0] \"fd00::1\" is not of the slice's addressType and is not used; correct or remove it",
+    ),
+    (
         "kind: EndpointSlice\nmetadata: {name: bad, labels: {kubernetes.io/service-name: web}}\naddressType: Carrier-Pigeon\n",
         "EndpointSlice default/bad: addressType \"Carrier-Pigeon\" is not used; a proxy serves IPv4 and IPv6",
     ),
@@ -287,6 +310,20 @@ fn one_bad_object_costs_only_itself_and_is_named() {
         agent.logged(message).unwrap();
         assert!(stage.pod_client().unwrap().dial(Kind::Tcp, dialled(VIP4)).is_ok(), "{text}");
     }
+}
+
+#[test]
+fn a_loop_of_symlinks_is_named_and_the_files_around_it_are_followed() {
+    let stage = Stage::new().unwrap();
+    let folder = stage.manifests.path();
+    symlink(folder, folder.join("again")).unwrap();
+    let agent = stage.serve(&[&web(), &web_endpoints().pod(&stage.a.pod)]).unwrap();
+    agent.logged(&format!("again: a symlink that leads back to {}; skipped", folder.display())).unwrap();
+    let client = stage.pod_client().unwrap();
+    assert_eq!(client.dial(Kind::Tcp, dialled(VIP4)).unwrap().by, "a");
+    stage.manifests.write("manifest", &[&web(), &web_endpoints().pod(&stage.b.pod)]).unwrap();
+    eventually("a change is followed", || client.dial(Kind::Tcp, dialled(VIP4)).is_ok_and(|answer| answer.by == "b"));
+    assert_eq!(agent.log().matches("a symlink that leads back").count(), 1, "it is told once");
 }
 
 #[test]

@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -157,19 +155,6 @@ fn clients_with_affinity_stay_where_they_are_when_more_can_be_remembered() {
     assert_eq!(client.spread(Kind::Tcp, dialled(VIP4), 20).unwrap().into_keys().collect::<Vec<_>>(), [by]);
 }
 
-/// Ends the agent with SIGKILL at its call number `number` of bpf(2) from now on.
-fn kill_at_call(agent: &Agent, number: u32) -> Child {
-    let inject = format!("inject=bpf:signal=SIGKILL:when={number}");
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-e", "trace=bpf", "-e", &inject, "-o", "/dev/null", "-p", &agent.pid().to_string()]);
-    let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().contains("attached")), "strace did not attach");
-    // It goes on to name every thread, and would end with its reader.
-    thread::spawn(move || said.for_each(drop));
-    strace
-}
-
 #[test]
 fn an_agent_killed_while_tables_grow_leaves_what_serves_and_the_next_one_finishes() {
     let stage = Stage::new().unwrap();
@@ -180,7 +165,8 @@ fn an_agent_killed_while_tables_grow_leaves_what_serves_and_the_next_one_finishe
     socket.connect(dialled(VIP4)).unwrap();
     let by = socket.ask().unwrap().by;
     for (round, call) in (1..).zip([1, 20, 40, 60, 80, 100, 120]) {
-        let mut strace = kill_at_call(&agent, call);
+        let kill = format!("inject=bpf:signal=SIGKILL:when={call}");
+        let mut strace = agent.disturb(&["-o", "/dev/null", "-e", &kill]).unwrap();
         add_services(&stage, round * MANY);
         let ended = agent.wait().unwrap();
         strace.wait().unwrap();

@@ -60,6 +60,30 @@ fn started_without_an_api_server_what_an_earlier_agent_pinned_serves() {
 }
 
 #[test]
+fn a_node_that_the_api_server_does_not_know_is_named_after_half_a_minute_and_served() {
+    let stage = Stage::new().unwrap();
+    let api: SocketAddr = API.parse().unwrap();
+    let server = Replay::start(&stage.world.uplink, api, Lists::Paged).unwrap();
+    let json = |text: &str| serde_json::from_str(text).unwrap();
+    server.apply(&json(
+        r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ports": [{"port": 80, "protocol": "TCP"}]}}"#,
+    ));
+    server.apply(&json(&format!(
+        r#"{{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {{"name": "web-1", "namespace": "default", "labels": {{"kubernetes.io/service-name": "web"}}}},
+            "ports": [{{"name": "", "port": 8080, "protocol": "TCP"}}], "endpoints": [{{"addresses": ["{}"]}}]}}"#,
+        stage.a.pod.v4
+    )));
+    let agent = Agent::start_on_master(&stage.node, &master()).unwrap();
+    let unknown = "node one does not exist or has no address after 30 s; going on with this host's own. \
+                   --hostname-override must name the Node object";
+    agent.logged_within(Duration::from_mins(1), unknown).unwrap();
+    agent.logged("programmed ").unwrap();
+    assert_eq!(stage.pod_client().unwrap().dial(Kind::Tcp, dialled(VIP4)).unwrap().by, "a");
+}
+
+#[test]
 fn a_connection_whose_packets_vanish_is_noticed_within_15_seconds() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();

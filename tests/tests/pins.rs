@@ -10,18 +10,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
-use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, Version};
+use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, Range, Version};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 use proxy_tests::agent::sluice;
+use proxy_tests::array_with_lock;
 use proxy_tests::node::{Node, Pod};
 use proxy_tests::probe::{Client, Kind, Load, PATIENCE, Server, Traffic};
 use proxy_tests::world::{PINS, World};
 use proxy_userspace::attach::object::HOOKS;
 use proxy_userspace::attach::{AttachError, Datapath, Options};
+use proxy_userspace::maps::pinned::{Pinned, layouts};
 use proxy_userspace::maps::{MapStore, Snapshot};
 use proxy_userspace::plan::Op;
-use proxy_userspace::sys::bpf::{Pin, link_info, map_info};
+use proxy_userspace::sys::bpf::{Pin, link_info, map_info, pin};
 use serde_json::Value;
 
 /// Tables small enough for many tests at once.
@@ -302,6 +304,49 @@ fn something_that_is_no_table_is_rebuilt_without_a_gap() {
 #[test]
 fn tables_of_another_abi_version_are_succeeded_without_a_gap() {
     rebuilt_under_load(|pins| fs::rename(pins.join("v1"), pins.join("v99")).unwrap());
+}
+
+#[test]
+fn tables_that_the_programs_do_not_load_over_are_succeeded_by_ones_that_hold_the_same() {
+    let world = World::new().unwrap();
+    let stage = Stage::new(&world);
+    let datapath = serve(&stage.node, stage.server.v4);
+    let (before, snapshot) = (links(&stage.node), datapath.read().unwrap());
+    drop(datapath);
+    let tables = stage.node.pin_dir().join("v1");
+    let maps = || Pinned::open(&tables).unwrap();
+    let client = AffinityKey::namespace(7, 1);
+    let remembered = Affinity { backend: 1, generation: 1, used: 5 };
+    maps().affinity.set(&client, &remembered).unwrap();
+    let (sockets, sockets_more) = (maps().sockets, maps().sockets_more);
+    let dialling = Client::start(&stage.client.place).unwrap();
+    let socket = dialling.open(Kind::Tcp, vip());
+    socket.connect(vip()).unwrap();
+    let mut load = stage.load();
+
+    // The right layout, but a lock where programs count.
+    fs::remove_file(tables.join(name::STATS)).unwrap();
+    let stats = layouts().find(|layout| layout.name == name::STATS).unwrap();
+    let foreign = array_with_lock(stats.value_size, SMALL.backends, stats.flags).unwrap();
+    pin(foreign.as_fd(), &tables.join(name::STATS)).unwrap();
+    let datapath = open(&stage.node);
+    assert!(datapath.is_live());
+    load.after(50).unwrap();
+
+    let report = load.stop().unwrap();
+    assert_eq!((report.failed, &report.errors), (0, &BTreeMap::new()));
+    assert_eq!((datapath.read().unwrap(), datapath.capacity()), (snapshot, SMALL));
+    assert_eq!(maps().affinity.get(&client).unwrap(), Some(remembered));
+    assert!(maps().sockets.is(&sockets) && maps().sockets_more.is(&sockets_more), "what sockets have they keep");
+    assert_eq!(socket.peer_name().unwrap(), vip());
+    assert_eq!(names(&stage.node.pin_dir()), ["links", "v1"]);
+    for (hook, (link, program)) in links(&stage.node) {
+        assert_eq!((link, program != before[&hook].1), (before[&hook].0, true), "{hook} has a new program in place");
+    }
+    drop(datapath);
+    let stats = maps().stats;
+    assert!(open(&stage.node).is_live());
+    assert!(maps().stats.is(&stats), "what was made is what the next one takes over");
 }
 
 #[test]

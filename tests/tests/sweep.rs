@@ -126,6 +126,18 @@ fn a_wrong_count_of_open_connections_is_put_right() {
 }
 
 #[test]
+fn who_is_in_another_pid_namespace_frees_nothing_and_names_the_setting() {
+    let stage = Stage::new().unwrap();
+    let (_agent, tables) = serve(&stage);
+    stage.pod_client().unwrap().dial(Kind::Mptcp, dialled(VIP4)).unwrap();
+    let left = tables.taken();
+    let reaper = Reaper::in_pid_namespace(&stage.node, &OFTEN).unwrap();
+    let said = reaper.logged("cannot tell which slots belong to sockets that are gone").unwrap();
+    assert!(said.contains("processes of the node are out of sight: run in its PID namespace (hostPID)"), "{said}");
+    assert_eq!((left.len(), tables.taken()), (1, left));
+}
+
+#[test]
 fn who_may_not_look_into_every_process_frees_nothing() {
     let stage = Stage::new().unwrap();
     let (_agent, tables) = serve(&stage);

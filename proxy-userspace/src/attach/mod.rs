@@ -3,7 +3,9 @@
 //! ```text
 //! open     lock, check the pin folder, load the programs
 //!            compatible tables pinned -> adopt them, swap programs at once
+//!            refused by the verifier  -> new tables in a staging folder, with all rows; swap programs at once
 //!            else                     -> the smallest tables in a staging folder; what is attached keeps serving
+//!            the kernel lacks something just now -> nothing changes; the caller tries again
 //! grow     larger tables in a staging folder, with all rows of those of now; whatever is large enough is the same map
 //! (the agent fills the first tables; what has grown goes live before the next write)
 //! go_live  the staging folder takes its place, links swap to the new programs, superseded pins go
@@ -26,7 +28,7 @@ pub mod rights;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use proxy_common::tables::Capacity;
+use proxy_common::tables::{Capacity, name};
 use tracing::{info, warn};
 
 use crate::bell::Rope;
@@ -36,10 +38,10 @@ use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::Pinned;
 use crate::maps::{ApplyError, GrowError, MapError, MapStore, Snapshot};
 use crate::plan::{Op, growth};
-use crate::sys::{CallError, net};
+use crate::sys::{CallError, failed_call, net, passes};
 use cgroup::{Cgroup, CgroupError};
 use object::{Object, ObjectError};
-use pins::{Folder, PinError, TablePin};
+use pins::{Folder, PinError, TableError, TablePin};
 use rights::RightsError;
 
 /// Where the datapath goes and how large it may become.
@@ -70,8 +72,22 @@ pub enum AttachError {
     Call(#[from] CallError),
     #[error(transparent)]
     Map(#[from] MapError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Nothing was changed; worth another try.
+    #[error("what is pinned keeps serving and cannot be taken over now: {0}")]
+    NotNow(#[source] Box<Self>),
     #[error("attaching program {program} to cgroup {cgroup}: {reason}")]
     Attach { program: String, cgroup: PathBuf, reason: String },
+}
+
+impl AttachError {
+    /// Whether the kernel lacked something that comes back.
+    fn is_passing(&self) -> bool {
+        // aya makes a table that it cannot open, and meets its pin.
+        let could_not_open = |error: &io::Error| error.raw_os_error() == Some(libc::EEXIST);
+        failed_call(self).is_some_and(|error| passes(error) || could_not_open(error))
+    }
 }
 
 /// The programs of one node, the pins that keep them and the lock that makes us their only writer.
@@ -81,10 +97,13 @@ pub struct Datapath {
     limit: Capacity,
     tables: Tables,
     /// The tables that larger ones succeed, until their last program has ended.
-    predecessor: Option<(Tables, Copied)>,
+    predecessor: Option<Predecessor>,
     live: bool,
     _lock: Lock,
 }
+
+/// Tables that others succeed, and what had been copied from them.
+type Predecessor = (KernelStore, Copied);
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -103,7 +122,16 @@ struct Tables {
 
 impl Datapath {
     /// Takes over what is pinned, which then serves; else makes the smallest tables beside it.
+    ///
+    /// [`AttachError::NotNow`] where something serves and may be taken over later.
     pub fn open(options: &Options) -> Result<Self, AttachError> {
+        Self::try_to_open(options).map_err(|error| {
+            let serves = Folder::at(&options.pin_dir).links().exists();
+            if serves && error.is_passing() { AttachError::NotNow(Box::new(error)) } else { error }
+        })
+    }
+
+    fn try_to_open(options: &Options) -> Result<Self, AttachError> {
         rights::check()?;
         let cgroup = Cgroup::find(options.cgroup_root.as_deref())?;
         let folder = Folder::prepare(&options.pin_dir)?;
@@ -112,13 +140,13 @@ impl Datapath {
         let place = Place { folder, cgroup, netns_cookie };
         let limit = options.limit;
         place.folder.recover()?;
-        let adopted = place.find_current(&limit);
-        let takes_over = adopted.is_some();
-        let tables = match adopted {
-            Some(object) => Tables { object, store: place.open_store(&place.folder.current())? },
-            None => place.load(&place.folder.make_staging()?, &growth::smallest(&limit))?,
+        let found = place.find_current()?;
+        let takes_over = found.is_some();
+        let (tables, predecessor) = match found {
+            Some(store) => place.take_over(store, &limit)?,
+            None => (place.load(&place.folder.make_staging()?, &growth::smallest(&limit))?, None),
         };
-        let mut datapath = Self { place, limit, tables, predecessor: None, live: false, _lock: lock };
+        let mut datapath = Self { place, limit, tables, predecessor, live: false, _lock: lock };
         if takes_over {
             datapath.go_live()?;
             info!(folder = %datapath.place.folder.current().display(), "took over the pinned tables");
@@ -145,11 +173,11 @@ impl Datapath {
         }
         if let Some((old, copied)) = &self.predecessor {
             store.wait_for_programs()?;
-            copied.hand_over(old.store.maps(), store.maps())?;
+            copied.hand_over(old.maps(), store.maps())?;
         }
         folder.remove_superseded(&object.program_names())?;
         self.live = true;
-        if self.predecessor.take().is_some() {
+        if self.predecessor.take().is_some_and(|(old, _)| old.capacity() != store.capacity()) {
             info!("made larger tables");
         }
         Ok(())
@@ -161,7 +189,7 @@ impl Datapath {
             self.go_live()?;
         }
         let pins = self.place.folder.pins()?;
-        let (tables, copied) = self.place.succeed(&self.tables, &pins, sizes).inspect_err(|_| {
+        let (tables, copied) = self.place.succeed(&self.tables.store, &pins, sizes).inspect_err(|_| {
             let _ = if self.live {
                 self.place.folder.remove_staging().map_err(Into::into)
             } else {
@@ -170,33 +198,66 @@ impl Datapath {
         })?;
         let old = std::mem::replace(&mut self.tables, tables);
         if std::mem::take(&mut self.live) {
-            self.predecessor = Some((old, copied));
+            self.predecessor = Some((old.store, copied));
         }
         Ok(())
     }
 }
 
 impl Place {
-    /// The programs over the pinned tables, when every one is there and is what they need; says why not.
-    fn find_current(&self, limit: &Capacity) -> Option<Object> {
+    /// The pinned tables, when every one is there and has our layout; says why not.
+    fn find_current(&self) -> Result<Option<KernelStore>, AttachError> {
         let current = self.folder.current();
-        let load = || Object::load(&current, limit, self.netns_cookie).map_err(|error| error.to_string());
-        let loaded = self.folder.check_current().and_then(|found| found.then(load).transpose());
-        loaded.unwrap_or_else(|reason| {
-            warn!(%reason, folder = %current.display(), "pinned tables cannot be used, making new ones");
-            None
-        })
+        match self.folder.check_current().map_err(AttachError::from) {
+            Ok(true) => self.open_store(&current).map(Some),
+            Ok(false) => Ok(None),
+            // Nothing is wrong with them.
+            Err(error) if error.is_passing() => Err(error),
+            Err(reason) => {
+                warn!(%reason, folder = %current.display(), "pinned tables cannot be used, making new ones");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The programs over the pinned tables. Where they do not load, new tables of the same sizes and with all rows come
+    /// before them; when the programs do not load over those either, it is not the tables' fault: that is an error.
+    fn take_over(&self, store: KernelStore, limit: &Capacity) -> Result<(Tables, Option<Predecessor>), AttachError> {
+        let current = self.folder.current();
+        match Object::load(&current, limit, self.netns_cookie).map_err(AttachError::from) {
+            Ok(object) => Ok((Tables { object, store }, None)),
+            Err(error) if error.is_passing() => Err(error),
+            Err(reason) => {
+                let folder = current.display();
+                warn!(%reason, %folder, "the programs do not load over the pinned tables, making new ones with all they hold");
+                let (tables, copied) = self.succeed_at_same_sizes(&store)?;
+                Ok((tables, Some((store, copied))))
+            }
+        }
+    }
+
+    /// Keeps the tables of sockets themselves where the programs load over them: what is in them cannot all be copied.
+    fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Copied), AttachError> {
+        let (mut pins, sizes) = (self.folder.pins()?, old.capacity());
+        pins.retain(|table| [name::SOCKETS, name::SOCKETS_MORE].contains(&table.layout.name));
+        match self.succeed(old, &pins, &sizes) {
+            Err(error) if !error.is_passing() => {
+                warn!(%error, "sockets with several Services, and those that dial meanwhile, are told their backend's address");
+                self.succeed(old, &[], &sizes)
+            }
+            done => done,
+        }
     }
 
     /// Tables of at least these sizes in the staging folder, with all rows of `old`. What is large enough is not made
     /// again.
-    fn succeed(&self, old: &Tables, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Copied), AttachError> {
+    fn succeed(&self, old: &KernelStore, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Copied), AttachError> {
         let staging = self.folder.make_staging()?;
         for table in pins.iter().filter(|table| table.entries >= table.layout.entries.of(sizes)) {
             table.pin_in(&staging)?;
         }
         let new = self.load(&staging, sizes)?;
-        let copied = carry::copy(old.store.maps(), new.store.maps())?;
+        let copied = carry::copy(old.maps(), new.store.maps())?;
         Ok((new, copied))
     }
 

@@ -3,6 +3,7 @@
 //! In: the folder of the tables, capacities, the node's namespace cookie. Out: loaded programs. Refuses to know where
 //! they are attached.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -15,6 +16,7 @@ use proxy_common::tables::{Capacity, name};
 
 use crate::maps::pinned::{Entries, layouts};
 use crate::sys::bpf::Map;
+use crate::sys::{CallError, failed_call, passes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
 
@@ -45,6 +47,10 @@ pub enum ObjectError {
     },
     #[error("program {0} is of a kind that cannot be attached to a cgroup")]
     Kind(String),
+    #[error("asking the kernel what hooks may do: {}", chain(.0))]
+    Probe(#[source] aya::programs::ProgramError),
+    #[error(transparent)]
+    Table(#[from] CallError),
 }
 
 /// The loaded programs.
@@ -66,9 +72,9 @@ impl Object {
         if OBJECT.is_empty() {
             return Err(ObjectError::Missing);
         }
-        let has_set_retval = u8::from(has_set_retval());
+        let has_set_retval = u8::from(probe_set_retval().map_err(ObjectError::Probe)?);
         let cookie = netns_cookie.unwrap_or(0);
-        let capacity = Capacity { sockets: socket_slots(folder, capacity), ..*capacity };
+        let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let sockets_mask = capacity.sockets - 1;
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
@@ -148,14 +154,25 @@ impl LoadedProgram<'_> {
 
 /// Slots of SOCKETS: as many as the pinned table has, else what was asked for as a power of two (a slot is a cookie under
 /// a mask).
-fn socket_slots(folder: &Path, capacity: &Capacity) -> u32 {
-    let pinned = Map::<u32, SocketFlow>::open(&folder.join(name::SOCKETS));
-    pinned.map_or_else(|_| capacity.sockets.next_power_of_two(), |sockets| sockets.max_entries())
+fn socket_slots(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
+    match Map::<u32, SocketFlow>::open(&folder.join(name::SOCKETS)) {
+        Ok(sockets) => Ok(sockets.max_entries()),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(capacity.sockets.next_power_of_two()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.
 pub fn has_set_retval() -> bool {
-    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+    probe_set_retval().unwrap_or(false)
+}
+
+/// An error when the kernel gave no answer for want of something.
+fn probe_set_retval() -> Result<bool, aya::programs::ProgramError> {
+    match is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval) {
+        Err(error) if failed_call(&error).is_some_and(passes) => Err(error),
+        probed => Ok(probed.unwrap_or(false)),
+    }
 }
 
 /// An error and its causes in one line.
@@ -169,9 +186,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What to do about the commonest causes.
 fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
-    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
-    let errno = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
-    match errno {
+    match failed_call(error).and_then(io::Error::raw_os_error) {
         Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_BPF and CAP_NET_ADMIN)",
         Some(libc::ENOMEM) => " (not enough memory: lower --max-… or raise the memory limit)",
         _ => "",

@@ -58,6 +58,17 @@ pub enum PinError {
     },
 }
 
+/// Why pinned tables cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// They are not what our programs need.
+    #[error("{0}")]
+    Unfit(String),
+    /// One of them could not be looked at.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
 fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_owned();
     move |source| match source.kind() {
@@ -139,13 +150,13 @@ impl Folder {
         names(&self.root).map_err(fail("reading", &self.root))
     }
 
-    /// Whether complete, usable tables are pinned: `Ok(false)` when there are none, an error with the reason when they
-    /// are not usable.
-    pub fn check_current(&self) -> Result<bool, String> {
+    /// Whether complete tables with our layout are pinned: `Ok(false)` when there are none.
+    pub fn check_current(&self) -> Result<bool, TableError> {
         let current = self.current();
-        if fs::symlink_metadata(&current).is_err() {
-            return Ok(false);
-        }
+        match fs::symlink_metadata(&current) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            looked => looked.map_err(|error| CallError::new("look at", current.display(), error))?,
+        };
         for layout in layouts() {
             check_table(&current.join(layout.name), layout)?;
         }
@@ -268,29 +279,31 @@ impl TablePin {
 }
 
 /// Compares a pinned table with what our programs need.
-fn check_table(path: &Path, layout: &Layout) -> Result<(), String> {
+fn check_table(path: &Path, layout: &Layout) -> Result<(), TableError> {
     let name = layout.name;
-    let pin = Pin::open(path).map_err(|error| error.to_string())?;
+    let pin = Pin::open(path)?;
     if pin.kind != Kind::Map {
-        return Err(format!("{name} is not a map"));
+        return Err(TableError::Unfit(format!("{name} is not a map")));
     }
-    let info = map_info(pin.fd.as_fd()).map_err(|error| format!("{name}: {error}"))?;
+    let info = map_info(pin.fd.as_fd()).map_err(|error| CallError::new("look at", path.display(), error))?;
     let wanted = (layout.map_type, layout.key_size, layout.value_size, layout.flags);
     let found = (info.map_type, info.key_size, info.value_size, info.flags);
     if found != wanted {
-        return Err(format!("{name} has (type, key, value, flags) {found:?}, expected {wanted:?}"));
+        let reason = format!("{name} has (type, key, value, flags) {found:?}, expected {wanted:?}");
+        return Err(TableError::Unfit(reason));
     }
     check_entries(&info, layout)
 }
 
 /// Any size a user may have chosen is fine; where nobody chooses there is one right size.
-fn check_entries(info: &MapInfo, layout: &Layout) -> Result<(), String> {
+fn check_entries(info: &MapInfo, layout: &Layout) -> Result<(), TableError> {
     let fits = match layout.entries {
         Entries::Fixed(entries) => info.max_entries == entries,
         Entries::Chosen(_) if layout.name == name::SOCKETS => info.max_entries.is_power_of_two(),
         Entries::Chosen(_) => true,
     };
-    if fits { Ok(()) } else { Err(format!("{} has {} entries", layout.name, info.max_entries)) }
+    let unfit = || TableError::Unfit(format!("{} has {} entries", layout.name, info.max_entries));
+    fits.then_some(()).ok_or_else(unfit)
 }
 
 /// `v1`, `v1-new`, `v1-old` (a BPF filesystem takes no dots).

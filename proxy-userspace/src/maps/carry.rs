@@ -35,6 +35,8 @@ pub fn copy(old: &Pinned, new: &Pinned) -> Result<Copied, MapError> {
     rows(name::ADDRS, &old.addrs, &new.addrs)?;
     rows(name::SOURCES, &old.sources, &new.sources)?;
     rows(name::CONFIG, &old.config, &new.config)?;
+    // One map in both, unless the programs do not load over the old one.
+    rows(name::SOCKETS, &old.sockets, &new.sockets)?;
     let stats = rows(name::STATS, &old.stats, &new.stats)?;
     let affinity = rows(name::AFFINITY, &old.affinity, &new.affinity)?.into_iter().collect();
     Ok(Copied { stats, affinity })

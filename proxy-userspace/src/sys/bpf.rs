@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Pod;
 
-use super::CallError;
+use super::{CallError, passes};
 
 const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
@@ -196,31 +196,39 @@ pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), CallError> {
 }
 
 /// What `fd` is, by how calls for one kind fail: the names of its descriptors would need `/proc`.
-pub fn kind(fd: BorrowedFd<'_>) -> Kind {
-    if is_map(fd) {
+pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+    Ok(if is_map(fd)? {
         Kind::Map
-    } else if is_link(fd) {
+    } else if is_link(fd)? {
         Kind::Link
     } else {
         Kind::Other
-    }
+    })
 }
 
 /// There is no room for a key, so a map says so, or has none to tell; what is no map is an invalid argument.
-fn is_map(fd: BorrowedFd<'_>) -> bool {
+fn is_map(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut attr = ElemAttr { map_fd: raw(fd), ..ElemAttr::default() };
     // SAFETY: the kernel refuses to read from or write to address 0.
     let asked = unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) };
-    let errno = asked.err().and_then(|error| error.raw_os_error());
-    matches!(errno, Some(libc::EFAULT | libc::ENOENT | libc::EOPNOTSUPP | ENOTSUPP))
+    fails_with(asked, &[libc::EFAULT, libc::ENOENT, libc::EOPNOTSUPP, ENOTSUPP])
 }
 
 /// A link looks for the program, which is no descriptor; what is no link is an invalid argument.
-fn is_link(fd: BorrowedFd<'_>) -> bool {
+fn is_link(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut attr = LinkUpdateAttr { link_fd: raw(fd), new_prog_fd: u32::MAX, ..LinkUpdateAttr::default() };
     // SAFETY: no addresses in the attribute.
     let asked = unsafe { bpf(LINK_UPDATE, &mut attr) };
-    asked.is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
+    fails_with(asked, &[libc::EBADF])
+}
+
+/// Whether the call failed with one of `errnos`; an error when it failed for want of something and so gave no answer.
+fn fails_with(asked: io::Result<libc::c_long>, errnos: &[i32]) -> io::Result<bool> {
+    match asked {
+        Err(error) if passes(&error) => Err(error),
+        Err(error) => Ok(error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))),
+        Ok(_) => Ok(false),
+    }
 }
 
 /// Fills `info` from `fd`, which must be of the kind that `I` describes.
@@ -279,7 +287,7 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     /// Takes a map's descriptor, refusing one whose sizes differ: reading it would go past the buffers.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        if kind(fd.as_fd()) != Kind::Map {
+        if kind(fd.as_fd())? != Kind::Map {
             return Err(io::Error::other("not a map"));
         }
         let info = map_info(fd.as_fd())?;
@@ -536,7 +544,8 @@ pub struct Pin {
 impl Pin {
     pub fn open(path: &Path) -> Result<Self, CallError> {
         let fd = open_pin(path)?;
-        Ok(Self { path: path.to_owned(), kind: kind(fd.as_fd()), fd })
+        let kind = kind(fd.as_fd()).map_err(|error| CallError::new("look at", path.display(), error))?;
+        Ok(Self { path: path.to_owned(), kind, fd })
     }
 }
 

@@ -1,0 +1,256 @@
+//! The only file that knows every stage: wake on changes, converge, back off, clean up when idle.
+//!
+//! One thread. While it writes tables it does not read changes; they queue and are taken together afterwards, so a flood
+//! of changes makes larger batches, not a longer queue.
+
+mod intake;
+mod signals;
+mod source;
+mod tell;
+mod tidiness;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use proxy_common::tables::name;
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::watch::Receiver as Latest;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, sleep_until};
+use tracing::{debug, error, info};
+
+use crate::attach::{AttachError, Datapath, Options};
+use crate::config::Config;
+use crate::converge::Converger;
+use crate::desired::ThisNode;
+use crate::model::Model;
+use crate::netdev::{self, Host};
+use crate::news::News;
+use crate::plan::{Alarm, Ledger};
+use crate::{log, sys};
+use intake::Intake;
+use signals::Signals;
+use source::Prepared;
+use tell::{tell, tell_pressure};
+use tidiness::Untidy;
+
+/// Changes that may wait while tables are written; then the sources wait too.
+const QUEUE: usize = 4096;
+/// Every try loads all programs; until one succeeds only what is new is not served.
+const GROWTH_RETRY: Duration = Duration::from_secs(30);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Runs until a signal ends it, and gives the exit code that the signal asks for. What was put into the kernel stays and
+/// keeps serving.
+pub fn run(config: &Config) -> Result<u8> {
+    log::start(config.verbosity);
+    sys::keep_memory_small();
+    sys::end_by_fault_signals().context("give the signals of memory faults their default effect")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: &Config) -> Result<u8> {
+    let mut signals = Signals::new()?;
+    let serving = async {
+        let (sender, mut news) = mpsc::channel(QUEUE);
+        // Sources first: what is wrong with their settings needs no privileges to be seen.
+        let source = Prepared::new(config, &sender).await?;
+        let host = netdev::follow(config.kernel.netns.as_deref()).await?;
+        // Kernel programs take their time to load; lists are read meanwhile.
+        let mut intake = Intake::new(config);
+        let mut model = Model::default();
+        let starting = async { Ok(source.start(config, &sender).await) };
+        // Who cannot open learns it at once, whatever the server does.
+        let ready = async { tokio::try_join!(open(&config.kernel), starting) };
+        let (datapath, started) = intake.take_until(ready, &mut model, &mut news).await?;
+        // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
+        started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
+        drop(sender);
+        let this = this_node(&settings(config), &host.borrow());
+        let converger = Converger::knowing(model, datapath, this);
+        Agent::new(config, converger, host, intake).follow(news).await
+    };
+    tokio::select! {
+        result = serving => result.map(|()| 0),
+        code = signals.next() => Ok(code),
+    }
+}
+
+/// Opens the datapath. What serves already can wait until the kernel has again what it lacks.
+async fn open(options: &Options) -> Result<Datapath> {
+    let mut failures = 0;
+    loop {
+        let options = options.clone();
+        let opened = spawn_blocking(move || Datapath::open(&options)).await.context("load the kernel programs")?;
+        let Err(error @ AttachError::NotNow(_)) = opened else { return Ok(opened?) };
+        failures += 1;
+        let wait = retry_after(failures);
+        error!("{error}; the next try is in {} s", wait.as_secs());
+        sleep(wait).await;
+    }
+}
+
+/// How long to wait after so many failures in a row.
+fn retry_after(failures: u32) -> Duration {
+    (FIRST_RETRY * 2_u32.saturating_pow(failures - 1)).min(LONGEST_RETRY)
+}
+
+struct Agent {
+    converger: Converger<Datapath>,
+    host: Latest<Host>,
+    settings: ThisNode,
+    intake: Intake,
+    failures: u32,
+    retry_at: Option<Instant>,
+    /// When to try again to make tables larger.
+    grow_at: Option<Instant>,
+    untidy: Untidy,
+    alarm: Alarm,
+    /// Everything was up to date once.
+    converged: bool,
+}
+
+impl Agent {
+    fn new(config: &Config, converger: Converger<Datapath>, host: Latest<Host>, intake: Intake) -> Self {
+        Self {
+            converger,
+            host,
+            settings: settings(config),
+            intake,
+            failures: 0,
+            retry_at: None,
+            grow_at: None,
+            untidy: Untidy::default(),
+            alarm: Alarm::default(),
+            converged: false,
+        }
+    }
+
+    async fn follow(&mut self, mut news: Receiver<News>) -> Result<()> {
+        let mut batch = Vec::new();
+        self.work_if_synced(false);
+        loop {
+            let mut idle = false;
+            let tidy_at = self.untidy.tidy_at(self.converger.is_untidy(), Instant::now());
+            tokio::select! {
+                count = news.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
+                changed = self.host.changed() => {
+                    changed.context("the addresses of this node are no longer followed")?;
+                    let host = self.host.borrow_and_update().clone();
+                    self.converger.set_node(this_node(&self.settings, &host));
+                }
+                () = until(self.retry_at) => {}
+                () = until(self.grow_at) => {}
+                () = until(self.intake.patience.deadline()) => self.intake.patience.run_out(&self.settings)?,
+                () = until(tidy_at) => {
+                    idle = true;
+                    self.untidy = Untidy::default();
+                }
+            }
+            for news in batch.drain(..) {
+                self.intake.take(self.converger.model_mut(), news);
+            }
+            self.work_if_synced(idle);
+        }
+    }
+
+    fn work_if_synced(&mut self, idle: bool) {
+        if self.converger.model().synced() {
+            self.intake.patience.start();
+            self.work(idle);
+        }
+    }
+
+    fn work(&mut self, idle: bool) {
+        if !self.intake.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        if self.grow_at.is_some_and(|at| Instant::now() >= at) {
+            self.grow_at = None;
+            self.converger.try_to_grow();
+        }
+        let result = if idle { self.tidy() } else { self.converge() };
+        self.retry_at = result.err().map(|error| {
+            self.failures += 1;
+            let wait = retry_after(self.failures);
+            error!(
+                "tables are not up to date, the next try in {} s starts from what they hold: {error:#}",
+                wait.as_secs()
+            );
+            Instant::now() + wait
+        });
+        if self.retry_at.is_none() {
+            self.failures = 0;
+        }
+    }
+
+    fn converge(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let report = self.converger.converge()?;
+        self.converger.store_mut().go_live()?;
+        tell(&report);
+        tell_pressure(&mut self.alarm, self.converger.ledger());
+        if report.cramped.is_some() {
+            self.grow_at = Some(Instant::now() + GROWTH_RETRY);
+        }
+        let heard = self.intake.heard.take().unwrap_or(started);
+        // Also when there was nothing to write: this is how others see that the agent is ready.
+        if !std::mem::replace(&mut self.converged, true) {
+            let milliseconds = started.elapsed().as_millis();
+            info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
+            sys::give_memory_back();
+        } else if report.writes > 0 {
+            debug!(
+                "programmed a change {} us after it was heard ({} writes)",
+                heard.elapsed().as_micros(),
+                report.writes
+            );
+        }
+        Ok(())
+    }
+
+    fn totals(&self) -> String {
+        let tables = || self.converger.ledger().into_iter().flat_map(Ledger::pressure);
+        let used = |table| tables().find(|of| of.table == table).map_or(0, |of| of.used);
+        format!("{} service ports, {} endpoints", used(name::SERVICE), used(name::BACKENDS))
+    }
+
+    fn tidy(&mut self) -> Result<()> {
+        let report = self.converger.tidy()?;
+        debug!("gave back what went out of use ({} writes)", report.writes);
+        Ok(())
+    }
+}
+
+/// Never when there is nothing to wait for.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the command line says about this node; addresses come from the kernel.
+fn settings(config: &Config) -> ThisNode {
+    let (udp_timeout, udp_stream_timeout) = netdev::udp_timeouts(config.kernel.netns.as_deref());
+    ThisNode {
+        name: config.node_name.as_str().into(),
+        bind_address: config.bind_address,
+        node_port_addresses: config.node_ports.clone(),
+        detector: config.detector.clone(),
+        loopback_node_ports: config.loopback_node_ports,
+        udp_timeout,
+        udp_stream_timeout,
+        ..ThisNode::default()
+    }
+}
+
+fn this_node(settings: &ThisNode, host: &Host) -> ThisNode {
+    ThisNode {
+        own_addresses: host.own_addresses.clone(),
+        fallback_addresses: host.default_route_addresses.clone(),
+        ..settings.clone()
+    }
+}

@@ -1,0 +1,51 @@
+//! Where changes come from: an API server or manifest files.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use kube::Client;
+use tokio::sync::mpsc::Sender;
+use tracing::info;
+
+use crate::config::{Config, Source};
+use crate::news::News;
+use crate::{manifests, watch};
+
+/// An API server that gives no sign of life for so long, with nothing to serve, is a mistake in the settings.
+const SERVER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A source whose settings were found right.
+pub(super) enum Prepared {
+    Cluster { client: Client, server: String },
+    Files,
+}
+
+impl Prepared {
+    pub(super) async fn new(config: &Config, news: &Sender<News>) -> Result<Self> {
+        match &config.source {
+            Source::Cluster(access) => {
+                let (client, server) = watch::connect(access).await?;
+                Ok(Self::Cluster { client, server })
+            }
+            Source::Manifests(paths) => {
+                manifests::start(paths, &config.node_name, news).await?;
+                Ok(Self::Files)
+            }
+        }
+    }
+
+    /// Starts to follow as soon as the server gives a sign of life, at last without; the error says that none came.
+    pub(super) async fn start(self, config: &Config, news: &Sender<News>) -> Result<()> {
+        let Self::Cluster { client, server } = self else { return Ok(()) };
+        info!("node {}, API server {server}", config.node_name);
+        let answered = watch::reachable(&client, SERVER_PATIENCE).await;
+        watch::start(&client, &config.node_name, news);
+        answered.map_err(|reason| {
+            anyhow!(
+                "no answer from the API server {server} in {} s, and there is no earlier state to serve: {reason}; \
+                 give its real address (not a ClusterIP) with --master URL",
+                SERVER_PATIENCE.as_secs()
+            )
+        })
+    }
+}

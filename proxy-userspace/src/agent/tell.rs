@@ -1,0 +1,45 @@
+//! What an operator is told: about one round, and about tables that are nearly full.
+
+use tracing::{error, warn};
+
+use super::GROWTH_RETRY;
+use crate::converge::Report;
+use crate::maps::kernel::option;
+use crate::plan::{Alarm, Ledger, Pressure};
+
+/// What an operator must know about one round.
+pub(super) fn tell(report: &Report) {
+    for damage in &report.damage {
+        warn!("table {}, {}: {}; it is written anew", damage.table, damage.entry, damage.fault);
+    }
+    if let Some(error) = &report.cramped {
+        error!("the tables cannot grow, the next try is in {} s: {error:#}", GROWTH_RETRY.as_secs());
+    }
+    for (port, full) in &report.full {
+        error!(
+            namespace = &*port.namespace,
+            service = &*port.service,
+            port = &*port.port,
+            "not served as it should be: {full}; {}",
+            if report.cramped.is_some() { "the table cannot grow now".to_owned() } else { way_out(full.table) }
+        );
+    }
+    if let Some(full) = &report.addresses_full {
+        error!("some ClusterIPs or own addresses are not known to the tables: {full}");
+    }
+}
+
+/// Names the tables that have just become nearly full.
+pub(super) fn tell_pressure(alarm: &mut Alarm, ledger: Option<&Ledger>) {
+    for Pressure { table, used, capacity } in alarm.news(ledger.into_iter().flat_map(Ledger::pressure)) {
+        let way_out = way_out(table);
+        warn!("table {table} is nearly full: {used} entries of {capacity} that it may grow to; {way_out}");
+    }
+}
+
+fn way_out(table: &str) -> String {
+    match option(table) {
+        Some(option) => format!("delete Services, or start again with a larger {option}"),
+        None => "delete Services; no option makes it larger".to_owned(),
+    }
+}
