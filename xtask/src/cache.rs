@@ -25,7 +25,6 @@ pub(crate) fn get_or_build(cache: &Path, name: &str, build: impl FnOnce(&Path) -
     if let Some(folder) = finished(cache, name) {
         return Ok(folder);
     }
-    fs::create_dir_all(cache).with_context(|| format!("make the cache {} (SLUICE_CACHE moves it)", cache.display()))?;
     let _lock = lock(cache, name)?;
     if let Some(folder) = finished(cache, name) {
         return Ok(folder);
@@ -43,6 +42,7 @@ pub(crate) fn get_or_build(cache: &Path, name: &str, build: impl FnOnce(&Path) -
 
 /// Held until dropped; the kernel lets go of it when the process dies.
 pub(crate) fn lock(cache: &Path, name: &str) -> Result<File> {
+    fs::create_dir_all(cache).with_context(|| format!("make the cache {} (SLUICE_CACHE moves it)", cache.display()))?;
     let path = cache.join(format!("{name}.lock"));
     let file = File::options()
         .create(true)
@@ -57,13 +57,17 @@ pub(crate) fn lock(cache: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
-/// A folder of this process, gone with its handle.
+/// An empty folder, gone with its handle. What an interrupted process left there is removed: whoever shares the name
+/// holds a [`lock`].
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new(parent: &Path, name: &str) -> Result<Self> {
-        let path = parent.join(format!("{name}.{}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        let path = parent.join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("remove the interrupted {}", path.display()))?;
+        }
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -89,7 +93,8 @@ mod tests {
     use super::*;
 
     fn scratch(test: &str) -> Scratch {
-        Scratch::new(&std::env::temp_dir(), &format!("sluice-cache-{test}")).expect("a folder for temporary files")
+        Scratch::new(&std::env::temp_dir(), &format!("sluice-cache-{test}-{}", std::process::id()))
+            .expect("a folder for temporary files")
     }
 
     #[test]
@@ -113,6 +118,18 @@ mod tests {
         assert_eq!(finished(&scratch.0, "tool-1"), None);
         let folder = get_or_build(&scratch.0, "tool-1", |_| Ok(())).expect("builds");
         assert_eq!(fs::read_dir(folder).expect("is there").count(), 0, "what the broken build left is gone");
+    }
+
+    #[test]
+    fn what_an_interrupted_process_left_in_its_scratch_folder_is_gone() {
+        let scratch = scratch("interrupted");
+        let interrupted = scratch.0.join("fetch");
+        fs::create_dir(&interrupted).expect("a folder");
+        fs::write(interrupted.join("half"), "").expect("a file");
+        let again = Scratch::new(&scratch.0, "fetch").expect("is made");
+        assert_eq!(fs::read_dir(again.path()).expect("is there").count(), 0);
+        drop(again);
+        assert!(!interrupted.exists(), "gone with its handle");
     }
 
     #[test]

@@ -60,7 +60,13 @@ enum Action {
         answers: Answers,
     },
     /// Load every program and run the tests of sockets on kernels from 5.10 to 7, in guests; part of the tests.
-    Kernels(Answers),
+    Kernels {
+        /// Lines of kernels; all of them unless some are named.
+        #[arg(value_name = "KERNEL", value_parser = kernels::series)]
+        only: Vec<kernels::Series>,
+        #[command(flatten)]
+        answers: Answers,
+    },
     /// Measure something; not part of the tests.
     Bench {
         what: bench::What,
@@ -116,9 +122,9 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Test { part, answers } => {
             return Ok(test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable()));
         }
-        Action::Kernels(answers) => {
+        Action::Kernels { only, answers } => {
             setup::run(&places, &[Need::Ebpf, Need::Guests], answers.consent())?;
-            kernels::run(&places)?;
+            kernels::run(&places, &only)?;
         }
         Action::Bench { what, options, answers } => {
             setup::run(&places, what.needs(), answers.consent())?;

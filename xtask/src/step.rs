@@ -71,7 +71,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// Gone with its last handle, so an interrupted step leaves nothing.
-fn unnamed_file() -> Result<File> {
+pub(crate) fn unnamed_file() -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let folder = std::env::temp_dir();
     let mut options = File::options();

@@ -21,6 +21,7 @@ const MODULES: [&str; 9] =
     ["virtio_pci", "9pnet_virtio", "9p", "veth", "bridge", "tcp_diag", "udp_diag", "nf_tables", "nft_counter"];
 
 /// A line of kernels, and the suite of Debian that has it.
+#[derive(Clone, Copy)]
 pub(crate) struct Series {
     pub(crate) name: &'static str,
     suite: &'static str,
@@ -46,7 +47,7 @@ pub(crate) struct Kernel {
 pub(crate) fn kernel(places: &Places, series: &Series) -> Result<Kernel> {
     let folder = match cached(&places.cache, series)? {
         Some(folder) => folder,
-        None => fetch(places, series).with_context(|| {
+        None => fetched(places, series).with_context(|| {
             format!("get a kernel {} (or name a folder with its Debian package in {VARIABLE})", series.name)
         })?,
     };
@@ -72,18 +73,26 @@ fn cached(cache: &Path, series: &Series) -> Result<Option<PathBuf>> {
     Ok(ours.max_by_key(|name| numbers(name)).map(|name| cache.join(name)))
 }
 
-fn fetch(places: &Places, series: &Series) -> Result<PathBuf> {
-    let scratch = cache::Scratch::new(&places.cache, &format!("fetch-{}", series.name))?;
+/// Once for everybody who waits for it.
+fn fetched(places: &Places, series: &Series) -> Result<PathBuf> {
+    let name = format!("fetch-{}", series.name);
+    let _lock = cache::lock(&places.cache, &name)?;
+    let scratch = cache::Scratch::new(&places.cache, &name)?;
+    match cached(&places.cache, series)? {
+        Some(folder) => Ok(folder),
+        None => fetch(places, series, scratch.path()),
+    }
+}
+
+fn fetch(places: &Places, series: &Series, scratch: &Path) -> Result<PathBuf> {
     let packages = match env::var_os(VARIABLE) {
         Some(folder) => PathBuf::from(folder),
-        None => download(series, scratch.path())?,
+        None => download(series, scratch)?,
     };
     let names = names(&packages)?;
     let release = newest(series, names.iter().map(String::as_str)).with_context(|| absent(series))?;
     let parts: Vec<_> = parts(release, &names).map(|name| packages.join(name)).collect();
-    cache::get_or_build(&places.cache, &component(series, release), |folder| {
-        unpack(&parts, release, scratch.path(), folder)
-    })
+    cache::get_or_build(&places.cache, &component(series, release), |folder| unpack(&parts, release, scratch, folder))
 }
 
 fn absent(series: &Series) -> String {

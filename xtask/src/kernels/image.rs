@@ -1,15 +1,17 @@
 //! The initial RAM file system of a guest: its first process, its drivers, its plan. Everything else is the host's.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::kernels::fetch::Kernel;
+use crate::step;
 
-/// Writes the archive to `to`: `init` runs the programs of `plan`, to which the drivers of `kernel` are added.
-pub(super) fn write(to: &Path, init: &Path, kernel: &Kernel, mut plan: Value) -> Result<()> {
+/// The archive, as a file without a name: `init` runs the programs of `plan`, to which the drivers of `kernel` are added.
+pub(super) fn initramfs(init: &Path, kernel: &Kernel, mut plan: Value) -> Result<File> {
     let mut archive = Archive::default();
     archive.file("init", &read(init)?);
     let mut names = Vec::new();
@@ -20,7 +22,9 @@ pub(super) fn write(to: &Path, init: &Path, kernel: &Kernel, mut plan: Value) ->
     }
     plan["modules"] = Value::Array(names);
     archive.file("plan.json", &serde_json::to_vec(&plan)?);
-    fs::write(to, archive.finish()).with_context(|| format!("write {}", to.display()))
+    let mut file = step::unnamed_file()?;
+    file.write_all(&archive.finish()).context("write an initial RAM file system")?;
+    Ok(file)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

@@ -22,9 +22,11 @@ use serde_json::{Value, json};
 
 use crate::build_ebpf::{self, Flavour};
 use crate::places::Places;
-use crate::{cache, product, step};
+use crate::{product, step};
 use fetch::{Kernel, SERIES};
 use report::Findings;
+
+pub(crate) use fetch::Series;
 
 /// The program that says what the verifier did.
 const LOADER: &str = "verifier";
@@ -32,14 +34,21 @@ const LOADER: &str = "verifier";
 /// Guests at a time, of two processors each.
 const GUESTS: usize = 2;
 
-pub(crate) fn run(places: &Places) -> Result<()> {
+/// The line of kernels called `name`.
+pub(crate) fn series(name: &str) -> Result<Series, String> {
+    let known = SERIES.map(|series| series.name).join(", ");
+    SERIES.into_iter().find(|series| series.name == name).ok_or_else(|| format!("known lines of kernels: {known}"))
+}
+
+/// Tries the kernels of `only`, or of every line if it names none.
+pub(crate) fn run(places: &Places, only: &[Series]) -> Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "other kernels are fetched for x86_64 only: run this on such a machine");
     let started = Instant::now();
-    let kernels = SERIES.iter().map(|series| fetch::kernel(places, series)).collect::<Result<Vec<_>>>()?;
+    let wanted = if only.is_empty() { &SERIES } else { only };
+    let kernels = wanted.iter().map(|series| fetch::kernel(places, series)).collect::<Result<Vec<_>>>()?;
     let plan = plan(places)?;
     let init = product::test_program(places, "guest")?;
-    let scratch = cache::Scratch::new(&places.cache, "guests")?;
-    let findings = all(&kernels, |kernel| boot(kernel, scratch.path(), &init, &plan))?;
+    let findings = all(&kernels, |kernel| boot(kernel, &init, &plan))?;
     println!("{}", report::loads(&findings));
     println!("{} kernels in {}", findings.len(), step::seconds(started.elapsed()));
     for bad in findings.iter().filter(|findings| !findings.fine()) {
@@ -59,9 +68,8 @@ fn plan(places: &Places) -> Result<Value> {
     }))
 }
 
-fn boot(kernel: &Kernel, scratch: &Path, init: &Path, plan: &Value) -> Result<Findings> {
-    let initramfs = scratch.join(kernel.series);
-    image::write(&initramfs, init, kernel, plan.clone())?;
+fn boot(kernel: &Kernel, init: &Path, plan: &Value) -> Result<Findings> {
+    let initramfs = image::initramfs(init, kernel, plan.clone())?;
     let started = Instant::now();
     eprintln!("  kernel {} ...", kernel.series);
     let findings = Findings::read(kernel.series, &guest::run(&kernel.image, &initramfs)?, LOADER);

@@ -33,8 +33,9 @@ const TOOLS: [(&str, &str); 5] =
     [("ip", "iproute2"), ("nft", "nftables"), ("iptables", "iptables"), ("bpftool", "bpftool"), ("strace", "strace")];
 
 /// What fetching and booting other kernels runs.
-const GUEST_TOOLS: [(&str, &str); 6] = [
+const GUEST_TOOLS: [(&str, &str); 7] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("setpriv", "util-linux"),
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
     ("depmod", "kmod"),

@@ -77,7 +77,7 @@ fn namespaces(places: &Places, consent: Consent, report: &mut Report) {
 
 fn other_kernels(places: &Places, consent: Consent, report: &mut Report) {
     match setup::run(places, &[Need::Ebpf, Need::Guests], consent) {
-        Ok(()) => report.check("other kernels", || kernels::run(places)),
+        Ok(()) => report.check("other kernels", || kernels::run(places, &[])),
         Err(error) => report.left_out("other kernels", format!("{error:#}")),
     }
 }
