@@ -11,7 +11,7 @@ mod tidiness;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use proxy_common::tables::name;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::sync::watch::Receiver as Latest;
@@ -21,7 +21,7 @@ use tracing::{debug, error, info};
 
 use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
-use crate::converge::Converger;
+use crate::converge::{Converger, Report};
 use crate::desired::ThisNode;
 use crate::model::Model;
 use crate::netdev::{self, Host};
@@ -36,8 +36,6 @@ use tidiness::Untidy;
 
 /// Changes that may wait while tables are written; then the sources wait too.
 const QUEUE: usize = 4096;
-/// Every try loads all programs; until one succeeds only what is new is not served.
-const GROWTH_RETRY: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -84,11 +82,20 @@ async fn open(options: &Options) -> Result<Datapath> {
     loop {
         let options = options.clone();
         let opened = spawn_blocking(move || Datapath::open(&options)).await.context("load the kernel programs")?;
-        let Err(error @ AttachError::NotNow(_)) = opened else { return Ok(opened?) };
+        let Err(error @ AttachError::NotNow(_)) = opened else { return opened.map_err(last_words) };
         failures += 1;
         let wait = retry_after(failures);
         error!("{error}; the next try is in {} s", wait.as_secs());
         sleep(wait).await;
+    }
+}
+
+/// What to do is said by those errors that are about settings and rights; of the others the kernel knows the cause.
+fn last_words(error: AttachError) -> anyhow::Error {
+    if error.is_of_a_call() {
+        anyhow!("{error}; what serves goes on and nothing is half done: start it again once the cause is gone")
+    } else {
+        error.into()
     }
 }
 
@@ -104,8 +111,10 @@ struct Agent {
     intake: Intake,
     failures: u32,
     retry_at: Option<Instant>,
-    /// When to try again to make tables larger.
+    /// When to try again to make tables larger. Every try loads all programs; until one succeeds only what is new is not
+    /// served.
     grow_at: Option<Instant>,
+    growth_failures: u32,
     untidy: Untidy,
     alarm: Alarm,
     /// Everything was up to date once.
@@ -122,6 +131,7 @@ impl Agent {
             failures: 0,
             retry_at: None,
             grow_at: None,
+            growth_failures: 0,
             untidy: Untidy::default(),
             alarm: Alarm::default(),
             converged: false,
@@ -176,7 +186,7 @@ impl Agent {
             self.failures += 1;
             let wait = retry_after(self.failures);
             error!(
-                "tables are not up to date, the next try in {} s starts from what they hold: {error:#}",
+                "tables are not up to date, the next try in {} s starts from what they hold: {error}",
                 wait.as_secs()
             );
             Instant::now() + wait
@@ -190,11 +200,9 @@ impl Agent {
         let started = Instant::now();
         let report = self.converger.converge()?;
         self.converger.store_mut().go_live()?;
-        tell(&report);
+        self.heed_growth(&report);
+        tell(&report, self.converger.is_cramped());
         tell_pressure(&mut self.alarm, self.converger.ledger());
-        if report.cramped.is_some() {
-            self.grow_at = Some(Instant::now() + GROWTH_RETRY);
-        }
         let heard = self.intake.heard.take().unwrap_or(started);
         // Also when there was nothing to write: this is how others see that the agent is ready.
         if !std::mem::replace(&mut self.converged, true) {
@@ -211,6 +219,18 @@ impl Agent {
         Ok(())
     }
 
+    /// A growth that failed is told, and tried again later each time.
+    fn heed_growth(&mut self, report: &Report) {
+        if let Some(error) = &report.cramped {
+            self.growth_failures += 1;
+            let wait = retry_after(self.growth_failures);
+            error!("the tables cannot grow, the next try is in {} s: {error}", wait.as_secs());
+            self.grow_at = Some(Instant::now() + wait);
+        } else if !self.converger.is_cramped() {
+            self.growth_failures = 0;
+        }
+    }
+
     fn totals(&self) -> String {
         let tables = || self.converger.ledger().into_iter().flat_map(Ledger::pressure);
         let used = |table| tables().find(|of| of.table == table).map_or(0, |of| of.used);
@@ -219,6 +239,7 @@ impl Agent {
 
     fn tidy(&mut self) -> Result<()> {
         let report = self.converger.tidy()?;
+        self.heed_growth(&report);
         debug!("gave back what went out of use ({} writes)", report.writes);
         Ok(())
     }

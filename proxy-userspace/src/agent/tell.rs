@@ -2,18 +2,14 @@
 
 use tracing::{error, warn};
 
-use super::GROWTH_RETRY;
 use crate::converge::Report;
 use crate::maps::kernel::option;
 use crate::plan::{Alarm, Ledger, Pressure};
 
-/// What an operator must know about one round.
-pub(super) fn tell(report: &Report) {
+/// What an operator must know about one round. `cramped` tables are to grow later.
+pub(super) fn tell(report: &Report, cramped: bool) {
     for damage in &report.damage {
         warn!("table {}, {}: {}; it is written anew", damage.table, damage.entry, damage.fault);
-    }
-    if let Some(error) = &report.cramped {
-        error!("the tables cannot grow, the next try is in {} s: {error:#}", GROWTH_RETRY.as_secs());
     }
     for (port, full) in &report.full {
         error!(
@@ -21,7 +17,7 @@ pub(super) fn tell(report: &Report) {
             service = &*port.service,
             port = &*port.port,
             "not served as it should be: {full}; {}",
-            if report.cramped.is_some() { "the table cannot grow now".to_owned() } else { way_out(full.table) }
+            if cramped { "the table cannot grow now".to_owned() } else { way_out(full.table) }
         );
     }
     if let Some(full) = &report.addresses_full {

@@ -82,6 +82,15 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// Whether the kernel refused a call, rather than settings, rights or this build being wrong.
+    pub fn is_of_a_call(&self) -> bool {
+        match self {
+            Self::Object(error) => !matches!(error, ObjectError::Missing | ObjectError::Kind(_)),
+            Self::Table(_) | Self::Call(_) | Self::Map(_) | Self::Attach { .. } | Self::NotNow(_) => true,
+            Self::Rights(_) | Self::Lock(_) | Self::Cgroup(_) | Self::Pins(_) => false,
+        }
+    }
+
     /// Whether the kernel lacked something that comes back.
     fn is_passing(&self) -> bool {
         // aya makes a table that it cannot open, and meets its pin.
