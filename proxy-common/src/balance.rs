@@ -190,9 +190,12 @@ struct Members {
     flag: u16,
 }
 
-/// A namespace other than the node's own is a pod of this node.
+/// A namespace other than the node's own is a pod of this node. Who dials is only asked where a policy depends on it.
 #[inline(always)]
 fn members(tables: &impl Tables, client: &impl Client, frontend: &Frontend, version: &Version) -> Members {
+    if version.flags & (Version::INTERNAL_LOCAL | Version::EXTERNAL_LOCAL) == 0 {
+        return Members { range: version.cluster, flag: Backend::IN_CLUSTER_SET };
+    }
     let source = if client.is_host() { Source::Node } else { Source::Pod };
     let detector = has_detector(tables, frontend.key.addr.family());
     match endpoint_set(frontend.kind, version.flags, source, detector) {

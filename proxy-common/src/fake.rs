@@ -139,6 +139,8 @@ impl Tables for FakeTables {
 /// A client of namespace 7, which is the node's own for [`FakeClient::host`].
 pub(crate) struct FakeClient {
     pub(crate) host: bool,
+    /// Somebody wanted to know `host`: a helper call in the kernel.
+    pub(crate) asked: Cell<bool>,
     pub(crate) namespace: u64,
     pub(crate) source: Option<Addr>,
     /// The next random number.
@@ -148,7 +150,8 @@ pub(crate) struct FakeClient {
 
 impl FakeClient {
     pub(crate) fn host() -> Self {
-        Self { host: true, namespace: 7, source: None, random: Cell::new(0), now: Cell::new(1_000_000_000_000) }
+        let (random, now) = (Cell::new(0), Cell::new(1_000_000_000_000));
+        Self { host: true, asked: Cell::new(false), namespace: 7, source: None, random, now }
     }
 
     pub(crate) fn pod() -> Self {
@@ -166,6 +169,7 @@ impl Client for FakeClient {
     }
 
     fn is_host(&self) -> bool {
+        self.asked.set(true);
         self.host
     }
 
@@ -228,6 +232,8 @@ impl Socket for FakeSocket {
     fn slot(&mut self) -> Option<&mut SocketFlow> {
         Some(&mut self.slot)
     }
+
+    fn fetch_slot(&self) {}
 
     fn more(&mut self) -> Option<&mut More> {
         self.more.as_mut()

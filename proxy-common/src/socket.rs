@@ -27,6 +27,8 @@ pub trait Socket {
     fn cookie(&self) -> u64;
     /// The slot of SOCKETS for this cookie, whoever holds it. Every call looks at memory again.
     fn slot(&mut self) -> Option<&mut SocketFlow>;
+    /// Lets the slot, which no cache has for a new socket, come from memory while something else is looked up.
+    fn fetch_slot(&self);
     fn more(&mut self) -> Option<&mut More>;
     /// As [`Self::more`], made when absent. None when memory is short.
     fn more_or_new(&mut self) -> Option<&mut More>;
@@ -59,6 +61,7 @@ pub fn connect(
     socket: &mut impl Socket,
     dialled: &FrontendKey,
 ) -> Steering {
+    socket.fetch_slot();
     match route(tables, client, socket, dialled) {
         Route::Flow(flow, reason) => {
             disconnect(tables, socket);

@@ -204,6 +204,14 @@ impl Socket for KernelSocket<'_> {
     }
 
     #[inline(always)]
+    fn fetch_slot(&self) {
+        if let Some(slot) = SOCKETS.get_ptr(self.cookie as u32 & global!(SOCKETS_MASK)) {
+            // SAFETY: in bounds, aligned. Volatile, since nobody looks at what it says.
+            unsafe { (&raw const (*slot).cookie).read_volatile() };
+        }
+    }
+
+    #[inline(always)]
     fn more(&mut self) -> Option<&mut More> {
         // SAFETY: memory of this socket, whose hooks run one after another.
         self.context.and_then(|context| unsafe { SOCKETS_MORE.get_ptr_mut(context).as_mut() })

@@ -38,6 +38,16 @@ fn a_choice_names_the_backend_its_generation_and_what_was_dialled() {
 }
 
 #[test]
+fn who_dials_is_not_asked_where_no_policy_depends_on_it() {
+    for (flags, asked) in [(0, false), (Version::INTERNAL_LOCAL, true), (Version::EXTERNAL_LOCAL, true)] {
+        let (mut tables, client) = (FakeTables::new(), FakeClient::pod());
+        tables.serve(&FakeService { sets: vec![BOTH_SETS], flags, ..cluster_ip(1, 0) });
+        balance(&tables, &client, &vip(1));
+        assert_eq!(client.asked.get(), asked, "flags {flags}");
+    }
+}
+
+#[test]
 fn every_backend_of_a_set_is_drawn() {
     let mut tables = FakeTables::new();
     tables.serve(&cluster_ip(1, 5));
