@@ -23,10 +23,10 @@ fn the_benchmark_of_connections_has_samples_of_every_lane() {
     bench.env_remove("SLUICE_KUBE_PROXY");
     let report = quickly(bench);
     let tables = report["tables"].as_array().unwrap();
-    assert_eq!(tables.len(), 16, "eight quantities between pods, and within one namespace");
+    assert_eq!(tables.len(), 17, "eight quantities between pods, and within one namespace, and the time in programs");
     let rows = || tables.iter().flat_map(|table| table["rows"].as_array().unwrap());
     assert!(rows().all(|row| row["summary"]["samples"] == 3 && row["summary"]["p10"].as_f64() > Some(0.0)));
-    assert_eq!(rows().count(), 8 * (12 + 3));
+    assert_eq!(rows().count(), 8 * (14 + 3) + 10);
     let targets = report["targets"].as_array().unwrap();
     assert!(targets.iter().all(|target| target["value"].is_f64()), "a lane that a target asks for is missing");
 }

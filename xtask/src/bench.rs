@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Put the report between the two marks that name this benchmark in this Markdown file.
     #[arg(long, value_name = "FILE")]
     docs: Option<PathBuf>,
+    /// Put what it comes to, a sentence or two, between such marks in this Markdown file.
+    #[arg(long, value_name = "FILE")]
+    headline: Option<PathBuf>,
     /// Measure only this part; may be given more than once. `bench sync` has parts and names them when one is unknown.
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
@@ -61,6 +64,7 @@ impl Options {
             .chain(file("json", &self.json))
             .chain(file("plots", &self.plots))
             .chain(file("docs", &self.docs))
+            .chain(file("headline", &self.headline))
             .chain(only)
             .collect()
     }
@@ -70,6 +74,8 @@ pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> 
     match what {
         What::Sockets => sockets(places, options),
         What::Connect => {
+            // Programs that do less than any hook stand beside it.
+            build_ebpf::run(places, Flavour::Tests)?;
             let kube_proxy = kubernetes::program(places, "kube-proxy")?;
             beside(places, "bench-connect", options, &[kube_proxy])
         }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! samples -> Summary -> Table ----\
-//!            a ratio -> Target ----> Report -> printed (Markdown), --json FILE, --plots DIR
+//!            a ratio -> Target ----> Report -> printed (Markdown), --json FILE, --plots DIR, --docs FILE
 //!            the same figures -> Plot /
 //! ```
 //!
 //! Speed is only ever judged as a ratio of two things that one run measured in turn.
 
+mod document;
 mod machine;
 mod plot;
 mod report;
@@ -37,6 +38,9 @@ pub struct Options {
     /// Put the report between the two marks that name this benchmark in this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub docs: Option<PathBuf>,
+    /// Put what it comes to, a sentence or two, between such marks in this Markdown file.
+    #[arg(long, value_name = "FILE")]
+    pub headline: Option<PathBuf>,
 }
 
 impl Options {

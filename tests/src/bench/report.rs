@@ -9,7 +9,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table as Printed};
 use serde::Serialize;
 
-use super::{Machine, Options, Percentile, Plot, Summary};
+use super::{Machine, Options, Percentile, Plot, Summary, document};
 
 /// All that one run has to say.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +22,11 @@ pub struct Report {
     pub notes: Vec<String>,
     pub tables: Vec<Table>,
     pub targets: Vec<Target>,
+    /// What it comes to, in a sentence or two.
+    pub headline: String,
+    /// Tables for documents, with their titles.
+    #[serde(skip)]
+    pub documented: Vec<(String, String)>,
     #[serde(skip)]
     pub plots: Vec<(String, Plot)>,
 }
@@ -36,8 +41,20 @@ impl Report {
             notes: Vec::new(),
             tables: Vec::new(),
             targets: Vec::new(),
+            headline: String::new(),
+            documented: Vec::new(),
             plots: Vec::new(),
         })
+    }
+
+    /// One quantity, for documents too.
+    pub fn also_documented(&mut self, title: &str, table: &Table) {
+        self.documented.push((title.to_owned(), table.text()));
+    }
+
+    /// Several quantities of the same rows, for documents: microseconds, and the ratio to the first row.
+    pub fn side_by_side(&mut self, title: &str, tables: &[Table]) {
+        self.documented.push((title.to_owned(), document::side_by_side(tables)));
     }
 
     pub fn note(&mut self, note: impl Into<String>) {
@@ -60,17 +77,32 @@ impl Report {
             give_back(file)?;
         }
         if let Some(file) = &options.docs {
-            let named = || format!("put the report into {}", file.display());
-            let old = fs::read_to_string(file).with_context(named)?;
-            fs::write(file, between_marks(&old, &self.command, &self.text()).with_context(named)?)?;
+            self.put(file, &if self.documented.is_empty() { self.text() } else { document::figures(&self) })?;
+        }
+        if let Some(file) = &options.headline {
+            self.put(file, &self.headline)?;
         }
         if let Some(folder) = &options.plots {
-            make_folder(folder)?;
-            for (name, plot) in &self.plots {
-                let file = folder.join(name).with_extension("svg");
-                fs::write(&file, plot.svg()?).with_context(|| format!("write {}", file.display()))?;
-                give_back(&file)?;
-            }
+            self.draw(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Between the marks of this benchmark in `file`.
+    fn put(&self, file: &Path, text: &str) -> Result<()> {
+        let named = || format!("put the report into {}", file.display());
+        let old = fs::read_to_string(file).with_context(named)?;
+        fs::write(file, between_marks(&old, &self.command, text).with_context(named)?).with_context(named)?;
+        give_back(file)
+    }
+
+    /// Draws every plot into `folder`.
+    fn draw(&self, folder: &Path) -> Result<()> {
+        make_folder(folder)?;
+        for (name, plot) in &self.plots {
+            let file = folder.join(name).with_extension("svg");
+            fs::write(&file, plot.svg()?).with_context(|| format!("write {}", file.display()))?;
+            give_back(&file)?;
         }
         Ok(())
     }
@@ -237,7 +269,7 @@ impl Target {
     }
 }
 
-fn targets(targets: &[Target]) -> String {
+pub(super) fn targets(targets: &[Target]) -> String {
     let mut table = markdown(["target", "value", "bound", "stretch", ""].map(str::to_owned));
     for target in targets {
         let value = format!("{} {}", number(target.value), target.unit);
@@ -248,14 +280,14 @@ fn targets(targets: &[Target]) -> String {
     aligned(table)
 }
 
-fn markdown(heads: impl IntoIterator<Item = String>) -> Printed {
+pub(super) fn markdown(heads: impl IntoIterator<Item = String>) -> Printed {
     let mut table = Printed::new();
     table.load_style(ASCII_MARKDOWN).set_header(heads.into_iter().collect::<Vec<_>>());
     table
 }
 
 /// Names to the left, numbers to the right.
-fn aligned(mut table: Printed) -> String {
+pub(super) fn aligned(mut table: Printed) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -13,6 +13,7 @@ use nix::sys::socket::SockaddrIn;
 use proxy_tests::bench::Kind;
 use proxy_tests::netns::Netns;
 
+use crate::inside::Inside;
 use crate::sockets::{Server, Session, address, reset_at_close, send_one, tcp, timed_connect, udp};
 
 /// What is timed.
@@ -63,9 +64,8 @@ impl Metric {
 
     const fn batch(self) -> u32 {
         match self {
-            Self::Connect | Self::Cycle | Self::UdpFirst => 20,
+            Self::Connect | Self::Cycle | Self::Stream | Self::UdpFirst => 20,
             Self::Request | Self::UdpConnect | Self::UdpSocket | Self::UdpNext => 50,
-            Self::Stream => 4,
         }
     }
 
@@ -76,7 +76,8 @@ impl Metric {
 
 /// Operations at the begin of a batch that are not counted: who was there before has filled the caches.
 const WARM_UP: u32 = 3;
-const STREAMED: usize = 64 << 10;
+/// Bytes.
+pub(crate) const STREAMED: usize = 64 << 10;
 /// Steps from one of many targets to the next: a prime, so that all have their turn.
 const STRIDE: usize = 7919;
 
@@ -112,7 +113,8 @@ pub(crate) struct Lane {
     /// The only one with UDP.
     hot: SockaddrIn,
     sender: OwnedFd,
-    buffer: Vec<u8>,
+    /// The program of its connect hook, if it has one.
+    hook: Option<Inside>,
 }
 
 impl Lane {
@@ -133,26 +135,46 @@ impl Lane {
         if targets.is_empty() {
             targets.push(hot);
         }
-        let (server, sender, buffer) = (Rc::clone(server), udp()?, vec![0; STREAMED]);
-        Ok(Self { name, kind, procs, client, server, targets, next: 0, hot, sender, buffer })
+        let (server, sender) = (Rc::clone(server), udp()?);
+        Ok(Self { name, kind, procs, client, server, targets, next: 0, hot, sender, hook: None })
     }
 
-    /// One batch of each metric: nanoseconds per operation.
-    pub(crate) fn batch(&mut self) -> Result<[(Metric, f64); Metric::ALL.len()]> {
+    #[must_use]
+    pub(crate) fn through(self, hook: Inside) -> Self {
+        Self { hook: Some(hook), ..self }
+    }
+
+    /// One batch of each metric: nanoseconds per operation. What is streamed comes out of `buffer` and goes back into it.
+    pub(crate) fn batch(&mut self, buffer: &mut [u8]) -> Result<[(Metric, f64); Metric::ALL.len()]> {
+        self.enter()?;
+        self.all(buffer).with_context(|| self.name.clone())
+    }
+
+    fn enter(&mut self) -> Result<()> {
         self.procs.write_all(b"0").with_context(|| format!("move to the cgroup of {}", self.name))?;
-        self.client.netns.enter()?;
-        self.all().with_context(|| self.name.clone())
+        self.client.netns.enter()
     }
 
-    fn all(&mut self) -> Result<[(Metric, f64); Metric::ALL.len()]> {
+    /// Nanoseconds that the hook of one TCP connect took inside of its program, if there is a hook.
+    pub(crate) fn inside(&mut self) -> Result<Option<f64>> {
+        self.enter()?;
+        self.cycles(WARM_UP)?;
+        let Some(hook) = &self.hook else { return Ok(None) };
+        let before = hook.so_far()?;
+        self.cycles(Metric::Connect.batch())?;
+        let now = self.hook.as_ref().map(Inside::so_far).transpose()?;
+        Ok(now.map(|now| now.per_run_since(before)))
+    }
+
+    fn all(&mut self, buffer: &mut [u8]) -> Result<[(Metric, f64); Metric::ALL.len()]> {
         self.cycles(WARM_UP)?;
         let (connect, cycle) = self.cycles(Metric::Cycle.batch())?;
         // A new one each time: buffers and windows of a connection grow by chance.
         let session = Session::open(&self.hot, &self.server)?;
         timed(WARM_UP, || session.ask())?;
         let request = timed(Metric::Request.batch(), || session.ask())?;
-        timed(WARM_UP, || session.stream(&mut self.buffer))?;
-        let stream = timed(Metric::Stream.batch(), || session.stream(&mut self.buffer))?;
+        timed(WARM_UP, || session.stream(buffer))?;
+        let stream = timed(Metric::Stream.batch(), || session.stream(buffer))?;
         self.udp_sockets(WARM_UP)?;
         let (udp_connect, udp_socket) = self.udp_sockets(Metric::UdpSocket.batch())?;
         self.first_datagrams(WARM_UP)?;

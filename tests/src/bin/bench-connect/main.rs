@@ -13,6 +13,8 @@
 //! once more under another name: how much these differ is the noise.
 
 mod figures;
+mod floors;
+mod inside;
 mod lane;
 mod scene;
 mod sockets;
@@ -21,15 +23,18 @@ use std::env;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use aya::sys::{Stats, enable_stats};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use proxy_tests::apiserver::program;
-use proxy_tests::bench::{Options, Report};
+use proxy_tests::bench::{Kind, Options, Report};
 
-use lane::{Lane, Metric};
+use lane::{Lane, Metric, STREAMED};
 use scene::Scene;
 
-const ROUNDS: usize = 300;
+const ROUNDS: usize = 600;
+/// Rounds in which the kernel counts the time inside of programs.
+const INSIDE_ROUNDS: usize = 100;
 const QUICK_ROUNDS: usize = 3;
 
 /// Services in the clusters that are measured.
@@ -58,12 +63,14 @@ fn main() -> Result<()> {
     }
     let scene = Scene::build(sizes, beside)?;
     let samples = scene.measure(rounds)?;
+    let inside = scene.measure_inside(INSIDE_ROUNDS.min(rounds))?;
     report.note(format!(
         "One process on one CPU, {rounds} rounds; in each, every lane has its batch: {}.",
         Metric::ALL.map(Metric::batch_text).join(", ")
     ));
-    report.note("Every Service has ten endpoints (five at 50,000 Services): one pod that has as many addresses.");
-    figures::fill(&mut report, scene.lanes(), &samples, sizes, beside);
+    report.note("Every Service has ten endpoints: one pod that has as many addresses.");
+    let measured = Measured { lanes: scene.lanes(), samples, inside };
+    figures::fill(&mut report, &measured, sizes, beside);
     drop(scene);
     report.finish(&options)
 }
@@ -80,23 +87,51 @@ fn pin_to_one_cpu() -> Result<()> {
 /// By lane, by metric: what each batch took per operation, in nanoseconds.
 pub(crate) type Samples = Vec<[Vec<f64>; Metric::ALL.len()]>;
 
-/// Runs every lane's batches, in another order each round.
+/// All that was measured, by lane.
+pub(crate) struct Measured {
+    pub(crate) lanes: Vec<(String, Kind)>,
+    pub(crate) samples: Samples,
+    /// What each batch took inside of the program of connect, in nanoseconds per connect. Empty without one.
+    pub(crate) inside: Vec<Vec<f64>>,
+}
+
+/// Runs every lane's batches.
 pub(crate) fn rounds(lanes: &mut [Lane], count: usize) -> Result<Samples> {
-    pin_to_one_cpu()?;
     let mut samples: Samples = lanes.iter().map(|_| Default::default()).collect();
+    // One for all: lanes shall not differ in the memory that they stream from.
+    let mut buffer = vec![0; STREAMED];
+    in_turn(lanes.len(), count, |lane| {
+        for (metric, nanoseconds) in lanes[lane].batch(&mut buffer)? {
+            samples[lane][metric as usize].push(nanoseconds);
+        }
+        Ok(())
+    })?;
+    Ok(samples)
+}
+
+/// Runs every lane's connects while the kernel counts, which makes the system calls themselves dearer.
+pub(crate) fn rounds_inside(lanes: &mut [Lane], count: usize) -> Result<Vec<Vec<f64>>> {
+    let _counting = enable_stats(Stats::RunTime).context("let the kernel count the time in programs")?;
+    let mut inside = vec![Vec::new(); lanes.len()];
+    in_turn(lanes.len(), count, |lane| {
+        inside[lane].extend(lanes[lane].inside()?);
+        Ok(())
+    })?;
+    Ok(inside)
+}
+
+/// Every lane once a round, in another order each round.
+fn in_turn(lanes: usize, rounds: usize, mut batch: impl FnMut(usize) -> Result<()>) -> Result<()> {
+    pin_to_one_cpu()?;
     let mut random = 1_u64;
-    for _ in 0..count {
-        let mut order: Vec<usize> = (0..lanes.len()).collect();
+    for _ in 0..rounds {
+        let mut order: Vec<usize> = (0..lanes).collect();
         for end in (1..order.len()).rev() {
             // Knuth's linear congruential generator; its upper bits are good enough to shuffle.
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             order.swap(end, (random >> 33) as usize % (end + 1));
         }
-        for lane in order {
-            for (metric, nanoseconds) in lanes[lane].batch()? {
-                samples[lane][metric as usize].push(nanoseconds);
-            }
-        }
+        order.into_iter().try_for_each(&mut batch)?;
     }
-    Ok(samples)
+    Ok(())
 }

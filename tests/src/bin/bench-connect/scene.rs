@@ -21,6 +21,8 @@ use proxy_tests::replay::{Lists, Replay};
 use proxy_tests::world::World;
 use serde_json::{Value, json};
 
+use crate::floors::{FLOORS, Floors};
+use crate::inside::Inside;
 use crate::lane::{Lane, Standpoint, enter_cgroup};
 use crate::sockets::Server;
 use crate::{Samples, Sizes};
@@ -30,8 +32,6 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 250, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 251, 10);
 const BESIDE: Ipv4Addr = Ipv4Addr::new(10, 244, 252, 2);
 const ENDPOINTS: u32 = 10;
-/// 250,000 endpoints in the largest cluster.
-const FEWER_ENDPOINTS: u32 = 5;
 /// Where servers listen: a port for each cluster.
 const FIRST_PORT: u16 = 8100;
 /// Where the API server of each cluster listens.
@@ -47,6 +47,7 @@ pub(crate) struct Scene {
     lanes: RefCell<Vec<Lane>>,
     /// Where the lanes are.
     _pods: Vec<Pods>,
+    _floors: Floors,
     _home: Home,
     /// Last, so that it goes last.
     _world: World,
@@ -56,12 +57,17 @@ impl Scene {
     pub(crate) fn build(sizes: Sizes, beside: bool) -> Result<Self> {
         let world = World::new()?;
         let home = Home::here()?;
-        let (lanes, pods) = Builder::new(&world, sizes)?.lanes(beside)?;
-        Ok(Self { lanes: RefCell::new(lanes), _pods: pods, _home: home, _world: world })
+        let mut floors = Floors::load()?;
+        let (lanes, pods) = Builder::new(&world, sizes)?.lanes(beside, &mut floors)?;
+        Ok(Self { lanes: RefCell::new(lanes), _pods: pods, _floors: floors, _home: home, _world: world })
     }
 
     pub(crate) fn measure(&self, rounds: usize) -> Result<Samples> {
         crate::rounds(&mut self.lanes.borrow_mut(), rounds)
+    }
+
+    pub(crate) fn measure_inside(&self, rounds: usize) -> Result<Vec<Vec<f64>>> {
+        crate::rounds_inside(&mut self.lanes.borrow_mut(), rounds)
     }
 
     pub(crate) fn lanes(&self) -> Vec<(String, Kind)> {
@@ -105,8 +111,7 @@ impl Cluster {
         let api = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), FIRST_API_PORT + number);
         let replay = Replay::start(&world.uplink, api, Lists::Streamed)?;
         replay.apply(&cluster::service_cidr());
-        let endpoints = if services > 20_000 { FEWER_ENDPOINTS } else { ENDPOINTS };
-        let addresses: Vec<Ipv4Addr> = (0..endpoints).map(|number| add(SERVER, number)).collect();
+        let addresses: Vec<Ipv4Addr> = (0..ENDPOINTS).map(|number| add(SERVER, number)).collect();
         let cluster = Self { services, port, replay, kubeconfig: kubeconfig(api)? };
         for number in 0..services {
             cluster.publish(&cluster::service_name(number), cluster::cluster_ip(number), &addresses);
@@ -143,8 +148,7 @@ impl Cluster {
     /// The kernel tables of a node of this cluster, as the agent leaves them.
     fn program_by_sluice(&self, node: &Node) -> Result<()> {
         self.replay.apply(&node_object(node));
-        let room = ["--max-frontends=131072", "--max-services=65536"];
-        let agent = Agent::start_following(node, &self.kubeconfig, if self.services > 20_000 { &room } else { &[] })?;
+        let agent = Agent::start_following(node, &self.kubeconfig, &[])?;
         agent.logged_within(PATIENCE, "programmed ").map(drop)
     }
 
@@ -244,8 +248,9 @@ impl<'a> Builder<'a> {
         Ok(Self { world, sizes, clean, tracked, alone, clusters, lanes: Vec::new(), others: Vec::new() })
     }
 
-    fn lanes(mut self, beside: bool) -> Result<(Vec<Lane>, Vec<Pods>)> {
+    fn lanes(mut self, beside: bool, floors: &mut Floors) -> Result<(Vec<Lane>, Vec<Pods>)> {
         self.direct("direct to the pod", 0)?;
+        self.floors(floors)?;
         for number in 0..self.clusters.len() {
             self.sluice(number)?;
         }
@@ -278,6 +283,24 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Straight to the pod, past programs that do less than any hook.
+    fn floors(&mut self, floors: &mut Floors) -> Result<()> {
+        for (port, (title, name)) in (FIRST_PORT - 90..).zip(FLOORS) {
+            let cgroup = self.cgroup(name)?;
+            let hook = floors.attach(name, &cgroup)?;
+            let clean = (self.clean.client.clone(), self.clean.server.clone());
+            self.straight(title.to_owned(), Kind::Baseline, &cgroup, clean, SocketAddrV4::new(SERVER, port))?;
+            self.hooked(hook);
+        }
+        Ok(())
+    }
+
+    /// The lane made last goes through this hook.
+    fn hooked(&mut self, hook: Inside) {
+        let lane = self.lanes.pop().expect("a lane was made");
+        self.lanes.push(lane.through(hook));
+    }
+
     fn straight(
         &mut self,
         name: String,
@@ -301,14 +324,18 @@ impl<'a> Builder<'a> {
         let name = services_text("Sluice", services);
         let server = serve(&cgroup, self.clean.server.clone(), port)?;
         let client = self.clean.client.clone();
+        let link = node.pin_dir().join("links/connect4");
         self.lane(name.clone(), Kind::Sluice, &cgroup, client.clone(), &server, hot, &[])?;
+        self.hooked(Inside::of_link(&link)?);
         if all.len() > 1 {
             let random = format!("{name}, random");
             self.lane(random, Kind::SluiceHarder, &cgroup, client.clone(), &server, hot, &all)?;
+            self.hooked(Inside::of_link(&link)?);
         }
         if services == self.sizes.many {
             let miss = "no Service, through Sluice".to_owned();
             self.lane(miss, Kind::Sluice, &cgroup, client, &server, SocketAddrV4::new(SERVER, port), &pods(port))?;
+            self.hooked(Inside::of_link(&link)?);
             let server = serve(&cgroup, self.alone.clone(), port)?;
             let name = format!("loopback, {name}");
             self.lane(name, Kind::Sluice, &cgroup, self.alone.clone(), &server, beside, &[])?;

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{Linger, TcpNoDelay};
+use nix::sys::socket::sockopt::{Linger, RcvBuf, SndBuf, TcpNoDelay};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, connect, recv, send, sendto, setsockopt, socket,
 };
 
 /// How long one machine's own network may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes; the kernel doubles it for its own needs.
+const BUFFER: usize = 128 << 10;
 
 /// Who is dialled in the end: a TCP listener and a UDP socket on one port.
 pub(crate) struct Server {
@@ -99,10 +102,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Buffers that hold a whole stream and never grow: how far the kernel would let them grow is chance.
     pub(crate) fn open(to: &SockaddrIn, server: &Server) -> Result<Self> {
         let client = tcp()?;
+        setsockopt(&client, SndBuf, &BUFFER)?;
         timed_connect(&client, to)?;
         let session = Self { client, server: server.accept()? };
+        setsockopt(&session.server, RcvBuf, &BUFFER)?;
         for end in [&session.client, &session.server] {
             setsockopt(end, TcpNoDelay, &true)?;
             reset_at_close(end)?;

@@ -1,0 +1,52 @@
+//! How long the program of a hook runs, as the kernel itself counts it.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aya::programs::{ProgramFd, ProgramInfo, loaded_programs};
+use proxy_userspace::sys::bpf;
+
+/// One program that is loaded.
+pub(crate) struct Inside(ProgramFd);
+
+impl Inside {
+    /// The program of the link that is pinned at `pin`.
+    pub(crate) fn of_link(pin: &Path) -> Result<Self> {
+        let link = bpf::open_pin(pin)?;
+        let id = bpf::link_info(link.as_fd())?.program_id;
+        let program = loaded_programs().flatten().find(|program| program.id() == id);
+        Self::of(&program.with_context(|| format!("no program {id} behind {}", pin.display()))?)
+    }
+
+    pub(crate) fn of(program: &ProgramInfo) -> Result<Self> {
+        Ok(Self(program.fd()?))
+    }
+
+    /// Stands still unless somebody holds `enable_stats`.
+    pub(crate) fn so_far(&self) -> Result<Time> {
+        let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_fd().as_raw_fd()))?;
+        let number = |name: &str| {
+            let line = told.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("no number `{name}` in {told}"))
+        };
+        Ok(Time { spent: Duration::from_nanos(number("run_time_ns:")?), runs: number("run_cnt:")? })
+    }
+}
+
+/// All runs of a program so far.
+#[derive(Clone, Copy)]
+pub(crate) struct Time {
+    spent: Duration,
+    runs: u64,
+}
+
+impl Time {
+    /// Nanoseconds of each run since `before`; not a number without one.
+    pub(crate) fn per_run_since(self, before: Self) -> f64 {
+        let runs = u32::try_from(self.runs - before.runs).unwrap_or(u32::MAX);
+        self.spent.saturating_sub(before.spent).as_secs_f64() * 1e9 / f64::from(runs)
+    }
+}
