@@ -96,7 +96,8 @@ pub struct Run {
 /// Where in the kernel things go, and how large they may grow.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Kernel {
-    /// Folder on a bpffs that keeps the tables and programs while the agent is away.
+    /// Folder on a bpffs that keeps the tables and programs while the agent is away. One agent at a time: its lock is in
+    /// /run/sluice, where `sluice reap` is told of changes too (containers should share that folder).
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub pin_dir: PathBuf,
 

@@ -214,7 +214,8 @@ fn kernel(run: &args::Kernel) -> Result<attach::Options> {
 }
 
 /// Tables that depend on others may grow with them: while a service port changes, its old and its new version exist.
-fn limit(run: &args::Kernel) -> Result<Capacity> {
+/// What tables may grow to.
+pub(crate) fn limit(run: &args::Kernel) -> Result<Capacity> {
     let services = size("max-services", run.max_services)?;
     let backends = size("max-backends", run.max_backends)?;
     Ok(Capacity {

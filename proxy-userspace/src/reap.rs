@@ -7,6 +7,7 @@
 //!     -> steer  a copy of the descriptor dials the frontend again: the hook picks another backend, in place
 //!        else   SOCK_DESTROY: the application gets an error and opens a new socket
 //! sweep        slots whose socket is gone, and the count of open connections
+//! pressure     how full the tables are that only programs write
 //! ```
 //!
 //! As in kube-proxy nothing is done for a frontend that no Service has any more. A frontend that another Service took over
@@ -18,6 +19,7 @@
 mod diag;
 mod displaced;
 mod owners;
+mod pressure;
 mod stale;
 mod steer;
 mod sweep;
@@ -37,6 +39,7 @@ use crate::bell::Bell;
 use crate::cli::PinDir;
 use crate::lock::{Lock, Role};
 use crate::maps::pinned::Pinned;
+use crate::plan::Alarm;
 use displaced::Displaced;
 use owners::may_look_into_processes;
 use sweep::{Sweeper, Swept};
@@ -86,10 +89,14 @@ pub fn run(args: &ReapArgs) -> anyhow::Result<ExitCode> {
 
 /// On a thread of its own: a look at many namespaces takes longer than a socket may wait.
 fn sweep(folder: &Folder, interval: Duration) -> ! {
-    let mut sweeper = Sweeper::default();
+    let (mut sweeper, mut alarm) = (Sweeper::default(), Alarm::default());
     let mut obstacle = String::new();
+    let mut look = |maps: &Pinned| {
+        pressure::tell(&mut alarm, maps)?;
+        sweeper.look(folder, maps)
+    };
     loop {
-        match Pinned::open(&folder.current()).map(|maps| sweeper.look(folder, &maps)) {
+        match Pinned::open(&folder.current()).map(|maps| look(&maps)) {
             Ok(Ok(Swept { slots: 0, gauges: 0 })) => {}
             Ok(Ok(Swept { slots, gauges })) => {
                 info!(slots, gauges, "freed slots, put counts of open connections right");

@@ -16,6 +16,8 @@ use crate::process::{end, sluice_binary};
 pub struct Reaper {
     child: Child,
     log: Receiver<String>,
+    /// What it said until it was ready.
+    pub beginning: String,
 }
 
 impl Reaper {
@@ -58,19 +60,23 @@ impl Reaper {
             let _ = sender.send(line);
         };
         thread::spawn(move || lines.for_each(pass_on));
-        let reaper = Self { child, log };
-        reaper.logged("ready")?;
+        let mut reaper = Self { child, log, beginning: String::new() };
+        reaper.beginning = reaper.lines_until("ready")?.join("\n");
         Ok(reaper)
     }
 
     /// Waits for a line of the log that holds `text`; those before it are not looked at again.
     pub fn logged(&self, text: &str) -> Result<String> {
-        loop {
-            let line = self.log.recv_timeout(PATIENCE).with_context(|| format!("the reaper never logged {text:?}"))?;
-            if line.contains(text) {
-                return Ok(line);
-            }
+        Ok(self.lines_until(text)?.pop().unwrap_or_default())
+    }
+
+    fn lines_until(&self, text: &str) -> Result<Vec<String>> {
+        let mut lines: Vec<String> = Vec::new();
+        while !lines.last().is_some_and(|line| line.contains(text)) {
+            let line = self.log.recv_timeout(PATIENCE);
+            lines.push(line.with_context(|| format!("the reaper never logged {text:?}"))?);
         }
+        Ok(lines)
     }
 }
 

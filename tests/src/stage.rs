@@ -65,6 +65,18 @@ impl Stage {
         Agent::start_with(&self.node, &self.manifests, &[&SMALL_TABLES[..], arguments].concat())
     }
 
+    /// Writes so many other Services, without endpoints, into the folder of manifests.
+    pub fn add_services(&self, count: u32) {
+        let mut text = String::new();
+        for number in 0..count {
+            let [_, _, high, low] = number.to_be_bytes();
+            let spec = format!("{{clusterIP: 10.97.{high}.{low}, ports: [{{port: 80}}]}}");
+            let object = format!("kind: Service\nmetadata: {{name: many-{number}}}\nspec: {spec}\n---\n");
+            text.push_str(&object);
+        }
+        self.manifests.write_text("many", &text).expect("the folder takes files");
+    }
+
     /// Both pods behind the Service [`web`].
     pub fn both(&self) -> Endpoints {
         web_endpoints().pod(&self.a.pod).pod(&self.b.pod)

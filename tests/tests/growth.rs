@@ -32,17 +32,6 @@ fn start(stage: &Stage) -> Agent {
     Agent::start_with(&stage.node, &stage.manifests, &[]).unwrap()
 }
 
-/// Writes so many other Services into the folder.
-fn add_services(stage: &Stage, count: u32) {
-    let mut text = String::new();
-    for number in 0..count {
-        let [_, _, high, low] = number.to_be_bytes();
-        let spec = format!("{{clusterIP: 10.97.{high}.{low}, ports: [{{port: 80}}]}}");
-        write!(text, "kind: Service\nmetadata: {{name: many-{number}}}\nspec: {spec}\n---\n").unwrap();
-    }
-    stage.manifests.write_text("many", &text).unwrap();
-}
-
 /// Waits until `web` and so many others are served.
 fn served(stage: &Stage, others: u32) {
     // `web` is two ports in two families.
@@ -79,7 +68,7 @@ fn tables_grow_twice_while_clients_are_served() {
     });
     crowd.goes_on();
     for count in [MANY, 2 * MANY] {
-        add_services(&stage, count);
+        stage.add_services(count);
         served(&stage, count);
         crowd.goes_on();
         for (vip, by, socket) in &sockets {
@@ -149,7 +138,7 @@ fn clients_with_affinity_stay_where_they_are_when_more_can_be_remembered() {
     let client = stage.pod_client().unwrap();
     let by = client.dial(Kind::Tcp, dialled(VIP4)).unwrap().by;
     let (key, value): (AffinityKey, Affinity) = maps().affinity.entries().unwrap()[0];
-    add_services(&stage, MANY);
+    stage.add_services(MANY);
     served(&stage, MANY);
     assert_eq!(maps().affinity.get(&key).unwrap().map(|now| now.backend), Some(value.backend));
     assert_eq!(client.spread(Kind::Tcp, dialled(VIP4), 20).unwrap().into_keys().collect::<Vec<_>>(), [by]);
@@ -167,7 +156,7 @@ fn an_agent_killed_while_tables_grow_leaves_what_serves_and_the_next_one_finishe
     for (round, call) in (1..).zip([1, 20, 40, 60, 80, 100, 120]) {
         let kill = format!("inject=bpf:signal=SIGKILL:when={call}");
         let mut strace = agent.disturb(&["-o", "/dev/null", "-e", &kill]).unwrap();
-        add_services(&stage, round * MANY);
+        stage.add_services(round * MANY);
         let ended = agent.wait().unwrap();
         strace.wait().unwrap();
         assert!(!ended.success(), "call {call}");
@@ -205,7 +194,7 @@ fn past_the_limit_only_what_does_not_fit_is_not_served() {
     let arguments = ["--max-services=300"];
     let agent = Agent::start_with(&stage.node, &stage.manifests, &arguments).unwrap();
     let mut crowd = Crowd::start(&stage);
-    add_services(&stage, 320);
+    stage.add_services(320);
     agent
         .logged("table SERVICE is full (299 entries); delete Services, or start again with a larger --max-services")
         .unwrap();

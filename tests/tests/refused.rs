@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 
-use nix::sys::signal::Signal;
-use proxy_tests::agent::Agent;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proxy_tests::agent::{Agent, list};
 use proxy_tests::crowd::Crowd;
-use proxy_tests::stage::{Stage, web};
+use proxy_tests::stage::{Stage, eventually, web};
 use proxy_userspace::maps::pinned::layouts;
 use proxy_userspace::sys::bpf::{Pin, map_info};
 
@@ -63,4 +64,36 @@ fn a_start_that_is_refused_something_for_a_moment_takes_over_what_is_pinned() {
     }
     crowd.was_never_refused();
     assert!(tried_again > REFUSED / 3, "{tried_again} of {REFUSED}");
+}
+
+/// More service ports than the first tables have room for.
+const MANY: u32 = 400;
+
+/// A node whose agent serves in the smallest tables.
+fn small() -> (Stage, Agent) {
+    let stage = Stage::new().unwrap();
+    stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
+    let agent = Agent::start_with(&stage.node, &stage.manifests, &[]).unwrap();
+    (stage, agent)
+}
+
+#[test]
+fn tables_that_may_not_grow_serve_on_and_grow_when_there_is_memory_again() {
+    let (stage, agent) = small();
+    let (before, mut crowd) = (tables(&stage), Crowd::start(&stage));
+    let mut strace = agent.disturb(&["-o", "/dev/null", "-e", "inject=bpf:error=ENOMEM:when=20"]).unwrap();
+    stage.add_services(MANY);
+    let said = agent.logged("the tables cannot grow, the next try is in 1 s: ").unwrap();
+    assert!(said.contains("Cannot allocate memory"), "{said}");
+    assert_eq!(tables(&stage), before);
+    crowd.goes_on();
+    let served = || list(&stage.node).unwrap().as_array().unwrap().len();
+    eventually("there is room for some", || served() > 4);
+    agent.logged("made larger tables").unwrap();
+    // `web` is two ports in two families.
+    eventually("every Service is served", || served() == MANY as usize + 4);
+    crowd.goes_on();
+    crowd.was_never_refused();
+    kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGTERM).unwrap();
+    strace.wait().unwrap();
 }

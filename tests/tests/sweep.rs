@@ -132,9 +132,30 @@ fn who_is_in_another_pid_namespace_frees_nothing_and_names_the_setting() {
     stage.pod_client().unwrap().dial(Kind::Mptcp, dialled(VIP4)).unwrap();
     let left = tables.taken();
     let reaper = Reaper::in_pid_namespace(&stage.node, &OFTEN).unwrap();
+    assert!(reaper.beginning.contains("without CAP_SYS_PTRACE"), "though it may look into process 1, itself");
     let said = reaper.logged("cannot tell which slots belong to sockets that are gone").unwrap();
     assert!(said.contains("processes of the node are out of sight: run in its PID namespace (hostPID)"), "{said}");
     assert_eq!((left.len(), tables.taken()), (1, left));
+}
+
+#[test]
+fn a_table_of_sockets_that_becomes_nearly_full_is_named_and_again_only_after_it_was_not() {
+    let stage = Stage::new().unwrap();
+    stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
+    let _agent = Agent::start_with(&stage.node, &stage.manifests, &["--max-sockets=64"]).unwrap();
+    let (tables, client) = (Tables::of(&stage), stage.pod_client().unwrap());
+    let reaper = Reaper::start_with(&stage.node, &OFTEN).unwrap();
+    for _ in 0..2 {
+        let mut sockets = Vec::new();
+        // Some meet a slot that is taken.
+        while tables.taken().len() < 52 {
+            sockets.push(connected(&client, Kind::Udp));
+        }
+        reaper.logged("table SOCKETS is nearly full: 52 of 64 entries").unwrap();
+        drop(sockets);
+        eventually("every slot is free", || tables.taken().is_empty());
+        tables.let_two_looks_pass(&client);
+    }
 }
 
 #[test]

@@ -8,12 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::resume_unwind;
 use std::path::Path;
 
+use aya::maps::MapError;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use proxy_common::abi::SocketFlow;
 use proxy_common::tables::{Capacity, name};
 
+use crate::maps::footprint;
+use crate::maps::kernel::option;
 use crate::maps::pinned::{Entries, layouts};
 use crate::sys::bpf::Map;
 use crate::sys::{CallError, failed_call, passes};
@@ -38,7 +41,20 @@ pub enum ObjectError {
     #[error("this build has no kernel programs: run `cargo xtask build-ebpf` and build again")]
     Missing,
     #[error("loading the kernel programs: {}{}", chain(.0), advice(.0))]
-    Load(#[source] aya::EbpfError),
+    Load(#[source] EbpfError),
+    /// `option` is what bounds the table.
+    #[error(
+        "making table {table} with {entries} entries ({} KiB when full): {source}{}{}", .bytes / 1024, advice(.source),
+        .option.map_or_else(String::new, |option| format!("; {option} bounds it"))
+    )]
+    Make {
+        table: &'static str,
+        entries: u32,
+        bytes: u64,
+        option: Option<&'static str>,
+        #[source]
+        source: io::Error,
+    },
     #[error("the kernel refused program {program}: {}", chain(.source))]
     Program {
         program: String,
@@ -86,7 +102,7 @@ impl Object {
                 loader.map_max_entries(layout.name, entries(&capacity));
             }
         }
-        let mut object = Self { ebpf: loader.load(OBJECT).map_err(ObjectError::Load)? };
+        let mut object = Self { ebpf: loader.load(OBJECT).map_err(|error| refusal(error, &capacity))? };
         #[cfg(feature = "debug")]
         super::debug::follow(&mut object.ebpf);
         object.load_programs()?;
@@ -113,6 +129,23 @@ impl Object {
 
     pub fn program_names(&self) -> Vec<String> {
         self.ebpf.programs().map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
+/// What could not be made of `capacity`, when it was a table.
+fn refusal(error: EbpfError, capacity: &Capacity) -> ObjectError {
+    let table = match &error {
+        EbpfError::MapError(MapError::CreateError { name, .. }) => layouts().find(|layout| layout.name == name),
+        _ => None,
+    };
+    match (table, error) {
+        (Some(layout), EbpfError::MapError(MapError::CreateError { io_error, .. })) => {
+            let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+            let entries = layout.entries.of(capacity);
+            let bytes = footprint::bytes(layout, capacity, entries.into(), cpus);
+            ObjectError::Make { table: layout.name, entries, bytes, option: option(layout.name), source: io_error }
+        }
+        (_, error) => ObjectError::Load(error),
     }
 }
 
@@ -188,7 +221,28 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
     match failed_call(error).and_then(io::Error::raw_os_error) {
         Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_BPF and CAP_NET_ADMIN)",
-        Some(libc::ENOMEM) => " (not enough memory: lower --max-… or raise the memory limit)",
+        Some(libc::ENOMEM) => " (not enough memory: give the node, or this container, more)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_for_which_there_is_no_memory_is_named_with_its_size_and_what_bounds_it() {
+        let made = |name: &str| {
+            let io_error = io::Error::from_raw_os_error(libc::ENOMEM);
+            let error = EbpfError::MapError(MapError::CreateError { name: name.to_owned(), io_error });
+            refusal(error, &Capacity { services: 11_001, ..Capacity::LIMIT }).to_string()
+        };
+        assert_eq!(
+            made("SERVICE"),
+            "making table SERVICE with 11001 entries (85 KiB when full): Cannot allocate memory (os error 12) \
+             (not enough memory: give the node, or this container, more); --max-services bounds it"
+        );
+        assert!(made("ADDRS").ends_with("give the node, or this container, more)"), "no option bounds it");
+        assert!(made(".rodata").starts_with("loading the kernel programs: "));
     }
 }

@@ -4,8 +4,10 @@
 //! a list of versions: distributions backport.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,8 +28,10 @@ use crate::lock::{self, Holder, Role};
 use crate::maps::kernel::option;
 use crate::maps::pinned::{Pinned, layouts, read};
 use crate::maps::{Snapshot, footprint};
+use crate::plan::{Pressure, growth};
 use crate::sys::bpf::{Grace, Kind, LinkInfo, Pin, batches_work, link_info};
 use crate::sys::net;
+use crate::{args, config};
 
 /// Show what this kernel offers, what is attached, what fell back and why.
 #[derive(Clone, Debug, clap::Args)]
@@ -102,7 +106,7 @@ pub fn findings(pin_dir: &Path, cgroup_root: Option<&Path>) -> Vec<Finding> {
         Err(error) => Finding::new("place", "pin folder", Status::Problem, error.to_string()),
     });
     all.extend(Role::ALL.map(|role| process(role, pin_dir)));
-    all.extend(pinned(&folder, cgroup.ok().as_ref()));
+    all.extend(pinned(&folder, cgroup.ok().as_ref(), limit_of_agent(pin_dir).as_ref()));
     all
 }
 
@@ -208,8 +212,19 @@ fn running(role: Role, item: &str, pid: &str) -> Finding {
     Finding::new("process", item, Status::Note, format!("{detail} without CAP_SYS_PTRACE: {lost}"))
 }
 
+/// What the running agent lets tables grow to, from its command line.
+fn limit_of_agent(pin_dir: &Path) -> Option<Capacity> {
+    let Ok(Holder::Process(pid)) = lock::holder(Role::Agent, pin_dir) else { return None };
+    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words = words.strip_suffix(b"\0")?.split(|byte| *byte == 0);
+    match args::parse(words.map(|word| OsStr::from_bytes(word).to_owned())).ok()?.command {
+        args::Command::Run(run) => config::limit(&run.kernel).ok(),
+        _ => None,
+    }
+}
+
 /// Everything about what is pinned.
-fn pinned(folder: &Folder, cgroup: Option<&Cgroup>) -> Vec<Finding> {
+fn pinned(folder: &Folder, cgroup: Option<&Cgroup>, limit: Option<&Capacity>) -> Vec<Finding> {
     let current = folder.current();
     if let Err(error) = fs::metadata(&current) {
         return vec![Finding::new("tables", "pins", Status::Problem, format!("{}: {error}", current.display()))];
@@ -218,7 +233,7 @@ fn pinned(folder: &Folder, cgroup: Option<&Cgroup>) -> Vec<Finding> {
     let tables = Pinned::open(&current).map_err(|error| error.to_string());
     match tables.and_then(|maps| maps.read().map(|snapshot| (maps, snapshot)).map_err(|error| error.to_string())) {
         Ok((maps, snapshot)) => {
-            all.extend(pressure(&maps, &snapshot));
+            all.extend(fills(&maps, &snapshot, limit));
             all.push(memory(&maps.capacity(), &snapshot));
             all.extend(limits(&snapshot));
         }
@@ -257,42 +272,47 @@ fn attachment(path: &Path, hook: &str, cgroup: Option<&Cgroup>, names: &BTreeMap
     }
 }
 
-/// Tables that the agent makes larger; it warns when they come near to their limits, which only it knows.
-const GROWING: [&str; 6] = [name::FRONTENDS, name::SERVICE, name::VERSION, name::SLOTS, name::BACKENDS, name::ADDRS];
-
-/// From this share on a table is worth a warning.
-const PRESSURE_PERCENT: u64 = 80;
-
-fn pressure(maps: &Pinned, snapshot: &Snapshot) -> Vec<Finding> {
-    let capacity = maps.capacity();
+/// How full each table is, how large and how large it may become. `limit` is known while an agent runs.
+fn fills(maps: &Pinned, snapshot: &Snapshot, limit: Option<&Capacity>) -> Vec<Finding> {
+    let now = maps.capacity();
     let sockets = read(name::SOCKETS, &maps.sockets).unwrap_or_default();
     let open = sockets.iter().filter(|(_, flow)| flow.cookie != 0).count();
     let clients = read(name::AFFINITY, &maps.affinity).unwrap_or_default().len();
     let used_slots = snapshot.slots.iter().filter(|backend| **backend != 0).count();
+    let fill = |table, used: usize, entries: fn(&Capacity) -> u32| {
+        fill(Pressure { table, used: used as u32, capacity: entries(&now) }, entries, limit)
+    };
     vec![
-        fill(name::FRONTENDS, snapshot.frontends.len(), capacity.frontends),
-        fill(name::SERVICE, snapshot.service.len(), capacity.services),
-        fill(name::VERSION, snapshot.version.len(), capacity.versions),
-        fill(name::SLOTS, used_slots, capacity.slots),
-        fill(name::BACKENDS, snapshot.backends.len(), capacity.backends),
-        fill(name::ADDRS, snapshot.addrs.len(), capacity.addrs),
-        fill(name::SOURCES, snapshot.sources.len(), capacity.sources),
-        fill(name::AFFINITY, clients, capacity.affinity),
-        fill(name::SOCKETS, open, capacity.sockets),
+        fill(name::FRONTENDS, snapshot.frontends.len(), |of| of.frontends),
+        fill(name::SERVICE, snapshot.service.len(), |of| of.services),
+        fill(name::VERSION, snapshot.version.len(), |of| of.versions),
+        fill(name::SLOTS, used_slots, |of| of.slots),
+        fill(name::BACKENDS, snapshot.backends.len(), |of| of.backends),
+        fill(name::ADDRS, snapshot.addrs.len(), |of| of.addrs),
+        fill(name::SOURCES, snapshot.sources.len(), |of| of.sources),
+        fill(name::AFFINITY, clients, |of| of.affinity),
+        fill(name::SOCKETS, open, |of| of.sockets),
     ]
 }
 
-fn fill(table: &'static str, used: usize, entries: u32) -> Finding {
-    let percent = used as u64 * 100 / u64::from(entries).max(1);
-    let detail = format!("{used} of {entries} ({percent} %)");
-    match option(table) {
-        _ if GROWING.contains(&table) => {
-            Finding::new("tables", table, Status::Ok, format!("{detail}, grows when needed"))
-        }
-        _ if percent < PRESSURE_PERCENT => Finding::new("tables", table, Status::Ok, detail),
-        Some(option) => Finding::new("tables", table, Status::Warning, format!("{detail}: raise {option}")),
-        None => Finding::new("tables", table, Status::Warning, detail),
+/// `now` is how much is taken of what the table has today; `entries` picks it from `limit`.
+fn fill(now: Pressure, entries: fn(&Capacity) -> u32, limit: Option<&Capacity>) -> Finding {
+    let Pressure { table, used, capacity } = now;
+    let limit = limit.map(|limit| entries(limit).max(capacity));
+    let growth = match limit {
+        _ if !growth::grows(entries) => "made once".to_owned(),
+        Some(limit) => format!("may grow to {limit}"),
+        None => "grows when needed".to_owned(),
+    };
+    let percent = u64::from(used) * 100 / u64::from(capacity).max(1);
+    let detail = format!("{used} of {capacity} ({percent} %), {growth}");
+    // What grows in time is full where it may not grow any more.
+    let at_last = if growth::grows_before_it_is_full(entries) { limit } else { Some(capacity) };
+    if !at_last.is_some_and(|capacity| Pressure { capacity, ..now }.is_high()) {
+        return Finding::new("tables", table, Status::Ok, detail);
     }
+    let way_out = option(table).map_or_else(String::new, |option| format!(": raise {option}"));
+    Finding::new("tables", table, Status::Warning, detail + &way_out)
 }
 
 /// What the tables take of the node's memory; only hashes and tries grow with what they hold.
@@ -364,12 +384,23 @@ mod tests {
     }
 
     #[test]
-    fn a_table_from_80_percent_on_is_a_warning_that_names_the_option() {
-        assert_eq!(fill(name::SOCKETS, 79, 100).status, Status::Ok);
-        let full = fill(name::SOCKETS, 80, 100);
-        assert_eq!(full.status, Status::Warning);
-        assert_eq!(full.detail, "80 of 100 (80 %): raise --max-sockets");
-        let growing = fill(name::BACKENDS, 100, 100);
-        assert_eq!((growing.status, &*growing.detail), (Status::Ok, "100 of 100 (100 %), grows when needed"));
+    fn a_table_at_80_percent_of_what_it_may_become_is_a_warning_that_names_the_option() {
+        let limit = Capacity { backends: 200, ..Capacity::LIMIT };
+        let said = |table, used, entries, limit| {
+            let finding = fill(Pressure { table, used, capacity: 100 }, entries, limit);
+            (finding.status, finding.detail)
+        };
+        let (ok, high) = (Status::Ok, Status::Warning);
+        let sockets = |used| said(name::SOCKETS, used, |of| of.sockets, Some(&limit));
+        assert_eq!(sockets(79), (ok, "79 of 100 (79 %), made once".to_owned()));
+        assert_eq!(sockets(80), (high, "80 of 100 (80 %), made once: raise --max-sockets".to_owned()));
+        let backends = |used, limit| said(name::BACKENDS, used, |of| of.backends, limit);
+        assert_eq!(backends(100, None), (ok, "100 of 100 (100 %), grows when needed".to_owned()));
+        assert_eq!(backends(100, Some(&limit)), (ok, "100 of 100 (100 %), may grow to 200".to_owned()));
+        let near = Capacity { backends: 110, ..limit };
+        let said_near = "100 of 100 (100 %), may grow to 110: raise --max-backends";
+        assert_eq!(backends(100, Some(&near)), (high, said_near.to_owned()));
+        let clients = said(name::AFFINITY, 80, |of| of.affinity, None);
+        assert_eq!(clients, (high, "80 of 100 (80 %), grows when needed: raise --max-affinity".to_owned()));
     }
 }

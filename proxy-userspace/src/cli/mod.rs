@@ -13,7 +13,7 @@ use comfy_table::presets;
 /// Which node's pins to look at.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PinDir {
-    /// Folder on a bpffs that keeps the tables and programs.
+    /// Folder on a bpffs that keeps the tables and programs. Locks of its agent and reaper are in /run/sluice.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub pin_dir: PathBuf,
 }

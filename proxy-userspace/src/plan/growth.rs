@@ -41,6 +41,16 @@ pub fn smallest(limit: &Capacity) -> Capacity {
     Capacity { affinity: NO_CLIENTS, sources, sockets, ..ROOM }.zip(limit, u32::min)
 }
 
+/// Whether a table is made larger before it is full; `entries` picks it.
+pub fn grows_before_it_is_full(entries: fn(&Capacity) -> u32) -> bool {
+    entries(&ROOM) > 0
+}
+
+/// Whether a table begins smaller than it may become. What does not is made once.
+pub fn grows(entries: fn(&Capacity) -> u32) -> bool {
+    entries(&smallest(&Capacity::LIMIT)) < entries(&Capacity::LIMIT)
+}
+
 /// The sizes that tables of the sizes `now` should get, `None` when they do.
 pub fn sizes(needs: &Capacity, now: &Capacity, limit: &Capacity) -> Option<Capacity> {
     // AFFINITY makes do with its limit.
@@ -96,6 +106,14 @@ mod tests {
         let grown = sizes(&needs, &now, &limit).unwrap();
         assert_eq!((grown.services, grown.backends, grown.affinity, grown.sockets), (600, 5000, 100, 128));
         assert_eq!(sizes(&Capacity { affinity: 16_384, ..Capacity::default() }, &grown, &limit), None);
+    }
+
+    #[test]
+    fn what_grows_is_all_but_what_is_made_once_and_affinity_forgets_instead_of_being_full() {
+        let kinds = |entries| (grows(entries), grows_before_it_is_full(entries));
+        assert_eq!([kinds(|c| c.frontends), kinds(|c| c.slots), kinds(|c| c.addrs)], [(true, true); 3]);
+        assert_eq!(kinds(|c| c.affinity), (true, false));
+        assert_eq!([kinds(|c| c.sources), kinds(|c| c.sockets)], [(false, false); 2]);
     }
 
     #[test]

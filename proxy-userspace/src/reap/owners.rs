@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::diag::Found;
+use crate::attach::rights::SYS_PTRACE;
 use crate::sys::net::{copy_descriptor, namespace_of, socket_cookie};
 
 /// Network namespaces by inode.
@@ -69,9 +70,11 @@ impl Namespaces {
     }
 }
 
-/// Whether we may look into the first process, and so into all of them that are visible.
+/// Whether we may look into processes of others that are visible.
+///
+/// Not asked of process 1: in a PID namespace that is often ourselves, whom everybody may look into.
 pub(super) fn may_look_into_processes() -> bool {
-    fs::metadata("/proc/1/ns/net").is_ok()
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| SYS_PTRACE.is_in(&status))
 }
 
 /// Whether we may look into this process. One that has ended hides nothing.

@@ -1,8 +1,9 @@
 //! One function per stage: the command that is the proof.
 
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::places::Places;
 use crate::privilege::Privilege;
@@ -64,7 +65,13 @@ pub(super) fn run_as_root(
     let mut command = privilege.command("env");
     command.arg(format!("SLUICE_BIN={}", sluice.display()));
     command.args(programs.iter().map(|(variable, path)| format!("{variable}={}", path.display())));
+    command.arg(format!("RUST_TEST_THREADS={}", threads()?));
     // In the foreground, so that Ctrl-C reaches the tests.
     command.args(["timeout", "--foreground", "--kill-after=10", &LIMIT_SECONDS.to_string()]).arg(&test.path);
     step::observe(&format!("{} tests", test.name), &mut command)
+}
+
+/// These tests wait for the kernel (grace periods, timers) more than they compute.
+fn threads() -> Result<usize> {
+    Ok(2 * available_parallelism().context("count the CPUs")?.get())
 }
