@@ -9,13 +9,14 @@
 use std::collections::BTreeSet;
 use std::env;
 
+use crate::lanes::{Lane, in_lanes};
 use crate::scene::{Clients, Scene, Told};
 use crate::strace::{Call, LOOK, Watcher, calls, calls_of_the_first_thread};
 
 /// Names the one point to try, for whoever looks for the cause of a failure.
 const ONLY: &str = "CRASH_POINT";
 
-/// The points where an agent is to be ended.
+/// The points where an agent is to be ended, as many as one lane takes.
 struct Points {
     title: String,
     /// The lasting calls of an undisturbed run.
@@ -27,12 +28,13 @@ struct Points {
 }
 
 impl Points {
-    fn of(title: &str, calls: &[Call]) -> Self {
+    fn of(title: &str, calls: &[Call], lane: Lane) -> Self {
         let calls: Vec<Call> = calls.iter().filter(|call| call.has_lasted()).cloned().collect();
         assert!(!calls.is_empty(), "{title}: a run that changes nothing");
         println!("{title}: {} points", calls.len());
-        let only = env::var(ONLY).ok().map(|only| only.parse().expect("a number"));
-        let left = only.map_or_else(|| (0..calls.len()).collect(), |only| BTreeSet::from([only]));
+        let only: Option<usize> = env::var(ONLY).ok().map(|only| only.parse().expect("a number"));
+        let is_wanted = |number: &usize| only.is_none_or(|only| only == *number) && lane.takes(*number);
+        let left = (0..calls.len()).filter(is_wanted).collect();
         Self { title: title.to_owned(), calls, left, runs: 0, misses: 0 }
     }
 
@@ -53,7 +55,11 @@ impl Points {
     /// The agent was ended after the lasting ones of these calls.
     fn met(&mut self, calls: &[Call]) {
         let lasted = calls.iter().filter(|call| call.has_lasted()).count();
-        println!("  after {lasted} of them, at {}", calls.last().map_or_else(String::new, ToString::to_string));
+        println!(
+            "{}: after {lasted} of them, at {}",
+            self.title,
+            calls.last().map_or_else(String::new, ToString::to_string)
+        );
         let hit = self.left.first() == Some(&lasted);
         self.misses = if hit { 0 } else { self.misses + 1 };
         self.left.remove(&lasted);
@@ -81,7 +87,11 @@ impl Thread {
 }
 
 /// Ends a start at every call that one of these threads makes. `prepare` makes what it finds.
-fn a_start_ends_anywhere(title: &str, scene: &Scene, threads: &[Thread], prepare: impl Fn(&Scene), serves: bool) {
+fn a_start_ends_anywhere(title: &str, threads: &[Thread], prepare: impl Fn(&Scene) + Sync, serves: bool) {
+    in_lanes(|lane| a_start_ends(title, &Scene::new(), lane, threads, &prepare, serves));
+}
+
+fn a_start_ends(title: &str, scene: &Scene, lane: Lane, threads: &[Thread], prepare: impl Fn(&Scene), serves: bool) {
     for &thread in threads {
         let run = |more: &[&str]| {
             prepare(scene);
@@ -97,7 +107,7 @@ fn a_start_ends_anywhere(title: &str, scene: &Scene, threads: &[Thread], prepare
         };
         run(&[]);
         let undisturbed = thread.calls();
-        let mut points = Points::of(&format!("{title}, {thread:?}"), &undisturbed);
+        let mut points = Points::of(&format!("{title}, {thread:?}"), &undisturbed, lane);
         while let Some((kill, what)) = points.next() {
             let (survived, clients) = run(&["-e", &kill]);
             assert!(!survived, "{what}: was not met");
@@ -112,13 +122,13 @@ fn a_start_ends_anywhere(title: &str, scene: &Scene, threads: &[Thread], prepare
 
 #[test]
 fn a_first_start_may_end_at_any_call() {
-    a_start_ends_anywhere("first start", &Scene::new(), &[Thread::Opening, Thread::Writing], Scene::clear, false);
+    a_start_ends_anywhere("first start", &[Thread::Opening, Thread::Writing], Scene::clear, false);
 }
 
 #[test]
 fn a_start_over_pins_that_finds_changes_may_end_at_any_call() {
     let prepare = |scene: &Scene| scene.settle(Told::Before, "preparing");
-    a_start_ends_anywhere("restart", &Scene::new(), &[Thread::Opening, Thread::Writing], prepare, true);
+    a_start_ends_anywhere("restart", &[Thread::Opening, Thread::Writing], prepare, true);
 }
 
 #[test]
@@ -129,18 +139,22 @@ fn a_start_over_tables_of_another_version_may_end_at_any_call() {
         std::fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
     };
     // It opens nothing: tables are made as at a first start.
-    a_start_ends_anywhere("upgrade", &Scene::new(), &[Thread::Writing], prepare, true);
+    a_start_ends_anywhere("upgrade", &[Thread::Writing], prepare, true);
 }
 
 /// Ends a running agent at every call that a change makes; a whole change ends with `last_word` in the log.
-fn a_change_ends_anywhere(title: &str, last_word: &str, scene: &Scene) {
+fn a_change_ends_anywhere(title: &str, last_word: &str, scene: fn() -> Scene) {
+    in_lanes(|lane| a_change_ends(title, last_word, &scene(), lane));
+}
+
+fn a_change_ends(title: &str, last_word: &str, scene: &Scene, lane: Lane) {
     let (agent, clients) = scene.before(None);
     let watcher = Watcher::attach(&agent, &[]);
     scene.tell(Told::After);
     agent.logged(last_word).unwrap();
     scene.becomes(Told::After, title);
     watcher.detach();
-    let mut points = Points::of(title, &calls());
+    let mut points = Points::of(title, &calls(), lane);
     let (mut agent, mut clients) = scene.before(Some((agent, clients)));
     while let Some((kill, what)) = points.next() {
         let watcher = Watcher::attach(&agent, &["-e", &kill]);
@@ -160,10 +174,10 @@ fn a_change_ends_anywhere(title: &str, last_word: &str, scene: &Scene) {
 
 #[test]
 fn a_running_agent_may_end_at_any_call_of_a_change_and_of_tidying_up() {
-    a_change_ends_anywhere("change", "gave back what went out of use", &Scene::new());
+    a_change_ends_anywhere("change", "gave back what went out of use", Scene::new);
 }
 
 #[test]
 fn a_running_agent_may_end_at_any_call_while_its_tables_grow() {
-    a_change_ends_anywhere("growth", "made larger tables", &Scene::nearly_full());
+    a_change_ends_anywhere("growth", "made larger tables", Scene::nearly_full);
 }

@@ -1,6 +1,7 @@
 //! Every tenth bpf(2) call fails, from each of the first ten on, with one errno or another: whoever is served stays so,
 //! the agent says what failed, and once nothing fails any more the wanted state is reached without anybody's help.
 
+use crate::lanes::{Lane, in_lanes};
 use crate::scene::{Clients, Scene, Told};
 use crate::strace::{LOOK, Watcher};
 
@@ -25,9 +26,10 @@ impl Fault {
         format!("inject=bpf:error={}:when={}+10", self.errno, self.first)
     }
 
-    /// Every first call, with two errnos each in turn, so that each errno comes four times.
-    fn all() -> impl Iterator<Item = Self> {
-        (0..2).flat_map(|turn| (0..10).map(move |at| (at + 1, ERRNOS[(at + turn) % ERRNOS.len()]))).map(
+    /// Every first call, with two errnos each in turn, so that each errno comes four times; what `lane` takes of them.
+    fn all(lane: Lane) -> impl Iterator<Item = Self> {
+        let all = (0..2).flat_map(|turn| (0..10).map(move |at| (at + 1, ERRNOS[(at + turn) % ERRNOS.len()])));
+        all.enumerate().filter(move |(number, _)| lane.takes(*number)).map(|(_, fault)| fault).map(
             |(first, (errno, text))| {
                 println!("every tenth call from number {first} on fails with {errno}");
                 Self { first, errno, text }
@@ -43,8 +45,8 @@ impl std::fmt::Display for Fault {
 }
 
 /// A start comes up, or says what failed; the next one is as if nothing had happened.
-fn a_start_stands_failing_calls(scene: &Scene, prepare: impl Fn(&Scene), serves: bool) {
-    for fault in Fault::all() {
+fn a_start_stands_failing_calls(scene: &Scene, lane: Lane, prepare: impl Fn(&Scene), serves: bool) {
+    for fault in Fault::all(lane) {
         let what = fault.to_string();
         prepare(scene);
         scene.tell(Told::After);
@@ -84,18 +86,19 @@ fn says_what_failed(answer: &str, fault: &Fault) {
 
 #[test]
 fn a_first_start_stands_every_tenth_call_failing() {
-    a_start_stands_failing_calls(&Scene::new(), Scene::clear, false);
+    in_lanes(|lane| a_start_stands_failing_calls(&Scene::new(), lane, Scene::clear, false));
 }
 
 #[test]
 fn a_start_over_pins_that_finds_changes_stands_every_tenth_call_failing() {
-    a_start_stands_failing_calls(&Scene::new(), |scene| scene.settle(Told::Before, "preparing"), true);
+    let prepare = |scene: &Scene| scene.settle(Told::Before, "preparing");
+    in_lanes(|lane| a_start_stands_failing_calls(&Scene::new(), lane, prepare, true));
 }
 
 /// A running agent goes on, and does what it was told as soon as it can.
-fn a_change_stands_failing_calls(scene: &Scene) {
+fn a_change_stands_failing_calls(scene: &Scene, lane: Lane) {
     let mut last = None;
-    for fault in Fault::all() {
+    for fault in Fault::all(lane) {
         let what = fault.to_string();
         let (mut agent, mut clients) = scene.before(last);
         let (known, _) = agent.lines_from(0, |_| None::<()>);
@@ -116,10 +119,10 @@ fn a_change_stands_failing_calls(scene: &Scene) {
 
 #[test]
 fn a_running_agent_stands_every_tenth_call_of_a_change_failing() {
-    a_change_stands_failing_calls(&Scene::new());
+    in_lanes(|lane| a_change_stands_failing_calls(&Scene::new(), lane));
 }
 
 #[test]
 fn a_running_agent_stands_every_tenth_call_failing_while_its_tables_grow() {
-    a_change_stands_failing_calls(&Scene::nearly_full());
+    in_lanes(|lane| a_change_stands_failing_calls(&Scene::nearly_full(), lane));
 }

@@ -6,9 +6,11 @@
 //! strace   which calls an agent makes; ends it at one of them, or lets some of them fail
 //! ended    SIGKILL at every call that changes something
 //! failing  every tenth call fails
+//! lanes    several scenes share the work of a test
 //! ```
 
 mod ended;
 mod failing;
+mod lanes;
 mod scene;
 mod strace;
