@@ -10,12 +10,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
-use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, Range, Version};
+use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, FrontendKey};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 use proxy_tests::agent::sluice;
 use proxy_tests::array_with_lock;
+use proxy_tests::hooks::frontend;
 use proxy_tests::node::{Node, Pod};
+use proxy_tests::ops::{backend, publish, switch};
 use proxy_tests::probe::{Client, Kind, Load, PATIENCE, Server, Traffic};
 use proxy_tests::world::{PINS, World};
 use proxy_userspace::attach::object::HOOKS;
@@ -57,33 +59,13 @@ fn options(node: &Node) -> Options {
 }
 
 /// The service with one backend, as an agent would write it.
-fn service(backend: Ipv4Addr) -> Vec<Op> {
-    let key = FrontendKey { addr: Addr::v4(VIP.octets()), port: Be16::new(80), proto: 6, pad: 0 };
-    let backend = Backend {
-        addr: Addr::v4(backend.octets()),
-        port: Be16::new(PORT),
-        flags: Backend::IN_CLUSTER_SET | Backend::SERVING,
-        service: 1,
-        generation: 1,
-        zone: 0,
-    };
-    let version = Version {
-        cluster: Range { start: 2, len: 1 },
-        local: Range::default(),
-        affinity_seconds: 0,
-        flags: Version::HAS_ANY,
-        service: 1,
-        scheduler: Version::SCHEDULER_RANDOM,
-    };
-    vec![
-        Op::Config { value: Box::new(Config { udp_timeout: 30, ..Config::default() }) },
-        Op::Backend { id: 1, value: backend, fresh: true },
-        Op::Slots { start: 2, backends: vec![1] },
-        Op::Version { number: 1, value: version },
-        Op::Service { id: 1, word: 1 },
-        Op::Frontend { id: 1, value: Frontend { key, service: 1, kind: Frontend::KIND_CLUSTER_IP } },
-        Op::Publish { key, id: 1 },
-    ]
+fn service(address: Ipv4Addr) -> Vec<Op> {
+    let config = Op::Config { value: Box::new(Config { udp_timeout: 30, ..Config::default() }) };
+    let value = backend(SocketAddr::new(address.into(), PORT), 1);
+    let mut ops = vec![config, Op::Backend { id: 1, value, fresh: true }];
+    ops.extend(switch(1, 1, 2, vec![1]));
+    ops.extend(publish(1, frontend("tcp 10.96.0.1:80"), 1));
+    ops
 }
 
 fn open(node: &Node) -> Datapath {

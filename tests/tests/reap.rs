@@ -3,10 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, Version};
-use proxy_common::addr::{Addr, Be16};
+use proxy_common::abi::{Backend, Config, FrontendKey};
 use proxy_common::tables::Capacity;
+use proxy_tests::hooks::frontend;
 use proxy_tests::node::{Node, Pod};
+use proxy_tests::ops::{backend, publish, switch};
 use proxy_tests::probe::{Client, Kind, PATIENCE, Server, Socket};
 use proxy_tests::reaper::Reaper;
 use proxy_tests::world::World;
@@ -67,27 +68,14 @@ impl Stage {
     /// Only these backends serve from now on.
     fn serve_from(&mut self, names: &[&str]) {
         self.version += 1;
-        let mut ops = Vec::new();
+        let ids: Vec<u32> = names.iter().map(|name| 1 + u32::from(*name == "b")).collect();
+        let mut ops = switch(1, self.version, self.version * 2, ids).to_vec();
         for (id, pod) in (1..).zip(&self.servers) {
-            let serving = names.contains(&pod.name.as_str());
-            let flags = if serving { Backend::IN_CLUSTER_SET | Backend::SERVING } else { 0 };
-            let (addr, port) = (Addr::v4(pod.v4.octets()), Be16::new(PORT));
-            let value = Backend { addr, port, flags, service: 1, generation: 1, zone: 0 };
+            let serving = backend(backend_address(pod), 1);
+            let is_serving = names.contains(&pod.name.as_str());
+            let value = if is_serving { serving } else { Backend { flags: 0, ..serving } };
             ops.push(Op::Backend { id, value, fresh: false });
         }
-        let ids: Vec<u32> = names.iter().map(|name| 1 + u32::from(*name == "b")).collect();
-        let cluster = Range { start: self.version * 2, len: ids.len() as u32 };
-        let value = Version {
-            cluster,
-            local: Range::default(),
-            affinity_seconds: 0,
-            flags: if ids.is_empty() { 0 } else { Version::HAS_ANY },
-            service: 1,
-            scheduler: Version::SCHEDULER_RANDOM,
-        };
-        ops.insert(0, Op::Slots { start: cluster.start, backends: ids });
-        ops.insert(1, Op::Version { number: self.version, value });
-        ops.insert(2, Op::Service { id: 1, word: self.version.into() });
         self.datapath.apply(&ops).unwrap();
     }
 
@@ -113,8 +101,8 @@ impl Stage {
 }
 
 /// A UDP frontend.
-fn frontend_key(port: u16) -> FrontendKey {
-    FrontendKey { addr: Addr::v4(VIP.octets()), port: Be16::new(port), proto: 17, pad: 0 }
+fn udp(port: u16) -> FrontendKey {
+    frontend(&format!("udp {VIP}:{port}"))
 }
 
 fn backend_address(pod: &Pod) -> SocketAddr {
@@ -125,10 +113,8 @@ fn backend_address(pod: &Pod) -> SocketAddr {
 fn beginning() -> Vec<Op> {
     let config = Config { udp_timeout: 30, udp_stream_timeout: 120, ..Config::default() };
     let mut ops = vec![Op::Config { value: config.into() }];
-    for (id, proto) in [(1, 6), (2, 17)] {
-        let key = FrontendKey { addr: Addr::v4(VIP.octets()), port: Be16::new(53), proto, pad: 0 };
-        ops.push(Op::Frontend { id, value: Frontend { key, service: 1, kind: Frontend::KIND_CLUSTER_IP } });
-        ops.push(Op::Publish { key, id });
+    for (id, proto) in [(1, "tcp"), (2, "udp")] {
+        ops.extend(publish(id, frontend(&format!("{proto} {}", vip())), 1));
     }
     ops
 }
@@ -294,14 +280,14 @@ fn connected_to<'a>(client: &'a Client, name: &str) -> (Socket<'a>, String) {
 fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     let world = World::new().unwrap();
     let mut stage = Stage::new(&world);
-    stage.datapath.apply(&publish(3, frontend_key(54), 1)).unwrap();
+    stage.datapath.apply(&publish(3, udp(54), 1)).unwrap();
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
     let (socket, first) = connected(&client, vip());
     let witness = client.open(Kind::Udp, vip());
     witness.connect(SocketAddr::new(VIP.into(), 54)).unwrap();
     let _reaper = Reaper::start(&stage.node).unwrap();
 
-    stage.datapath.apply(&[Op::Withdraw { key: frontend_key(53) }]).unwrap();
+    stage.datapath.apply(&[Op::Withdraw { key: udp(53) }]).unwrap();
     let other = stage.end(&first);
     until_answered_by(&witness, other);
     // A second look, so that the first one is over.
@@ -311,35 +297,16 @@ fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     assert_eq!(socket.peer_name().unwrap(), vip());
 
     let mut ops = another_service(stage.servers.iter().find(|pod| pod.name == other).unwrap());
-    ops.extend(publish(4, frontend_key(53), 2));
+    ops.extend(publish(4, udp(53), 2));
     stage.datapath.apply(&ops).unwrap();
     until_answered_by(&socket, other);
 }
 
-/// Gives a frontend to a service port.
-fn publish(id: u32, key: FrontendKey, service: u32) -> [Op; 2] {
-    [Op::Frontend { id, value: Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP } }, Op::Publish { key, id }]
-}
-
 /// Service port 2, whose one backend is `pod`.
 fn another_service(pod: &Pod) -> Vec<Op> {
-    let flags = Backend::IN_CLUSTER_SET | Backend::SERVING;
-    let (addr, port) = (Addr::v4(pod.v4.octets()), Be16::new(PORT));
-    let backend = Backend { addr, port, flags, service: 2, generation: 1, zone: 0 };
-    let version = Version {
-        cluster: Range { start: 100, len: 1 },
-        local: Range::default(),
-        affinity_seconds: 0,
-        flags: Version::HAS_ANY,
-        service: 2,
-        scheduler: Version::SCHEDULER_RANDOM,
-    };
-    vec![
-        Op::Backend { id: 3, value: backend, fresh: true },
-        Op::Slots { start: 100, backends: vec![3] },
-        Op::Version { number: 100, value: version },
-        Op::Service { id: 2, word: 100 },
-    ]
+    let mut ops = vec![Op::Backend { id: 3, value: backend(backend_address(pod), 2), fresh: true }];
+    ops.extend(switch(2, 100, 100, vec![3]));
+    ops
 }
 
 #[test]
