@@ -39,7 +39,15 @@ const INSIDE: &str = "SLUICE_TEST_CGROUP";
 pub fn alone(test: &str, addresses: &[&str], body: impl FnOnce(&Path)) {
     match env::var_os(INSIDE) {
         Some(cgroup) => body(Path::new(&cgroup)),
-        None => again(test, addresses).expect("the test runs in a process of its own"),
+        None => again_in(test, &Netns::new, addresses).expect("the test runs in a process of its own"),
+    }
+}
+
+/// As [`alone`], but in the network namespace of whoever runs the tests: nothing may be changed there, and no packet sent.
+pub fn alone_in_this_namespace(test: &str, body: impl FnOnce(&Path)) {
+    match env::var_os(INSIDE) {
+        Some(cgroup) => body(Path::new(&cgroup)),
+        None => again_in(test, &Netns::of_this_thread, &[]).expect("the test runs in a process of its own"),
     }
 }
 
@@ -49,24 +57,29 @@ pub fn program_alone(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         return body(Path::new(&cgroup));
     }
     let world = World::new()?;
-    let status = inside(&world, &[])?.args(env::args_os().skip(1)).status().context("start this program once more")?;
+    let status = inside(&world, Netns::new()?, &[])?
+        .args(env::args_os().skip(1))
+        .status()
+        .context("start this program once more")?;
     ensure!(status.success(), "the program failed inside: {status}");
     Ok(())
 }
 
-/// This program, to be started in a place of its own in `world`.
-fn inside(world: &World, addresses: &[&str]) -> Result<Command> {
-    let place = Place::new(Netns::new()?, world.cgroup().join("hooks"))?;
-    let lines: Vec<String> = addresses.iter().map(|address| format!("addr add {address} dev lo")).collect();
-    place.netns.ip(&lines)?;
+/// This program, to be started in `netns` and in a cgroup of its own in `world`.
+fn inside(world: &World, netns: Netns, addresses: &[&str]) -> Result<Command> {
+    let place = Place::new(netns, world.cgroup().join("hooks"))?;
+    if !addresses.is_empty() {
+        let lines: Vec<String> = addresses.iter().map(|address| format!("addr add {address} dev lo")).collect();
+        place.netns.ip(&lines)?;
+    }
     let mut command = place.command(env::current_exe()?)?;
     command.env(INSIDE, &place.cgroup);
     Ok(command)
 }
 
-fn again(test: &str, addresses: &[&str]) -> Result<()> {
+fn again_in(test: &str, netns: &dyn Fn() -> Result<Netns>, addresses: &[&str]) -> Result<()> {
     let world = World::new()?;
-    let mut command = inside(&world, addresses)?;
+    let mut command = inside(&world, netns()?, addresses)?;
     command.args([test, "--exact", "--nocapture", "--include-ignored"]);
     let output = command.output().context("start the test once more")?;
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -123,7 +136,8 @@ impl Hooks {
         Self::load(cgroup, node, has_set_retval(), sockets)
     }
 
-    /// As the agent attaches them where the kernel lacks `SO_NETNS_COOKIE` (before 5.14) and `bpf_set_retval` (5.18).
+    /// As the agent attaches them where the kernel lacks `SO_NETNS_COOKIE` (before 5.14) and `bpf_set_retval` (5.18): no
+    /// namespace is named, and errors cannot be chosen.
     pub fn attach_as_before_5_14(cgroup: &Path) -> Self {
         Self::load(cgroup, 0, false, 1024).expect("the programs load")
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -11,6 +12,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::sys;
+
+/// Whether this process is in the namespace that the kernel started with: only there this setting is to be seen. Its inode
+/// is not the same on all kernels, and its cookie is not to be had before 5.14.
+pub fn is_initial() -> bool {
+    Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
+}
 
 /// A network namespace with its loopback up. Clones are the same namespace.
 #[derive(Clone, Debug)]
@@ -24,11 +31,17 @@ impl Netns {
             for scope in ["all", "default"] {
                 fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0")?;
             }
-            File::open("/proc/thread-self/ns/net").context("open the new network namespace")
+            Self::of_this_thread()
         });
-        let netns = Self(Arc::new(made.join().expect("the thread does not panic")?));
+        let netns = made.join().expect("the thread does not panic")?;
         netns.ip(&["link set lo up"])?;
         Ok(netns)
+    }
+
+    /// The one that this thread is in.
+    pub fn of_this_thread() -> Result<Self> {
+        let file = File::open("/proc/thread-self/ns/net").context("open the network namespace of this thread")?;
+        Ok(Self(Arc::new(file)))
     }
 
     /// The namespace as a path that `ip link … netns PATH` takes.

@@ -21,7 +21,8 @@ use proxy_common::abi::{Backend, Cidr, Config, Frontend, Version, address};
 use proxy_common::addr::Addr;
 use proxy_common::reason::Reason;
 use proxy_common::tables::FLOWS_MORE;
-use proxy_tests::hooks::{Caller, Hooks, Service, alone, service, told};
+use proxy_tests::hooks::{Caller, Hooks, Service, alone, alone_in_this_namespace, service, told};
+use proxy_tests::netns::is_initial;
 use proxy_tests::process::built;
 use proxy_tests::{disconnect, mptcp_socket};
 
@@ -768,11 +769,11 @@ fn policies_choose_the_set_by_frontend_and_client() {
     });
 }
 
-/// A load-balancer address that only 10.1.0.2 may dial.
-fn restricted(flags: u32) -> Service {
-    service("tcp 172.30.0.1:80")
-        .frontend("tcp 172.30.0.3:80", Frontend::KIND_LOAD_BALANCER)
-        .backend(tcp_server("10.1.0.1"))
+/// A load-balancer address that only 10.1.0.2 may dial, and perhaps the node.
+fn restricted(proto: &str, backend: SocketAddr, flags: u32) -> Service {
+    service(&format!("{proto} 172.30.0.1:80"))
+        .frontend(&format!("{proto} 172.30.0.3:80"), Frontend::KIND_LOAD_BALANCER)
+        .backend(backend)
         .source_range([10, 1, 0, 2], 32)
         .flags(flags)
 }
@@ -787,12 +788,12 @@ fn dial_from(source: &str, vip: &str) -> nix::Result<()> {
 fn source_ranges_are_decided_for_the_host_by_the_address_a_socket_is_bound_to() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach(cgroup);
-        let served = hooks.serve(&restricted(0)).unwrap();
+        let served = hooks.serve(&restricted("tcp", tcp_server("10.1.0.1"), 0)).unwrap();
         assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Ok(()));
         assert_eq!(dial_from("10.1.0.3", "172.30.0.3:80"), Err(told(Errno::EHOSTUNREACH)));
         assert_eq!(dial_from("0.0.0.0", "172.30.0.3:80"), Err(told(Errno::EHOSTUNREACH)));
         assert_eq!(dial_from("10.1.0.3", "172.30.0.1:80"), Ok(()), "the ClusterIP is not restricted");
-        hooks.replace(&restricted(Version::SOURCE_NODE_ALLOWED), &served).unwrap();
+        hooks.replace(&restricted("tcp", tcp_server("10.1.0.1"), Version::SOURCE_NODE_ALLOWED), &served).unwrap();
         assert_eq!(dial_from("0.0.0.0", "172.30.0.3:80"), Ok(()));
         assert_eq!(hooks.count(Reason::SourceNotAllowed), 2);
     });
@@ -811,9 +812,47 @@ fn on_an_old_kernel_the_node_is_the_initial_namespace_and_every_refusal_is_eperm
         assert_eq!(sent.unwrap_err().kind(), ErrorKind::PermissionDenied);
         assert_eq!((hooks.count(Reason::NoEndpoints), hooks.count(Reason::UnallocatedAddress)), (2, 1));
         // The namespace of the test is not the initial one: a pod, which only packets could judge.
-        hooks.serve(&restricted(Version::SOURCE_NODE_ALLOWED)).unwrap();
+        hooks.serve(&restricted("tcp", tcp_server("10.1.0.1"), Version::SOURCE_NODE_ALLOWED)).unwrap();
         assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Err(Errno::EPERM));
         assert_eq!(hooks.count(Reason::SourceUnknown), 1);
+    });
+}
+
+/// Dials addresses that are not for pods what they are for the node, through programs that were told no namespace. Sockets
+/// are connected and nothing is sent; whether there is a route is nothing to the programs, which come before.
+fn assert_no_named_namespace_is_the_initial_one(cgroup: &Path) {
+    let mut hooks = Hooks::attach_as_before_5_14(cgroup);
+    let (for_pods, for_the_node) = (at("127.0.0.1:9"), at("127.0.0.2:9"));
+    let service = service("udp 172.30.0.1:53")
+        .frontend("udp 172.30.0.2:53", Frontend::KIND_EXTERNAL_IP)
+        .backend_in(for_pods, Backend::IN_LOCAL_SET)
+        .backend_in(for_the_node, Backend::IN_CLUSTER_SET)
+        .flags(Version::EXTERNAL_LOCAL);
+    let local = hooks.serve(&service).unwrap();
+    let ranges = hooks.serve(&restricted("udp", for_the_node, Version::SOURCE_NODE_ALLOWED)).unwrap();
+    for vip in ["172.30.0.2:53", "172.30.0.3:80"] {
+        let _ = UdpSocket::bind("0.0.0.0:0").unwrap().connect(vip);
+    }
+
+    let chosen = [local.backends[0], local.backends[1], ranges.backends[0]].map(|id| hooks.stats(id).unwrap().total);
+    let host = is_initial();
+    println!("this is {}", if host { "the initial namespace" } else { "another namespace" });
+    assert_eq!(chosen, if host { [0, 1, 1] } else { [1, 0, 0] }, "for pods, for the node, for the node by its ranges");
+    assert_eq!(hooks.count(Reason::SourceUnknown), u64::from(!host));
+}
+
+#[test]
+fn where_no_namespace_is_named_the_initial_one_is_the_node() {
+    alone_in_this_namespace("where_no_namespace_is_named_the_initial_one_is_the_node", |cgroup| {
+        assert_no_named_namespace_is_the_initial_one(cgroup);
+    });
+}
+
+#[test]
+fn where_no_namespace_is_named_every_other_one_is_a_pod() {
+    alone!(|cgroup| {
+        assert!(!is_initial(), "it was made for this test");
+        assert_no_named_namespace_is_the_initial_one(cgroup);
     });
 }
 
@@ -821,7 +860,7 @@ fn on_an_old_kernel_the_node_is_the_initial_namespace_and_every_refusal_is_eperm
 fn a_pod_is_refused_where_only_its_address_could_decide() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach_to_pod(cgroup);
-        hooks.serve(&restricted(Version::SOURCE_NODE_ALLOWED)).unwrap();
+        hooks.serve(&restricted("tcp", tcp_server("10.1.0.1"), Version::SOURCE_NODE_ALLOWED)).unwrap();
         assert_eq!(dial_from("10.1.0.2", "172.30.0.3:80"), Err(told(Errno::ECONNREFUSED)));
         assert_eq!(hooks.count(Reason::SourceUnknown), 1);
     });
