@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use proxy_userspace::maps::pinned::Layout;
+use proxy_userspace::sys::bpf::map_type;
+
 /// Lets `command` start inside a network namespace and a cgroup, and end when the thread that starts it ends.
 pub(crate) fn start_inside(command: &mut Command, netns: File, cgroup_procs: File) {
     let enter = move || {
@@ -61,16 +64,36 @@ const BTF_LOAD: libc::c_int = 18;
 /// Makes an array whose type says that its values begin with a `bpf_spin_lock`: the verifier lets no program touch those
 /// bytes, whatever the sizes are.
 pub fn array_with_lock(value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
-    let btf = btf_of_values_with_lock(value_size);
-    let address = btf.as_ptr() as u64;
-    // On little-endian machines.
-    let types = bpf(BTF_LOAD, &[address as u32, (address >> 32) as u32, 0, 0, btf.len() as u32])?;
+    let types = load_btf(&btf_of_values_with_lock(value_size))?;
     let array = 2;
     let (no_inner_map_numa_name_or_device, types) = ([0; 7], types.as_raw_fd().cast_unsigned());
     let mut attributes = vec![array, 4, value_size, entries, flags];
     attributes.extend(no_inner_map_numa_name_or_device);
     let (int, value) = (1, 3);
     bpf(MAP_CREATE, &[attributes, vec![types, int, value]].concat())
+}
+
+/// Makes a map like `layout` that belongs to a program which nobody has: the kernel, from 6.18 on, lets no other use it.
+pub fn map_for_no_program(layout: &Layout, entries: u32) -> io::Result<OwnedFd> {
+    // Of no use to any type but SK_STORAGE, which is not made without.
+    let types = load_btf(&btf_of_values_with_lock(layout.value_size))?;
+    let (int, value) = if layout.map_type == map_type::SK_STORAGE { (1, 3) } else { (0, 0) };
+    let types_fd = if int == 0 { 0 } else { types.as_raw_fd().cast_unsigned() };
+    let hash_of_nothing = [0_u8; 32];
+    let hash = hash_of_nothing.as_ptr() as u64;
+    let (no_inner_map_numa_name_or_device, no_more_types_extra_or_token) = ([0; 7], [0; 5]);
+    let mut attributes = vec![layout.map_type, layout.key_size, layout.value_size, entries, layout.flags];
+    attributes.extend(no_inner_map_numa_name_or_device);
+    attributes.extend([types_fd, int, value]);
+    attributes.extend(no_more_types_extra_or_token);
+    attributes.extend([hash as u32, (hash >> 32) as u32, size_of_val(&hash_of_nothing) as u32, 0]);
+    bpf(MAP_CREATE, &attributes)
+}
+
+fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
+    let address = btf.as_ptr() as u64;
+    // On little-endian machines.
+    bpf(BTF_LOAD, &[address as u32, (address >> 32) as u32, 0, 0, btf.len() as u32])
 }
 
 /// Calls bpf(2) for a new descriptor; `attributes` are the words of `union bpf_attr`.

@@ -3,14 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proxy_common::tables::Capacity;
 use proxy_tests::agent::{Agent, list};
 use proxy_tests::crowd::Crowd;
+use proxy_tests::map_for_no_program;
 use proxy_tests::stage::{Stage, eventually, web};
-use proxy_userspace::maps::pinned::layouts;
-use proxy_userspace::sys::bpf::{Pin, map_info};
+use proxy_tests::world::PINS;
+use proxy_userspace::attach::object::Object;
+use proxy_userspace::maps::carry;
+use proxy_userspace::maps::pinned::{Pinned, layouts};
+use proxy_userspace::plan::growth;
+use proxy_userspace::sys::bpf::{Pin, map_info, pin};
+use serde_json::Value;
 
 /// What passes by itself, as `strace` calls it.
 const PASSING: [&str; 4] = ["ENOMEM", "EMFILE", "ENOSPC", "EAGAIN"];
@@ -65,6 +73,70 @@ fn a_start_that_is_refused_something_for_a_moment_takes_over_what_is_pinned() {
     crowd.was_never_refused();
     assert!(tried_again > REFUSED / 3, "{tried_again} of {REFUSED}");
 }
+
+/// Makes maps of which no program may use any, each like the pinned table of its name and with all its rows; they are
+/// pinned in the folder that comes back.
+fn closed_tables(stage: &Stage) -> PathBuf {
+    let (tables, closed) = (stage.node.pin_dir().join("v1"), Path::new(PINS).join("closed"));
+    fs::create_dir(&closed).unwrap();
+    for layout in layouts() {
+        let info = map_info(Pin::open(&tables.join(layout.name)).unwrap().fd.as_fd()).unwrap();
+        let closed_table = map_for_no_program(layout, info.max_entries).unwrap();
+        pin(closed_table.as_fd(), &closed.join(layout.name)).unwrap();
+    }
+    carry::copy(&Pinned::open(&tables).unwrap(), &Pinned::open(&closed).unwrap()).unwrap();
+    closed
+}
+
+/// Loads the programs over each table of `closed` by itself, beside new ones, and sees them refused.
+fn every_table_is_refused(closed: &Path) {
+    let one = Path::new(PINS).join("one-closed");
+    for layout in layouts() {
+        fs::create_dir(&one).unwrap();
+        pin(Pin::open(&closed.join(layout.name)).unwrap().fd.as_fd(), &one.join(layout.name)).unwrap();
+        let refusal = Object::load(&one, &growth::smallest(&Capacity::LIMIT), None).unwrap_err().to_string();
+        assert!(refusal.starts_with("the kernel refused program "), "{}: {refusal}", layout.name);
+        fs::remove_dir_all(&one).unwrap();
+    }
+}
+
+#[test]
+fn a_start_whose_programs_load_over_no_pinned_table_serves_from_new_ones_and_says_so() {
+    let stage = Stage::new().unwrap();
+    let mut first = stage.serve(&[&web(), &stage.both()]).unwrap();
+    first.end_with(Signal::SIGKILL).unwrap();
+    let closed = closed_tables(&stage);
+    every_table_is_refused(&closed);
+    let (pinned, served) = (stage.node.pin_dir().join("v1"), list(&stage.node).unwrap());
+    let mut crowd = Crowd::start(&stage);
+    crowd.goes_on();
+    fs::remove_dir_all(&pinned).unwrap();
+    fs::rename(&closed, &pinned).unwrap();
+    let before = tables(&stage);
+
+    let mut second = first.restart().unwrap();
+    crowd.goes_on();
+    for said in [OTHER_TABLES, OTHER_SOCKETS, "took over the pinned tables"] {
+        second.logged(said).unwrap();
+    }
+    let made = tables(&stage);
+    assert!(made.iter().zip(&before).all(|(now, then)| now.1 != then.1), "{before:?}, then {made:?}");
+    let addresses =
+        |rows: &Value| rows.as_array().unwrap().iter().map(|row| row["frontend"].clone()).collect::<Vec<_>>();
+    assert_eq!(addresses(&list(&stage.node).unwrap()), addresses(&served));
+
+    second.end_with(Signal::SIGKILL).unwrap();
+    let third = second.restart().unwrap();
+    assert!(!third.log().contains(OTHER_TABLES), "{}", third.log());
+    assert_eq!(tables(&stage), made);
+    crowd.goes_on();
+    crowd.was_never_refused();
+}
+
+/// What a start says that may use no pinned table, and not even those of sockets.
+const OTHER_TABLES: &str = "the programs do not load over the pinned tables, making new ones with all they hold";
+const OTHER_SOCKETS: &str =
+    "sockets with several Services, and those that dial meanwhile, are told their backend's address";
 
 /// More service ports than the first tables have room for.
 const MANY: u32 = 400;
