@@ -5,6 +5,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::number;
+use crate::kube_proxy::Mode;
 
 /// Whose figure it is; the same colour in every plot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,18 @@ pub enum Kind {
     /// Sluice under harder conditions.
     SluiceHarder,
     Nftables,
-    Iptables,
+    IptablesLegacy,
+    IptablesNft,
+}
+
+impl From<Mode> for Kind {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Nftables => Self::Nftables,
+            Mode::IptablesLegacy => Self::IptablesLegacy,
+            Mode::IptablesNft => Self::IptablesNft,
+        }
+    }
 }
 
 impl Kind {
@@ -25,7 +37,8 @@ impl Kind {
             Self::Sluice => RGBColor(0x12, 0x6e, 0xb8),
             Self::SluiceHarder => RGBColor(0x63, 0xaa, 0xdc),
             Self::Nftables => RGBColor(0xe0, 0x8a, 0x1e),
-            Self::Iptables => RGBColor(0xb8, 0x43, 0x2f),
+            Self::IptablesLegacy => RGBColor(0xb8, 0x43, 0x2f),
+            Self::IptablesNft => RGBColor(0x8a, 0x5a, 0xa8),
         }
     }
 }

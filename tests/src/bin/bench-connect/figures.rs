@@ -235,7 +235,7 @@ impl Figures {
             line("direct to the pod", Kind::Baseline, &|_| DIRECT.to_owned()),
             line("Sluice", Kind::Sluice, &Self::sluice),
             line("kube-proxy, nftables", Kind::Nftables, &|services| Self::kube_proxy(Mode::Nftables, services)),
-            line("kube-proxy, iptables-legacy", Kind::Iptables, &|services| {
+            line("kube-proxy, iptables-legacy", Kind::IptablesLegacy, &|services| {
                 Self::kube_proxy(Mode::IptablesLegacy, services)
             }),
         ];

@@ -363,12 +363,11 @@ impl<'a> Builder<'a> {
         let all = cluster.all();
         let cgroup = node.host()?.cgroup;
         let server = serve(&cgroup, pods.server, port)?;
-        let kind = if mode == Mode::Nftables { Kind::Nftables } else { Kind::Iptables };
         let name = services_text(&format!("kube-proxy {}", mode.name()), services);
-        self.lane(name.clone(), kind, &cgroup, pods.client.clone(), &server, hot, &[])?;
+        self.lane(name.clone(), mode.into(), &cgroup, pods.client.clone(), &server, hot, &[])?;
         if services == self.sizes.many {
             let name = format!("{name}, random");
-            self.lane(name, kind, &cgroup, pods.client, &server, hot, &all)?;
+            self.lane(name, mode.into(), &cgroup, pods.client, &server, hot, &all)?;
         }
         Ok(())
     }

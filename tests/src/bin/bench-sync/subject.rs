@@ -36,8 +36,7 @@ impl Who {
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Sluice => Kind::Sluice,
-            Self::KubeProxy(Mode::Nftables) => Kind::Nftables,
-            Self::KubeProxy(_) => Kind::Iptables,
+            Self::KubeProxy(mode) => mode.into(),
         }
     }
 
