@@ -2,7 +2,10 @@
 //!
 //! Nobody is told of a change in these, so they are looked at along with the sweep.
 
+use std::mem::offset_of;
+
 use anyhow::Context;
+use proxy_common::abi::SocketFlow;
 use proxy_common::tables::name;
 use tracing::warn;
 
@@ -22,7 +25,7 @@ pub(super) fn tell(alarm: &mut Alarm, maps: &Pinned) -> anyhow::Result<()> {
 
 fn pressure(maps: &Pinned) -> anyhow::Result<[Pressure; 2]> {
     let sockets = Mapped::new(&maps.sockets).context("map SOCKETS")?;
-    let open = sockets.values().filter(|(_, flow)| flow.cookie != 0).count();
+    let open = sockets.used(offset_of!(SocketFlow, cookie)).count();
     let clients = read(name::AFFINITY, &maps.affinity)?.len();
     let of = |table, used: usize, capacity| Pressure { table, used: used as u32, capacity };
     Ok([of(name::SOCKETS, open, maps.sockets.max_entries()), of(name::AFFINITY, clients, maps.affinity.max_entries())])

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::mem::offset_of;
 
 use anyhow::Context;
 use proxy_common::abi::{Backend, FrontendKey, SocketFlow, address};
@@ -16,7 +17,7 @@ use crate::sys::mapped::Mapped;
 /// The stale flows in SOCKETS.
 pub(super) fn stale_flows(maps: &Pinned) -> anyhow::Result<Vec<SocketFlow>> {
     let sockets = Mapped::new(&maps.sockets).context("map SOCKETS")?;
-    let flows = sockets.values().map(|(_, flow)| flow);
+    let flows = sockets.used(offset_of!(SocketFlow, cookie)).map(|(_, flow)| flow);
     Ok(stale_of(maps, flows.filter(is_connected_udp))?)
 }
 

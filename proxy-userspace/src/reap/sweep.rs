@@ -85,7 +85,7 @@ fn records(sockets: &Mapped<SocketFlow>) -> Vec<Record> {
         let SocketFlow { cookie, used, backend, generation, .. } = flow;
         Record { slot, cookie, used, backend, generation }
     };
-    sockets.values().filter(|(_, flow)| flow.cookie != 0).map(record).collect()
+    sockets.used(offset_of!(SocketFlow, cookie)).map(record).collect()
 }
 
 /// Those of `taken` whose socket is in no network namespace.

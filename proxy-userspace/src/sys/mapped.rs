@@ -7,6 +7,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use aya::Pod;
@@ -54,6 +55,14 @@ impl<V: Pod> Mapped<V> {
     /// Copies of all values.
     pub fn values(&self) -> impl Iterator<Item = (u32, V)> {
         (0..self.entries).filter_map(|index| Some((index, self.get(index)?)))
+    }
+
+    /// Copies of the values in use: those whose word at `offset` (`offset_of!`) is not zero. Of the others, which are most,
+    /// only that word is read.
+    pub fn used(&self, offset: usize) -> impl Iterator<Item = (u32, V)> {
+        let used =
+            move |index: &u32| self.word::<AtomicU64>(*index, offset).is_some_and(|word| word.load(Relaxed) != 0);
+        (0..self.entries).filter(used).filter_map(|index| Some((index, self.get(index)?)))
     }
 
     /// The word at `offset` (`offset_of!`) of a value.
