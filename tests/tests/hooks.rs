@@ -4,6 +4,7 @@
 //! owner: whatever reaches a backend was translated. Known limits are tests too; `docs/limits.md` explains them.
 
 use std::collections::HashSet;
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -603,12 +604,23 @@ fn an_accepted_connection_names_its_client() {
     });
 }
 
+/// A counter of this network namespace.
+fn netstat(name: &str) -> String {
+    let counters = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let lines: Vec<Vec<&str>> = counters.lines().map(|line| line.split(' ').collect()).collect();
+    let column = lines[0].iter().position(|head| *head == name).unwrap();
+    lines[1][column].to_owned()
+}
+
 #[test]
 fn tcp_fast_open_reaches_a_backend() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach(cgroup);
-        let backend = tcp_server("10.1.0.1");
-        hooks.serve(&service("tcp 172.30.0.1:80").backend(backend)).unwrap();
+        // Clients, servers, and those listeners too that did not ask for it.
+        fs::write("/proc/sys/net/ipv4/tcp_fastopen", "0x403").unwrap();
+        // Nobody accepts: closing without having read what came with the SYN would be a reset.
+        let listener = TcpListener::bind(("10.1.0.1", 0)).unwrap();
+        hooks.serve(&service("tcp 172.30.0.1:80").backend(listener.local_addr().unwrap())).unwrap();
         for _ in 0..2 {
             let socket = tcp_socket();
             let flags = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
@@ -619,6 +631,7 @@ fn tcp_fast_open_reaches_a_backend() {
             assert_eq!(peer(&socket), at("172.30.0.1:80"));
         }
         assert_eq!(hooks.count(Reason::Translated), 2);
+        assert_eq!(netstat("TCPFastOpenPassive"), "1", "data that came with the SYN of the second");
         hooks.serve(&service("tcp 172.30.0.2:80").without_any()).unwrap();
         let to = SockaddrStorage::from(at("172.30.0.2:80"));
         let refused = sendto(tcp_socket().as_raw_fd(), b"?", &to, MsgFlags::from_bits_retain(libc::MSG_FASTOPEN));
@@ -873,7 +886,7 @@ fn processes_in_nested_cgroups_are_served() {
         let backend = tcp_server("10.1.0.1");
         hooks.serve(&service("tcp 172.30.0.1:80").backend(backend)).unwrap();
         let nested = cgroup.join("pod/container");
-        std::fs::create_dir_all(&nested).unwrap();
+        fs::create_dir_all(&nested).unwrap();
         let script = format!("echo 0 > {}/cgroup.procs && exec cat < /dev/tcp/172.30.0.1/80", nested.display());
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
         assert_eq!(at(&String::from_utf8(output.stdout).unwrap()), backend);
