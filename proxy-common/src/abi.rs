@@ -4,6 +4,7 @@
 //! word; everything behind it is immutable until its grace period ends (array values are copied in place and tear).
 
 use crate::addr::{Addr, Be16};
+use crate::tables::ABSENT_WORDS;
 
 /// Marks a type as plain data and pins its size: `repr(C)`, every byte a named field.
 macro_rules! abi {
@@ -154,6 +155,30 @@ pub mod address {
     pub const CLUSTER_IP: u32 = 1 << 2;
     /// A loopback address: belongs to the caller's own network namespace.
     pub const LOOPBACK: u32 = 1 << 3;
+}
+
+/// ABSENT, one bit per hash of an address: 1 says that neither FRONTENDS nor ADDRS has an entry with such an address, so
+/// that who dials past us costs one read. 0 says "look": what is fresh, or not tidied up yet, is slower and never wrong.
+///
+/// A bit is cleared before the first entry with its hash is written, and set some time after the last one has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AbsentBit {
+    /// Index into ABSENT.
+    pub word: u32,
+    /// The bit, in place.
+    pub mask: u64,
+}
+
+impl AbsentBit {
+    /// The bit of `addr`.
+    #[inline(always)]
+    pub const fn of(addr: &Addr) -> Self {
+        let (high, low) = addr.halves();
+        // Multiplying carries every bit upwards: the upper half depends on all of them. 2^64 over the golden ratio.
+        let hash = (high.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let bit = hash as u32;
+        Self { word: bit / u64::BITS % ABSENT_WORDS, mask: 1 << (bit % u64::BITS) }
+    }
 }
 
 /// SOURCES key: longest-prefix match over service port and client address.

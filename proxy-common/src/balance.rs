@@ -72,6 +72,9 @@ fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result
     if key.addr.is_unspecified() {
         return Ok(Found::Nothing(Verdict::Leave));
     }
+    if tables.is_absent(&key.addr) {
+        return Ok(Found::Nothing(unknown_address(tables, &key.addr)));
+    }
     if let Some(frontend) = frontend(tables, key)? {
         return Ok(Found::Frontend(frontend));
     }

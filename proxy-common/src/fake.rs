@@ -23,6 +23,7 @@ pub(crate) struct FakeTables {
     pub(crate) slots: Vec<u32>,
     pub(crate) backends: Vec<Backend>,
     pub(crate) addrs: HashMap<Addr, u32>,
+    pub(crate) absent: Vec<Addr>,
     pub(crate) allowed: Vec<(u32, Addr)>,
     pub(crate) config: Config,
     pub(crate) affinity: RefCell<HashMap<AffinityKey, Affinity>>,
@@ -113,6 +114,10 @@ impl Tables for FakeTables {
 
     fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.get(id as usize).copied()
+    }
+
+    fn is_absent(&self, addr: &Addr) -> bool {
+        self.absent.contains(addr)
     }
 
     fn address(&self, addr: &Addr) -> Option<u32> {

@@ -16,6 +16,7 @@ pub mod name {
     pub const BACKENDS: &str = "BACKENDS";
     pub const STATS: &str = "STATS";
     pub const ADDRS: &str = "ADDRS";
+    pub const ABSENT: &str = "ABSENT";
     pub const SOURCES: &str = "SOURCES";
     pub const CONFIG: &str = "CONFIG";
     pub const AFFINITY: &str = "AFFINITY";
@@ -27,6 +28,11 @@ pub mod name {
 /// Entries of REASONS: more than there are, so that a new reason changes no layout.
 pub const REASONS_CAPACITY: u32 = 64;
 const _: () = assert!(crate::reason::Reason::ALL.len() <= REASONS_CAPACITY as usize);
+
+/// Words of ABSENT: 64 KiB, sixteen bits each for 32,768 addresses. With more addresses than that more dials to others are
+/// looked up; nothing else changes. A power of two.
+pub const ABSENT_WORDS: u32 = 8192;
+const _: () = assert!(ABSENT_WORDS.is_power_of_two(), "a bit is a hash under a mask");
 
 /// Flows of one socket that `SOCKETS_MORE` holds, besides the one in SOCKETS.
 pub const FLOWS_MORE: usize = 16;
@@ -100,6 +106,8 @@ pub trait Tables {
     fn version(&self, number: u32) -> Option<Version>;
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Backend>;
+    /// True only when neither FRONTENDS nor ADDRS has an entry with this address.
+    fn is_absent(&self, addr: &Addr) -> bool;
     /// Flags of [`crate::abi::address`].
     fn address(&self, addr: &Addr) -> Option<u32>;
     /// True when a source range of service port `service` holds `client`.

@@ -13,13 +13,13 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SlotPair,
-    SocketFlow, SourceData, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, SLOTS_PER_PAIR,
+    ServiceWord, SlotPair, SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::reason::Reason;
 use proxy_common::socket::{More, Socket};
-use proxy_common::tables::{Capacity, REASONS_CAPACITY, Tables};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, REASONS_CAPACITY, Tables};
 
 const CAPACITY: Capacity = Capacity::DEFAULT;
 /// Memory of a hash follows its use. `BPF_F_RDONLY_PROG` lets the verifier prove that no program writes.
@@ -44,6 +44,8 @@ static BACKENDS: Array<Backend, { CAPACITY.backends as usize }, FROZEN> = Array:
 static STATS: Array<BackendStats, { CAPACITY.backends as usize }, MAPPED> = Array::new();
 #[btf_map]
 static ADDRS: HashMap<Addr, u32, { CAPACITY.addrs as usize }, { SPARSE | FROZEN }> = HashMap::new();
+#[btf_map]
+static ABSENT: Array<u64, { ABSENT_WORDS as usize }, FROZEN> = Array::new();
 #[btf_map]
 static SOURCES: LpmTrie<SourceData, u32, { CAPACITY.sources as usize }, { SPARSE | FROZEN }> = LpmTrie::new();
 #[btf_map]
@@ -131,6 +133,12 @@ impl Tables for Kernel {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend> {
         BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn is_absent(&self, addr: &Addr) -> bool {
+        let bit = AbsentBit::of(addr);
+        ABSENT.get(bit.word).is_some_and(|word| word & bit.mask != 0)
     }
 
     #[inline(always)]

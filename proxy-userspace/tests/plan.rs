@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
+use proxy_common::abi::{AbsentBit, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::balance::{Client, Verdict, balance};
 use proxy_common::reason::Reason;
-use proxy_common::tables::{Capacity, Tables, name};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
 use proxy_userspace::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedNode, WantedService};
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::memory::MemoryStore;
@@ -83,6 +83,23 @@ fn worlds() -> impl Strategy<Value = World> {
         });
         world(services.filter(|wanted| !wanted.frontends.is_empty()))
     })
+}
+
+/// Addresses of a node, some of which are keys of Services.
+fn nodes() -> impl Strategy<Value = WantedNode> {
+    let addresses = prop::collection::btree_map(0_u8..10, 1_u32..16, 0..8);
+    addresses.prop_map(|addresses| WantedNode {
+        addresses: addresses.into_iter().map(|(last, flags)| (Addr::v4([10, 96, 0, last]), flags)).collect(),
+        config: Config::default(),
+    })
+}
+
+/// The writes that bring ADDRS to `node`, one address after the other.
+fn plan_each_address(ledger: &mut Ledger, node: &WantedNode) -> Vec<Op> {
+    let flags: BTreeMap<_, _> = node.addresses.iter().copied().collect();
+    let wanted: Vec<_> =
+        (0..10).map(|last| Addr::v4([10, 96, 0, last])).map(|addr| (addr, flags.get(&addr).copied())).collect();
+    ledger.plan_addresses(&wanted).expect("there is room")
 }
 
 fn source(third: u8) -> Cidr {
@@ -236,13 +253,30 @@ fn apply_watched(store: &mut MemoryStore, ops: &[Op], old: &World, new: &World) 
             allowed.assert_holds(look_up(store, key));
             allowed.assert_chosen(store, &client, key);
         }
+        assert_nobody_is_hidden(store);
     }
 }
 
-/// The store and ledger after `world`, from nothing.
+/// Nothing that has an entry is declared absent.
+fn assert_nobody_is_hidden(store: &MemoryStore) {
+    for addr in store.frontends.keys().map(|key| &key.addr).chain(store.addrs.keys()) {
+        assert!(!store.is_absent(addr), "{addr} is in the tables and declared absent");
+    }
+}
+
+/// All that has no entry is declared absent, but for who shares a bit.
+fn assert_absence_is_known(store: &MemoryStore) {
+    let absent: u32 = store.absent.iter().map(|word| word.count_ones()).sum();
+    let present: BTreeSet<_> = store.frontends.keys().map(|key| key.addr).chain(store.addrs.keys().copied()).collect();
+    let present: BTreeSet<_> = present.iter().map(AbsentBit::of).collect();
+    assert_eq!(absent, ABSENT_WORDS * u64::BITS - present.len() as u32);
+}
+
+/// The store and ledger after `world`, from tables that say of everything that it is absent.
 fn settled(world: &World) -> (MemoryStore, Ledger) {
     let mut store = MemoryStore::new(SMALL);
-    let mut ledger = Ledger::new(SMALL);
+    store.absent.fill(u64::MAX);
+    let mut ledger = restored(&store);
     let ops = plan(&mut ledger, &World::new(), world);
     apply_watched(&mut store, &ops, &World::new(), world);
     (store, ledger)
@@ -263,6 +297,7 @@ fn assert_settled(store: &MemoryStore, world: &World) {
     assert_eq!(problems, []);
     assert_eq!(plan(&mut ledger, &World::new(), world), []);
     assert_eq!((ledger.plan_orphans(), ledger.collect()), (vec![], vec![]));
+    assert_absence_is_known(store);
 }
 
 proptest! {
@@ -282,6 +317,36 @@ proptest! {
                 apply_watched(&mut store, &ops, &new, &new);
             }
             prop_assert_eq!(facts(&store.snapshot()), fresh_facts(&new));
+            old = new;
+        }
+    }
+
+    #[test]
+    fn after_every_write_no_address_that_has_an_entry_is_declared_absent(
+        steps in prop::collection::vec((worlds(), nodes(), any::<bool>(), any::<bool>(), any::<Index>()), 2..6),
+    ) {
+        let (mut store, mut ledger) = settled(&World::new());
+        let mut old = World::new();
+        for (new, node, whole, tidies, crash) in steps {
+            let mut ops = plan(&mut ledger, &old, &new);
+            ops.extend(if whole { ledger.plan_node(&node).0 } else { plan_each_address(&mut ledger, &node) });
+            if tidies {
+                ops.extend(ledger.collect());
+            }
+            let crash = crash.index(2 * ops.len() + 1);
+            for op in ops.iter().take(crash) {
+                store.apply(std::slice::from_ref(op)).unwrap();
+                assert_nobody_is_hidden(&store);
+            }
+            if crash < ops.len() {
+                ledger = restored(&store);
+                for op in plan(&mut ledger, &World::new(), &new).into_iter().chain(ledger.plan_node(&node).0) {
+                    store.apply(&[op]).unwrap();
+                    assert_nobody_is_hidden(&store);
+                }
+            } else if tidies {
+                assert_absence_is_known(&store);
+            }
             old = new;
         }
     }
@@ -372,7 +437,7 @@ struct Damage {
 
 fn damages() -> impl Strategy<Value = Damage> {
     let value = prop_oneof![0_u32..20, 0_u32..300, any::<u32>()];
-    (0_u8..6, any::<Index>(), value, 0_u8..6).prop_map(|(table, entry, value, field)| Damage {
+    (0_u8..7, any::<Index>(), value, 0_u8..6).prop_map(|(table, entry, value, field)| Damage {
         table,
         entry,
         value,
@@ -400,6 +465,7 @@ impl Damage {
                 _ => version.flags = value,
             }),
             4 => self.pick(&mut snapshot.slots, |slot| *slot = value),
+            5 => self.pick(&mut snapshot.absent, |(_, word)| *word = u64::from(value) << (self.field * 8)),
             _ => self.pick(&mut snapshot.backends, |(_, backend)| match self.field {
                 0 => backend.service = value,
                 1 => backend.flags = value as u16,

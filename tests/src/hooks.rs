@@ -18,12 +18,12 @@ use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::errno::Errno;
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range, SLOTS_PER_PAIR, SlotPair,
-    SocketFlow, SourceData, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range,
+    SLOTS_PER_PAIR, SlotPair, SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::reason::Reason;
-use proxy_common::tables::name;
+use proxy_common::tables::{ABSENT_WORDS, name};
 use proxy_userspace::attach::object::has_set_retval;
 use proxy_userspace::sys::net;
 
@@ -262,6 +262,19 @@ impl Hooks {
     /// Says what an address is: flags of `proxy_common::abi::address`.
     pub fn address(&mut self, addr: &str, flags: u32) -> Result<()> {
         self.insert(name::ADDRS, Addr::from(addr.parse::<IpAddr>()?), flags)
+    }
+
+    /// Says of every address but those of `addrs` that no table has it.
+    pub fn all_absent_but(&mut self, addrs: &[&str]) -> Result<()> {
+        for word in 0..ABSENT_WORDS {
+            self.set(name::ABSENT, word, u64::MAX)?;
+        }
+        for addr in addrs {
+            let bit = AbsentBit::of(&Addr::from(addr.parse::<IpAddr>()?));
+            let word: u64 = self.get(name::ABSENT, bit.word)?;
+            self.set(name::ABSENT, bit.word, word & !bit.mask)?;
+        }
+        Ok(())
     }
 
     /// Changes a backend in place.

@@ -459,6 +459,26 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
+fn an_address_that_is_absent_costs_no_look_up_and_is_still_refused_where_services_are() {
+    alone!(|cgroup| {
+        let mut hooks = Hooks::attach(cgroup);
+        let (direct, backend) = (tcp_server("10.1.0.2"), tcp_server("10.1.0.1"));
+        hooks.serve(&service(&format!("tcp {direct}")).backend(backend)).unwrap();
+        assert_eq!(dial(&direct.to_string()), backend, "a fresh table says: look");
+        hooks.all_absent_but(&["10.1.0.1", "fd30::3"]).unwrap();
+        assert_eq!(dial(&direct.to_string()), direct, "the entry was not looked up");
+
+        hooks.configure(service_cidrs).unwrap();
+        hooks.address("fd30::3", address::CLUSTER_IP).unwrap();
+        assert_eq!(errors("172.30.0.4:80"), [told(Errno::EHOSTUNREACH); 3], "an address no Service has");
+        assert_eq!(errors("[fd30::4]:80"), [told(Errno::EHOSTUNREACH); 3]);
+        assert_eq!(errors("[fd30::3]:81"), [told(Errno::ECONNREFUSED); 3], "an undefined port");
+        hooks.all_absent_but(&["10.1.0.2"]).unwrap();
+        assert_eq!(dial(&direct.to_string()), backend);
+    });
+}
+
+#[test]
 fn sockets_of_other_protocols_keep_the_address_they_dial() {
     alone!(|cgroup| {
         let mut hooks = Hooks::attach(cgroup);

@@ -7,7 +7,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use proxy_common::tables::name;
 
 const HOOKS: [&str; 4] = ["connect", "sendmsg", "recvmsg", "getpeername"];
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 15] = [
     name::FRONTENDS,
     name::FRONTEND,
     name::SERVICE,
@@ -16,6 +16,7 @@ const MAPS: [&str; 14] = [
     name::BACKENDS,
     name::STATS,
     name::ADDRS,
+    name::ABSENT,
     name::SOURCES,
     name::CONFIG,
     name::AFFINITY,

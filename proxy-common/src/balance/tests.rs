@@ -92,6 +92,19 @@ fn an_address_that_is_no_frontend_is_left_alone_or_refused_by_what_it_is() {
 }
 
 #[test]
+fn an_absent_address_is_not_looked_up_and_refused_where_only_services_may_be() {
+    let mut tables = FakeTables::new();
+    tables.serve(&cluster_ip(1, 1));
+    tables.addrs.insert(vip(1).addr, address::CLUSTER_IP);
+    tables.absent = vec![vip(1).addr];
+    assert_eq!(balance(&tables, &FakeClient::host(), &vip(1)), Verdict::Leave);
+    tables.config.service_cidrs[0] = Cidr { addr: vip(0).addr, prefix_len: 96 + 24 };
+    tables.config.service_cidr_count = 1;
+    let unallocated = Verdict::Unreachable(Reason::UnallocatedAddress);
+    assert_eq!(balance(&tables, &FakeClient::host(), &vip(1)), unallocated);
+}
+
+#[test]
 fn a_cidr_holds_what_starts_with_its_prefix() {
     let v6 = |text: &str| Addr::from(text.parse::<core::net::IpAddr>().unwrap());
     for (net, prefix_len, addr, inside) in [

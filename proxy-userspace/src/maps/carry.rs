@@ -33,6 +33,7 @@ pub fn copy(old: &Pinned, new: &Pinned) -> Result<Copied, MapError> {
     rows(name::SLOTS, &old.slots, &new.slots)?;
     rows(name::BACKENDS, &old.backends, &new.backends)?;
     rows(name::ADDRS, &old.addrs, &new.addrs)?;
+    rows(name::ABSENT, &old.absent, &new.absent)?;
     rows(name::SOURCES, &old.sources, &new.sources)?;
     rows(name::CONFIG, &old.config, &new.config)?;
     // One map in both, unless the programs do not load over the old one.

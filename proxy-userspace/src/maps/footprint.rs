@@ -118,6 +118,7 @@ mod tests {
             (name::BACKENDS, 3437),
             (name::STATS, 859),
             (name::ADDRS, 256 + 781),
+            (name::ABSENT, 64),
             (name::SOURCES, 0),
             (name::CONFIG, 0),
             (name::AFFINITY, 6),

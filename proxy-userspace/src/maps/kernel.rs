@@ -79,6 +79,10 @@ impl KernelStore {
                 Op::Address { addr, flags } => Some((*addr, *flags)),
                 _ => None,
             })?,
+            Op::Absent { .. } => write(name::ABSENT, &self.maps.absent, run, |op| match op {
+                Op::Absent { index, word } => Some((*index, *word)),
+                _ => None,
+            })?,
             Op::AllowSource { .. } => write(name::SOURCES, &self.maps.sources, run, |op| match op {
                 Op::AllowSource { key } => Some((*key, 1)),
                 _ => None,

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SourceKey, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SourceKey,
+    Version,
 };
 use proxy_common::addr::Addr;
-use proxy_common::tables::{Capacity, Tables, name};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
 
 use super::{ApplyError, GrowError, MapError, MapStore, Snapshot};
 use crate::plan::{Op, growth};
@@ -57,6 +58,7 @@ pub struct MemoryStore {
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub addrs: BTreeMap<Addr, u32>,
+    pub absent: Vec<u64>,
     pub sources: BTreeSet<SourceKey>,
     pub config: Option<Config>,
 }
@@ -86,6 +88,7 @@ impl MemoryStore {
             slots: snapshot.slots,
             backends: snapshot.backends.into_iter().collect(),
             addrs: snapshot.addrs.into_iter().collect(),
+            absent: absent_words(&snapshot.absent),
             sources: snapshot.sources.into_iter().collect(),
             config: snapshot.config,
         }
@@ -128,6 +131,7 @@ impl MemoryStore {
             slots: self.slots.clone(),
             backends: pairs(&self.backends),
             addrs: pairs(&self.addrs),
+            absent: (0..).zip(self.absent.iter().copied()).filter(|(_, word)| *word != 0).collect(),
             sources: self.sources.iter().copied().collect(),
             config: self.config,
         }
@@ -162,6 +166,7 @@ impl MemoryStore {
             Op::Publish { key, id } => put(&mut self.frontends, name::FRONTENDS, self.capacity.frontends, *key, *id)?,
             Op::Withdraw { key } => _ = self.frontends.remove(key),
             Op::Address { addr, flags } => put(&mut self.addrs, name::ADDRS, self.capacity.addrs, *addr, *flags)?,
+            Op::Absent { index, word } => self.absent[*index as usize] = *word,
             Op::ForgetAddress { addr } => _ = self.addrs.remove(addr),
             Op::AllowSource { key } => self.allow_source(*key)?,
             Op::ForgetSource { key } => _ = self.sources.remove(key),
@@ -251,6 +256,11 @@ impl Tables for MemoryStore {
         self.backends.get(&id).copied()
     }
 
+    fn is_absent(&self, addr: &Addr) -> bool {
+        let bit = AbsentBit::of(addr);
+        self.absent[bit.word as usize] & bit.mask != 0
+    }
+
     fn address(&self, addr: &Addr) -> Option<u32> {
         self.addrs.get(addr).copied()
     }
@@ -269,6 +279,15 @@ impl Tables for MemoryStore {
     }
 
     fn remember(&self, _: &AffinityKey, _: &Affinity) {}
+}
+
+/// All words of ABSENT; those that are not in `held` are zero.
+fn absent_words(held: &[(u32, u64)]) -> Vec<u64> {
+    let mut words = vec![0; ABSENT_WORDS as usize];
+    for (index, word) in held {
+        words[*index as usize] = *word;
+    }
+    words
 }
 
 fn leading_bits_equal(key: &SourceKey, client: &Addr) -> bool {

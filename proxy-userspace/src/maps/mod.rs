@@ -49,6 +49,7 @@ pub struct Snapshot {
     pub slots: Vec<u32>,
     pub backends: Vec<(u32, Backend)>,
     pub addrs: Vec<(Addr, u32)>,
+    pub absent: Vec<(u32, u64)>,
     pub sources: Vec<SourceKey>,
     pub config: Option<Config>,
 }

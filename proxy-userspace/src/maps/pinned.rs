@@ -12,7 +12,7 @@ use proxy_common::abi::{
 };
 use proxy_common::addr::Addr;
 use proxy_common::socket::More;
-use proxy_common::tables::{Capacity, REASONS_CAPACITY, name};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, REASONS_CAPACITY, name};
 
 use super::{MapError, Snapshot};
 use crate::sys::CallError;
@@ -80,6 +80,7 @@ const SHARED: &[Layout] = &[
     layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, Chosen(|c| c.backends)),
     layout!(STATS, ARRAY, u32 => BackendStats, MAPPED, Chosen(|c| c.backends)),
     layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, Chosen(|c| c.addrs)),
+    layout!(ABSENT, ARRAY, u32 => u64, FROZEN, Fixed(ABSENT_WORDS)),
     layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, Chosen(|c| c.sources)),
     layout!(CONFIG, ARRAY, u32 => Config, FROZEN, Fixed(1)),
     layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, Chosen(|c| c.affinity)),
@@ -108,6 +109,7 @@ pub struct Pinned {
     pub backends: Map<u32, Backend>,
     pub stats: Map<u32, BackendStats>,
     pub addrs: Map<Addr, u32>,
+    pub absent: Map<u32, u64>,
     pub sources: Map<SourceKey, u32>,
     pub config: Map<u32, Config>,
     pub affinity: Map<AffinityKey, Affinity>,
@@ -128,6 +130,7 @@ impl Pinned {
             backends: Map::open(&folder.join(name::BACKENDS))?,
             stats: Map::open(&folder.join(name::STATS))?,
             addrs: Map::open(&folder.join(name::ADDRS))?,
+            absent: Map::open(&folder.join(name::ABSENT))?,
             sources: Map::open(&folder.join(name::SOURCES))?,
             config: Map::open(&folder.join(name::CONFIG))?,
             affinity: Map::open(&folder.join(name::AFFINITY))?,
@@ -162,6 +165,7 @@ impl Pinned {
             slots: arena(&read(name::SLOTS, &self.slots)?),
             backends: not_zero(read(name::BACKENDS, &self.backends)?),
             addrs: read(name::ADDRS, &self.addrs)?,
+            absent: not_zero(read(name::ABSENT, &self.absent)?),
             sources: read(name::SOURCES, &self.sources)?.into_iter().map(|(key, _)| key).collect(),
             config: config.filter(|config| !is_zero(config)),
         })

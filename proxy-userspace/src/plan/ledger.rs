@@ -16,6 +16,7 @@ use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, SourceKey
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
+use super::absent::Absent;
 use super::arena::Arena;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
 use super::ids::Ids;
@@ -53,6 +54,7 @@ pub struct Ledger {
     pub(super) sources: BTreeMap<u32, BTreeSet<SourceKey>>,
     /// ADDRS, sorted by address.
     pub(super) addrs: Vec<(Addr, u32)>,
+    pub(super) absent: Absent,
     pub(super) config: Option<Config>,
     /// Service ports with affinity.
     pub(super) sticky: u32,
@@ -211,6 +213,8 @@ impl Ledger {
             ids.release();
         }
         slots.release();
+        let present = self.frontends.keys().map(|key| key.addr).chain(self.addrs.iter().map(|(addr, _)| *addr));
+        ops.extend(self.absent.tidy(present));
         self.needs_grace = false;
         ops
     }
@@ -221,6 +225,7 @@ impl Ledger {
         [services, versions, frontends, backends].iter().any(|ids| !ids.retired().is_empty())
             || slots.has_retired()
             || !self.retired_sources.is_empty()
+            || self.absent.is_untidy()
     }
 
     /// Service ports that did not fit. Plan them again when something was collected.
@@ -312,6 +317,7 @@ impl Ledger {
         if self.frontends.get(&key).is_some_and(|holding| holding.service == service) {
             let holding = self.frontends.remove(&key);
             self.retire_holding(holding);
+            self.absent.dismiss();
             ops.push(Op::Withdraw { key });
         }
     }
@@ -464,6 +470,7 @@ impl Ledger {
             }
             let id = self.ids.frontends.allocate().expect(ROOM);
             batch.adding.push(Op::Frontend { id, value: Frontend { key: new.key, service, kind: new.kind } });
+            batch.adding.extend(self.absent.admit(&new.key.addr));
             batch.adding.push(Op::Publish { key: new.key, id });
             self.frontends.insert(new.key, Holding { id, service, kind: new.kind });
             self.retire_holding(before);
@@ -492,7 +499,9 @@ impl Ledger {
 
     /// Withdraws the keys that nobody took over, and puts the phases in order.
     fn finish(&mut self, batch: Batch) -> Vec<Op> {
-        let Batch { adding: mut ops, removing, leaving, .. } = batch;
+        let Batch { adding, removing, leaving, .. } = batch;
+        let mut ops = self.absent.repair();
+        ops.extend(adding);
         for (key, service) in leaving {
             self.withdraw(&mut ops, key, service);
         }

@@ -13,6 +13,7 @@ use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, Sou
 use proxy_common::addr::Addr;
 use proxy_common::tables::name;
 
+mod absent;
 pub mod arena;
 mod change;
 pub mod growth;
@@ -72,6 +73,11 @@ pub enum Op {
     ForgetAddress {
         addr: Addr,
     },
+    /// ABSENT\[index\]: 64 bits, one per hash.
+    Absent {
+        index: u32,
+        word: u64,
+    },
     AllowSource {
         key: SourceKey,
     },
@@ -97,6 +103,7 @@ impl Op {
             Self::Frontend { .. } => name::FRONTEND,
             Self::Publish { .. } | Self::Withdraw { .. } => name::FRONTENDS,
             Self::Address { .. } | Self::ForgetAddress { .. } => name::ADDRS,
+            Self::Absent { .. } => name::ABSENT,
             Self::AllowSource { .. } | Self::ForgetSource { .. } => name::SOURCES,
             Self::Config { .. } => name::CONFIG,
             Self::Grace => "grace period",

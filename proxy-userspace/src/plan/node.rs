@@ -7,6 +7,7 @@ use proxy_common::addr::Addr;
 use proxy_common::tables::name;
 
 use super::Op;
+use super::absent::Absent;
 use super::ledger::{Full, Ledger};
 use crate::desired::WantedNode;
 
@@ -16,7 +17,7 @@ impl Ledger {
         let addresses = fitting(&wanted.addresses, self.limit.addrs as usize);
         let full = Full { table: name::ADDRS, capacity: self.limit.addrs };
         let full = (addresses.len() < wanted.addresses.len()).then_some(full);
-        let mut ops = address_ops(&self.addrs, &addresses);
+        let mut ops = address_ops(&self.addrs, &addresses, &mut self.absent);
         self.addrs = addresses;
         if self.config != Some(wanted.config) {
             ops.push(Op::Config { value: Box::new(wanted.config) });
@@ -39,8 +40,14 @@ impl Ledger {
             match (place, flags) {
                 (Ok(at), Some(flags)) if self.addrs[at].1 == *flags => continue,
                 (Ok(at), Some(flags)) => self.addrs[at].1 = *flags,
-                (Ok(at), None) => _ = self.addrs.remove(at),
-                (Err(at), Some(flags)) => self.addrs.insert(at, (*addr, *flags)),
+                (Ok(at), None) => {
+                    self.absent.dismiss();
+                    self.addrs.remove(at);
+                }
+                (Err(at), Some(flags)) => {
+                    ops.extend(self.absent.admit(addr));
+                    self.addrs.insert(at, (*addr, *flags));
+                }
                 (Err(_), None) => continue,
             }
             ops.push(flags.map_or(Op::ForgetAddress { addr: *addr }, |flags| Op::Address { addr: *addr, flags }));
@@ -63,11 +70,15 @@ fn fitting(wanted: &[(Addr, u32)], room: usize) -> Vec<(Addr, u32)> {
 }
 
 /// What turns `held` into `wanted`. Room is made before it is taken: in a full table there is no other order.
-fn address_ops(held: &[(Addr, u32)], wanted: &[(Addr, u32)]) -> Vec<Op> {
+fn address_ops(held: &[(Addr, u32)], wanted: &[(Addr, u32)], absent: &mut Absent) -> Vec<Op> {
     let (had, has): (BTreeMap<_, _>, BTreeMap<_, _>) =
         (held.iter().copied().collect(), wanted.iter().copied().collect());
     let gone = held.iter().filter(|(addr, _)| !has.contains_key(addr));
     let mut ops: Vec<Op> = gone.map(|&(addr, _)| Op::ForgetAddress { addr }).collect();
+    if !ops.is_empty() {
+        absent.dismiss();
+    }
+    ops.extend(wanted.iter().filter_map(|(addr, _)| absent.admit(addr)));
     let changed = wanted.iter().filter(|(addr, flags)| had.get(addr) != Some(flags));
     ops.extend(changed.map(|&(addr, flags)| Op::Address { addr, flags }));
     ops

@@ -10,6 +10,7 @@ use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SourceKey, Versio
 use proxy_common::addr::Addr;
 use proxy_common::tables::{Capacity, name};
 
+use super::absent::Absent;
 use super::arena::Arena;
 use super::change::{HeldBackend, Sets};
 use super::ids::Ids;
@@ -36,6 +37,12 @@ impl Ledger {
         let mut services = reading.services(&frontends);
         let (generations, stray_backends) = reading.backends(&mut services);
         let slots = reading.versions(&mut services);
+        let addrs = addrs(snapshot);
+        let present = frontends.keys().map(|key| key.addr).chain(addrs.iter().map(|(addr, _)| *addr));
+        let absent = Absent::restore(&snapshot.absent, present);
+        for word in absent.damaged() {
+            reading.problem(name::ABSENT, &word, "hides an address that is in the tables");
+        }
         let ids = allocators(limit, &frontends, &services, &stray_backends, slots);
         let ledger = Self {
             limit,
@@ -48,7 +55,8 @@ impl Ledger {
             frontends,
             generations,
             sources: sources(snapshot),
-            addrs: addrs(snapshot),
+            addrs,
+            absent,
             config: snapshot.config,
             stray_backends,
             retired_sources: Vec::new(),
