@@ -268,6 +268,7 @@ fn draw(tables: &impl Tables, client: &impl Client, frontend: &Frontend, set: &M
     // The caller has seen that the set is not empty; the verifier has not.
     let offset = client.random().checked_rem(set.range.len).ok_or(Changing)?;
     let id = tables.slot(set.range.start.wrapping_add(offset)).ok_or(Changing)?;
+    tables.fetch_stats(id);
     let backend = tables.backend(id).ok_or(Changing)?;
     // A freed id (generation 0) is one of a version that was switched away from meanwhile: the old set, which is right.
     // It is not given to anybody else before we are done, and nothing remembers a flow of generation 0.

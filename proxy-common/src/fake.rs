@@ -27,6 +27,8 @@ pub(crate) struct FakeTables {
     pub(crate) allowed: Vec<(u32, Addr)>,
     pub(crate) config: Config,
     pub(crate) affinity: RefCell<HashMap<AffinityKey, Affinity>>,
+    /// Whose counters were asked for.
+    pub(crate) fetched: RefCell<Vec<u32>>,
     /// Called before each look-up in FRONTENDS: what "meanwhile" does.
     pub(crate) meanwhile: Option<fn(&FakeTables)>,
 }
@@ -114,6 +116,10 @@ impl Tables for FakeTables {
 
     fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.get(id as usize).copied()
+    }
+
+    fn fetch_stats(&self, backend: u32) {
+        self.fetched.borrow_mut().push(backend);
     }
 
     fn is_absent(&self, addr: &Addr) -> bool {

@@ -1,7 +1,8 @@
 //! The contract between the kernel programs and the agent, and every rule about packets and choices.
 //!
 //! ```text
-//! dialled address -> FRONTENDS -> FRONTEND -> SERVICE word -> VERSION -> SLOTS -> BACKENDS -> where it goes
+//! dialled address -> ABSENT (one bit: whether to look at all)
+//!                 -> FRONTENDS -> FRONTEND -> SERVICE word -> VERSION -> SLOTS -> BACKENDS -> where it goes
 //!                 \-> ADDRS (only on a miss): leave alone, try the node port, or refuse
 //! ```
 //!

@@ -106,6 +106,8 @@ pub trait Tables {
     fn version(&self, number: u32) -> Option<Version>;
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Backend>;
+    /// Lets the counters of a backend come from memory while the backend itself does: who is drawn is counted next.
+    fn fetch_stats(&self, _backend: u32) {}
     /// True only when neither FRONTENDS nor ADDRS has an entry with this address.
     fn is_absent(&self, addr: &Addr) -> bool;
     /// Flags of [`crate::abi::address`].

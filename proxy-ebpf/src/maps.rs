@@ -136,6 +136,14 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn fetch_stats(&self, backend: u32) {
+        if let Some(stats) = STATS.get_ptr(backend) {
+            // SAFETY: in bounds, aligned. Volatile, since nobody looks at what it says.
+            unsafe { (&raw const (*stats).total).read_volatile() };
+        }
+    }
+
+    #[inline(always)]
     fn is_absent(&self, addr: &Addr) -> bool {
         let bit = AbsentBit::of(addr);
         ABSENT.get(bit.word).is_some_and(|word| word & bit.mask != 0)

@@ -48,6 +48,14 @@ fn who_dials_is_not_asked_where_no_policy_depends_on_it() {
 }
 
 #[test]
+fn the_counters_of_who_is_drawn_come_along() {
+    let mut tables = FakeTables::new();
+    tables.serve(&cluster_ip(1, 2));
+    let drawn = chosen(balance(&tables, &FakeClient::host(), &vip(1)));
+    assert_eq!(tables.fetched.take(), [drawn]);
+}
+
+#[test]
 fn every_backend_of_a_set_is_drawn() {
     let mut tables = FakeTables::new();
     tables.serve(&cluster_ip(1, 5));

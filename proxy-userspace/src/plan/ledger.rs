@@ -199,7 +199,8 @@ impl Ledger {
         self.finish(batch)
     }
 
-    /// Lets a grace period pass, wipes what was retired, and takes it for free. Nothing when nothing was retired.
+    /// Lets a grace period pass, wipes what was retired, and takes it for free; puts ABSENT right. Nothing when nothing was
+    /// retired and no address went.
     pub fn collect(&mut self) -> Vec<Op> {
         if !self.has_retired() {
             return Vec::new();

@@ -6,7 +6,8 @@
 //! ```text
 //! Snapshot -> restore -> Ledger -> plan_all  new backends, slots, version, switch, publish; then withdraw, tombstone
 //!                               -> plan_node addresses and configuration
-//!                               -> collect   a grace period, then what was retired may be used again
+//!                                  (an address is uncovered in ABSENT before its first entry, in all of these)
+//!                               -> collect   a grace period, then what was retired may be used again; ABSENT is put right
 //! ```
 
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version};
