@@ -4,9 +4,10 @@
 //! throw the ledger away: [`Ledger::restore`] from what the tables hold, then plan everything again. Service ports are
 //! found by their frontends, so what got through is kept and only the rest is written.
 //!
-//! A batch of services is planned in two phases. First everything that adds: backends, slots, versions, the switch,
-//! frontends. Then everything that takes away. So a key that moves from one service port to another is overwritten in
-//! one write. The flags of a backend change before the switch: they say who is remembered, slots say who is drawn.
+//! A batch of services is planned in two phases. First everything that adds, kind by kind for all of them: backends,
+//! slots, versions, the switch, frontends. Then everything that takes away. So a key that moves from one service port to
+//! another is overwritten in one write. The flags of a backend change before the switch: they say who is remembered,
+//! slots say who is drawn.
 //!
 //! Ids that go out of use are retired; [`Ledger::collect`] lets a grace period pass and gives them back.
 
@@ -500,7 +501,8 @@ impl Ledger {
 
     /// Withdraws the keys that nobody took over, and puts the phases in order.
     fn finish(&mut self, batch: Batch) -> Vec<Op> {
-        let Batch { adding, removing, leaving, .. } = batch;
+        let Batch { mut adding, removing, leaving, .. } = batch;
+        adding.sort_by_key(step);
         let mut ops = self.absent.repair();
         ops.extend(adding);
         for (key, service) in leaving {
@@ -517,6 +519,23 @@ impl Ledger {
 
 fn wants(wanted: &WantedService, key: &FrontendKey) -> bool {
     wanted.frontends.binary_search_by_key(key, |frontend| frontend.key).is_ok()
+}
+
+/// Which kind of op comes when, for all service ports of a batch: neighbours of one kind share a call, and nothing leads
+/// to what has yet to be written.
+fn step(op: &Op) -> u8 {
+    match op {
+        Op::Absent { .. } => 0,
+        Op::Withdraw { .. } => 1,
+        Op::AllowSource { .. } => 2,
+        Op::Backend { .. } => 3,
+        Op::Slots { .. } => 4,
+        Op::Version { .. } => 5,
+        Op::Service { .. } => 6,
+        Op::Frontend { .. } => 7,
+        Op::Publish { .. } => 8,
+        other => unreachable!("{other:?} adds nothing to a service port"),
+    }
 }
 
 const ROOM: &str = "check_room found room";
