@@ -86,12 +86,12 @@ impl Agent {
         Self::spawn_by(command, host, arguments)?.ready()
     }
 
-    /// Starts it under `strace` with these options and does not wait: some call will end it.
-    pub fn start_under(node: &Node, manifests: &Folder, strace: &[&str]) -> Result<Self> {
+    /// Starts it under `strace` with these options, and `more` of its own, and does not wait: some call may end it.
+    pub fn start_under(node: &Node, manifests: &Folder, strace: &[&str], more: &[&str]) -> Result<Self> {
         let host = node.host()?;
         let mut command = host.command("strace")?;
         command.arg("--quiet=all").args(strace).arg(sluice_binary()?);
-        Self::spawn_by(command, host, arguments(node, manifests.path(), &SMALL_TABLES))
+        Self::spawn_by(command, host, arguments(node, manifests.path(), more))
     }
 
     /// Lets `strace` with these options look at its calls of bpf(2) from now on; returns when it does.

@@ -16,6 +16,7 @@ use proxy_tests::node::Node;
 use proxy_tests::probe::{Kind, Load, Traffic};
 use proxy_tests::stage::{Stage, VIP4, VIP6, dialled, eventually, web};
 use proxy_tests::world::World;
+use proxy_userspace::attach::object::HOOKS;
 use proxy_userspace::attach::{Datapath, Options};
 use proxy_userspace::maps::pinned::{Pinned, layouts};
 use proxy_userspace::maps::{MapStore, footprint};
@@ -53,6 +54,21 @@ fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+#[test]
+fn a_first_start_makes_tables_as_large_as_the_lists_need_and_loads_the_programs_once() {
+    let stage = Stage::new().unwrap();
+    stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
+    stage.add_services(MANY);
+    let strace = ["--follow-forks", "-o", "/run/trace", "-e", "trace=bpf"];
+    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &[]).unwrap();
+    agent.logged("programmed ").unwrap();
+    agent.end_under().unwrap();
+    served(&stage, MANY);
+    let trace = fs::read_to_string("/run/trace").unwrap();
+    let loads = HOOKS.map(|hook| trace.matches(&format!("prog_name=\"{hook}\"")).count());
+    assert_eq!(loads, [1; HOOKS.len()]);
 }
 
 #[test]

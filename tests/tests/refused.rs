@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxy_common::tables::Capacity;
-use proxy_tests::agent::{Agent, list};
+use proxy_tests::agent::{Agent, SMALL_TABLES, list};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::map_for_no_program;
 use proxy_tests::stage::{Stage, eventually, web};
@@ -28,7 +28,7 @@ const REFUSED: usize = 12;
 
 fn start_under(stage: &Stage, strace: &[&str]) -> Agent {
     let options = [&["--follow-forks", "-e", "trace=bpf"][..], strace].concat();
-    Agent::start_under(&stage.node, &stage.manifests, &options).unwrap()
+    Agent::start_under(&stage.node, &stage.manifests, &options, &SMALL_TABLES).unwrap()
 }
 
 /// How many calls of bpf(2) the thread makes that opens the datapath. Others only load programs or fill tables.

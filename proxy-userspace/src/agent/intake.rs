@@ -29,18 +29,24 @@ impl Intake {
         Self { patience: Patience::new(config), heard: None }
     }
 
-    /// Takes in what comes until `ready` is.
+    /// Takes in what comes until `ready` is; calls `listed` when the lists are complete.
     pub(super) async fn take_until<T>(
         &mut self,
         ready: impl Future<Output = T>,
         model: &mut Model,
         news: &mut Receiver<News>,
+        listed: impl FnOnce(&Model),
     ) -> T {
-        let mut ready = pin!(ready);
+        let (mut ready, mut listed) = (pin!(ready), Some(listed));
         loop {
             tokio::select! {
                 done = &mut ready => return done,
                 Some(news) = news.recv() => self.take(model, news),
+            }
+            if model.synced()
+                && let Some(listed) = listed.take()
+            {
+                listed(model);
             }
         }
     }

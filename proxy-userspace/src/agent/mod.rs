@@ -12,11 +12,12 @@ mod tidiness;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use proxy_common::tables::name;
+use proxy_common::tables::{Capacity, name};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Receiver};
-use tokio::sync::watch::Receiver as Latest;
+use tokio::sync::watch::{self, Receiver as Latest};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, error, info};
 
 use crate::attach::{AttachError, Datapath, Options};
@@ -26,7 +27,7 @@ use crate::desired::ThisNode;
 use crate::model::Model;
 use crate::netdev::{self, Host};
 use crate::news::News;
-use crate::plan::{Alarm, Ledger};
+use crate::plan::{Alarm, Ledger, first, growth};
 use crate::{log, sys};
 use intake::Intake;
 use signals::Signals;
@@ -36,6 +37,8 @@ use tidiness::Untidy;
 
 /// Changes that may wait while tables are written; then the sources wait too.
 const QUEUE: usize = 4096;
+/// Who cannot load the programs should learn it soon, whatever the server does.
+const SIZES_WITHIN: Duration = Duration::from_secs(3);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -56,13 +59,16 @@ async fn serve(config: &Config) -> Result<u8> {
         // Sources first: what is wrong with their settings needs no privileges to be seen.
         let source = Prepared::new(config, &sender).await?;
         let host = netdev::follow(config.kernel.netns.as_deref()).await?;
-        // Kernel programs take their time to load; lists are read meanwhile.
+        // What is pinned is taken over while lists are read; new tables are made when it is known for how much.
         let mut intake = Intake::new(config);
         let mut model = Model::default();
+        // Nothing is planned before all is known: who changes meanwhile need not be remembered.
+        model.mark_everything();
         let starting = async { Ok(source.start(config, &sender).await) };
-        // Who cannot open learns it at once, whatever the server does.
-        let ready = async { tokio::try_join!(open(&config.kernel), starting) };
-        let (datapath, started) = intake.take_until(ready, &mut model, &mut news).await?;
+        let (tell, sizes) = watch::channel(None);
+        let ready = async { tokio::try_join!(open(&config.kernel, sizes), starting) };
+        let listed = |model: &Model| _ = tell.send(Some(first::sizes(model, &config.kernel.limit)));
+        let (datapath, started) = intake.take_until(ready, &mut model, &mut news, listed).await?;
         // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
         started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
         drop(sender);
@@ -77,17 +83,26 @@ async fn serve(config: &Config) -> Result<u8> {
 }
 
 /// Opens the datapath. What serves already can wait until the kernel has again what it lacks.
-async fn open(options: &Options) -> Result<Datapath> {
+async fn open(options: &Options, sizes: Latest<Option<Capacity>>) -> Result<Datapath> {
     let mut failures = 0;
     loop {
-        let options = options.clone();
-        let opened = spawn_blocking(move || Datapath::open(&options)).await.context("load the kernel programs")?;
+        let (options, sizes, runtime) = (options.clone(), sizes.clone(), Handle::current());
+        let opening = move || {
+            let sizes = || runtime.block_on(sizes_in_time(sizes)).unwrap_or_else(|| growth::smallest(&options.limit));
+            Datapath::open_sized(&options, sizes)
+        };
+        let opened = spawn_blocking(opening).await.context("load the kernel programs")?;
         let Err(error @ AttachError::NotNow(_)) = opened else { return opened.map_err(last_words) };
         failures += 1;
         let wait = retry_after(failures);
         error!("{error}; the next try is in {} s", wait.as_secs());
         sleep(wait).await;
     }
+}
+
+/// What the lists will need, unless they take long: then tables grow when they are complete.
+async fn sizes_in_time(mut sizes: Latest<Option<Capacity>>) -> Option<Capacity> {
+    timeout(SIZES_WITHIN, sizes.wait_for(Option::is_some)).await.ok()?.ok().and_then(|sizes| *sizes)
 }
 
 /// What to do is said by those errors that are about settings and rights; of the others the kernel knows the cause.

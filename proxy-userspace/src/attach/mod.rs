@@ -4,7 +4,8 @@
 //! open     lock, check the pin folder, load the programs
 //!            compatible tables pinned -> adopt them, swap programs at once
 //!            refused by the verifier  -> new tables in a staging folder, with all rows; swap programs at once
-//!            else                     -> the smallest tables in a staging folder; what is attached keeps serving
+//!            else                     -> tables in a staging folder, as large as the caller says; what is attached keeps
+//!                                        serving
 //!            the kernel lacks something just now -> nothing changes; the caller tries again
 //! grow     larger tables in a staging folder, with all rows of those of now; whatever is large enough is the same map
 //! (the agent fills the first tables; what has grown goes live before the next write)
@@ -134,13 +135,19 @@ impl Datapath {
     ///
     /// [`AttachError::NotNow`] where something serves and may be taken over later.
     pub fn open(options: &Options) -> Result<Self, AttachError> {
-        Self::try_to_open(options).map_err(|error| {
+        Self::open_sized(options, || growth::smallest(&options.limit))
+    }
+
+    /// The same with new tables of other sizes, for which is asked where tables are made; the smallest ones where those
+    /// cannot be had.
+    pub fn open_sized(options: &Options, sizes: impl FnOnce() -> Capacity) -> Result<Self, AttachError> {
+        Self::try_to_open(options, sizes).map_err(|error| {
             let serves = Folder::at(&options.pin_dir).links().exists();
             if serves && error.is_passing() { AttachError::NotNow(Box::new(error)) } else { error }
         })
     }
 
-    fn try_to_open(options: &Options) -> Result<Self, AttachError> {
+    fn try_to_open(options: &Options, sizes: impl FnOnce() -> Capacity) -> Result<Self, AttachError> {
         rights::check()?;
         let cgroup = Cgroup::find(options.cgroup_root.as_deref())?;
         let folder = Folder::prepare(&options.pin_dir)?;
@@ -153,7 +160,7 @@ impl Datapath {
         let takes_over = found.is_some();
         let (tables, predecessor) = match found {
             Some(store) => place.take_over(store, &limit)?,
-            None => (place.load(&place.folder.make_staging()?, &growth::smallest(&limit))?, None),
+            None => (place.begin(&sizes(), &growth::smallest(&limit))?, None),
         };
         let mut datapath = Self { place, limit, tables, predecessor, live: false, _lock: lock };
         if takes_over {
@@ -268,6 +275,17 @@ impl Place {
         let new = self.load(&staging, sizes)?;
         let copied = carry::copy(old.maps(), new.store.maps())?;
         Ok((new, copied))
+    }
+
+    /// New tables in the staging folder. Those that are as large as they should be may not be there to be had.
+    fn begin(&self, sizes: &Capacity, smallest: &Capacity) -> Result<Tables, AttachError> {
+        match self.load(&self.folder.make_staging()?, sizes) {
+            Err(error) if sizes != smallest => {
+                warn!(%error, "beginning with the smallest tables");
+                self.load(&self.folder.make_staging()?, smallest)
+            }
+            done => done,
+        }
     }
 
     /// Tables that are still being filled have no other place than the staging folder.

@@ -136,6 +136,11 @@ impl Model {
         self.slices.join(service, port, family)
     }
 
+    /// How many endpoints one service port has, duplicates included.
+    pub fn endpoint_count(&self, service: &ObjectName, port: &Port, family: Family) -> u32 {
+        self.slices.count(service, port, family)
+    }
+
     /// The Service that serves `key`, of all that claim it.
     pub fn winner(&self, key: &FrontendKey) -> Option<&ObjectName> {
         self.claims.winner(key)

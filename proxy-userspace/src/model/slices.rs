@@ -63,9 +63,19 @@ impl Slices {
         self.owner.keys()
     }
 
+    fn of(&self, service: &ObjectName) -> &[(Arc<str>, Slice)] {
+        self.by_service.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many endpoints one service port has, duplicates included.
+    pub(super) fn count(&self, service: &ObjectName, port: &Port, family: Family) -> u32 {
+        let of = |slice: &Slice| target_ports(slice, port, family).count() * slice.endpoints.len();
+        self.of(service).iter().map(|(_, slice)| of(slice) as u32).sum()
+    }
+
     /// The endpoints of one service port, sorted by address and port, each pair once.
     pub(super) fn join(&self, service: &ObjectName, port: &Port, family: Family) -> Vec<Joined<'_>> {
-        let slices = self.by_service.get(service).map_or(&[][..], Vec::as_slice);
+        let slices = self.of(service);
         let mut joined = Vec::with_capacity(slices.iter().map(|(_, slice)| slice.endpoints.len()).sum());
         for (_, slice) in slices {
             for number in target_ports(slice, port, family) {

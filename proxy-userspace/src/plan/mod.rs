@@ -17,6 +17,7 @@ use proxy_common::tables::name;
 mod absent;
 pub mod arena;
 mod change;
+pub mod first;
 pub mod growth;
 pub mod ids;
 mod ledger;

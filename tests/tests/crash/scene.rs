@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use proxy_common::tables::Capacity;
-use proxy_tests::agent::Agent;
+use proxy_tests::agent::{Agent, SMALL_TABLES};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
 use proxy_tests::probe::{Kind, Load, Traffic};
 use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled};
@@ -58,7 +58,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        Self::with(0, &proxy_tests::agent::SMALL_TABLES)
+        Self::with(0, &SMALL_TABLES)
     }
 
     /// The tables have to grow for what comes.
@@ -131,7 +131,7 @@ impl Scene {
 
     /// An agent under `strace`, with small tables.
     pub(crate) fn start_under(&self, strace: &[&str]) -> Agent {
-        Agent::start_under(&self.stage.node, &self.stage.manifests, strace).unwrap()
+        Agent::start_under(&self.stage.node, &self.stage.manifests, strace, &SMALL_TABLES).unwrap()
     }
 
     /// An agent and clients that know of no change yet, by way of those that heard of the last one.
