@@ -27,6 +27,7 @@ pub mod config;
 pub mod converge;
 pub mod desired;
 pub mod facts;
+mod hash;
 #[cfg(feature = "io")]
 pub mod lock;
 #[cfg(feature = "io")]

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod mapped;
 pub mod net;
+mod program;
 
 use std::io;
 
@@ -71,7 +72,8 @@ pub fn keep_memory_small() {
 #[cfg(target_env = "gnu")]
 const LARGE_BLOCK: libc::c_int = 256 << 10;
 
-/// Gives free memory back to the system: worth a walk over the heap when much of it went out of use at once.
+/// Gives memory back to the system that is out of use, also the parts of the program that ran until now: worth a walk
+/// over the heap, and a fault for what runs again, when most of both is not needed any more.
 #[expect(unsafe_code, reason = "a request to the C library")]
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
@@ -79,6 +81,7 @@ pub fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+    program::unmap();
 }
 
 #[cfg(test)]

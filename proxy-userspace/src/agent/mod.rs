@@ -154,9 +154,10 @@ impl Agent {
     }
 
     async fn follow(&mut self, mut news: Receiver<News>) -> Result<()> {
-        let mut batch = Vec::new();
         self.work_if_synced(false);
         loop {
+            // A list makes a batch of megabytes: room that is not kept.
+            let mut batch = Vec::new();
             let mut idle = false;
             let tidy_at = self.untidy.tidy_at(self.converger.is_untidy(), Instant::now());
             tokio::select! {
@@ -174,7 +175,7 @@ impl Agent {
                     self.untidy = Untidy::default();
                 }
             }
-            for news in batch.drain(..) {
+            for news in batch {
                 self.intake.take(self.converger.model_mut(), news);
             }
             self.work_if_synced(idle);

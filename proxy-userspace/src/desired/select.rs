@@ -53,12 +53,15 @@ pub(super) fn select(endpoints: &[Joined<'_>], rules: Rules, place: Place<'_>) -
             | flag(endpoint.is_on(place.node), Backend::ON_THIS_NODE)
             | flag(endpoint.terminating, Backend::TERMINATING)
     };
-    let backends = endpoints.iter().map(|joined| WantedBackend {
+    let wanted = endpoints.iter().map(|joined| WantedBackend {
         addr: joined.addr,
         port: joined.port,
         flags: flags(joined.endpoint),
     });
-    Selected { backends: backends.filter(is_worth_keeping).collect(), has_any: has_any(endpoints, rules, cluster) }
+    // Nearly always all of them: room is asked for once.
+    let mut backends = Vec::with_capacity(endpoints.len());
+    backends.extend(wanted.filter(is_worth_keeping));
+    Selected { backends, has_any: has_any(endpoints, rules, cluster) }
 }
 
 fn flag(is_set: bool, flag: u16) -> u16 {

@@ -1,7 +1,6 @@
 //! Who claims which frontend. Two Services may name one external address: the older one is served (then the one whose
 //! name sorts first), so the order of events never decides.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use super::names::ObjectName;
 use super::problem::Problem;
 use super::protocol;
 use super::service::Service;
+use crate::hash::HashMap;
 
 /// Claimants by frontend, best first; nearly always one.
 #[derive(Debug, Default)]

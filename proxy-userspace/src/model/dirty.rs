@@ -20,6 +20,19 @@ pub struct Dirty {
 }
 
 impl Dirty {
+    /// Names nothing where all is computed again anyway.
+    pub(super) fn add_services(&mut self, names: impl IntoIterator<Item = ObjectName>) {
+        if !self.everything {
+            self.services.extend(names);
+        }
+    }
+
+    pub(super) fn add_cluster_ips<'a>(&mut self, ips: impl IntoIterator<Item = &'a IpAddr>) {
+        if !self.everything {
+            self.cluster_ips.extend(ips);
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

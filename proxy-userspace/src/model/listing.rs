@@ -1,8 +1,7 @@
 //! Complete lists: who is not in one is gone.
 
-use std::collections::HashSet;
-
 use super::names::ObjectName;
+use crate::hash::HashSet;
 
 /// Where the listing of one kind stands.
 #[derive(Debug, Default)]
@@ -16,7 +15,7 @@ pub(super) struct Listing {
 impl Listing {
     /// Starts over, also when the last list broke off.
     pub(super) fn begin(&mut self) {
-        self.seen = Some(HashSet::new());
+        self.seen = Some(HashSet::default());
     }
 
     pub(super) fn see(&mut self, name: &ObjectName) {

@@ -29,7 +29,7 @@ mod slices;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -42,6 +42,7 @@ pub use names::{ObjectName, ServicePortName};
 pub use problem::Problem;
 pub use slices::Joined;
 
+use crate::hash::HashMap;
 use claims::Claims;
 use kinds::Kind;
 use names::Names;
@@ -224,7 +225,7 @@ impl Model {
         if old.as_deref() == new.as_ref() {
             return Vec::new();
         }
-        self.dirty.services.insert(name.clone());
+        self.dirty.add_services([name.clone()]);
         self.replace_cluster_ips(
             old.as_deref().map_or(&[], Service::cluster_ips),
             new.as_ref().map_or(&[], Service::cluster_ips),
@@ -249,13 +250,13 @@ impl Model {
                 self.cluster_ips.remove(ip);
             }
         }
-        self.dirty.cluster_ips.extend(old.iter().chain(new));
+        self.dirty.add_cluster_ips(old.iter().chain(new));
     }
 
     fn drop_service(&mut self, old: &Arc<Service>) {
         self.services.remove(&old.name);
         self.dirty.former_ports.extend(old.service_ports().map(|(port, family)| old.port_name(port, family)));
-        self.dirty.services.extend(self.claims.remove(old));
+        self.dirty.add_services(self.claims.remove(old));
     }
 
     fn add_service(&mut self, new: Service) -> Vec<Problem> {
@@ -263,12 +264,12 @@ impl Model {
         self.services.insert(new.name.clone(), Arc::clone(&new));
         let losses = self.claims.add(&new);
         let told = losses.iter().map(claims::Loss::problem).collect();
-        self.dirty.services.extend(losses.into_iter().map(|loss| loss.loser));
+        self.dirty.add_services(losses.into_iter().map(|loss| loss.loser));
         told
     }
 
     /// Says that these Services must be computed again.
     pub fn mark_services(&mut self, names: Vec<ObjectName>) {
-        self.dirty.services.extend(names);
+        self.dirty.add_services(names);
     }
 }

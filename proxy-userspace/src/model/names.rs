@@ -1,13 +1,13 @@
 //! Names and other values that are stored once however many objects repeat them.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use proxy_common::addr::Family;
 
-use super::endpoints::Hints;
+use super::endpoints::Site;
+use crate::hash::HashSet;
 
 /// A namespaced object: a Service, an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,11 +40,11 @@ pub struct ServicePortName {
     pub family: Family,
 }
 
-/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do hints.
+/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do the sites of endpoints.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     names: Pool<str>,
-    hints: Pool<Hints>,
+    sites: Pool<Site>,
 }
 
 impl Names {
@@ -52,8 +52,8 @@ impl Names {
         self.names.get(name).unwrap_or_else(|| self.names.add(name.into()))
     }
 
-    pub(super) fn share_hints(&mut self, hints: Hints) -> Arc<Hints> {
-        self.hints.get(&hints).unwrap_or_else(|| self.hints.add(Arc::new(hints)))
+    pub(super) fn share_site(&mut self, site: Site) -> Arc<Site> {
+        self.sites.get(&site).unwrap_or_else(|| self.sites.add(Arc::new(site)))
     }
 }
 
@@ -66,7 +66,7 @@ struct Pool<T: ?Sized> {
 
 impl<T: ?Sized> Default for Pool<T> {
     fn default() -> Self {
-        Self { known: HashSet::new(), sweep_at: SMALLEST_SWEEP }
+        Self { known: HashSet::default(), sweep_at: SMALLEST_SWEEP }
     }
 }
 

@@ -1,6 +1,5 @@
 //! All EndpointSlices by the Service they belong to, and their join with a service port (specification A5).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use proxy_common::addr::{Addr, Be16, Family};
@@ -8,6 +7,7 @@ use proxy_common::addr::{Addr, Be16, Family};
 use super::endpoints::{Endpoint, Slice};
 use super::names::ObjectName;
 use super::service::Port;
+use crate::hash::HashMap;
 
 /// An endpoint as one service port sees it.
 #[derive(Clone, Copy, Debug)]

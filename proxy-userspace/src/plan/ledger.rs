@@ -11,7 +11,7 @@
 //!
 //! Ids that go out of use are retired; [`Ledger::collect`] lets a grace period pass and gives them back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, SourceKey, Version};
 use proxy_common::addr::{Addr, Be16};
@@ -24,6 +24,7 @@ use super::ids::Ids;
 use super::pressure::Pressure;
 use super::{Op, growth};
 use crate::desired::{ServicePortName, WantedFrontend, WantedService};
+use crate::hash::{HashMap, HashSet};
 use crate::maps::Snapshot;
 
 /// A service port that did not fit. What it was before stays in force.

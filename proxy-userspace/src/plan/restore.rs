@@ -4,7 +4,7 @@
 //! as absent: the next plan writes it anew, and [`Ledger::plan_orphans`] removes what nobody asks for. Only what can be
 //! reached from FRONTENDS counts; all else is free room.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SourceKey, Version};
 use proxy_common::addr::Addr;
@@ -15,6 +15,7 @@ use super::arena::Arena;
 use super::change::{HeldBackend, Sets};
 use super::ids::Ids;
 use super::ledger::{Allocators, Held, Holding, Ledger, with_sets};
+use crate::hash::HashMap;
 use crate::maps::Snapshot;
 
 /// Something in the tables that no process of ours writes.
@@ -47,7 +48,7 @@ impl Ledger {
         let ledger = Self {
             limit,
             ids,
-            names: HashMap::new(),
+            names: HashMap::default(),
             unclaimed: services.keys().copied().collect(),
             sticky: services.values().filter(|held| held.is_sticky()).count() as u32,
             damaged: frontends.values().filter(|holding| **holding == Holding::NOBODY).count() as u32,
@@ -85,7 +86,8 @@ impl<'a> Reading<'a> {
     /// Who has each key. An entry whose copy says something else has nobody.
     fn frontends(&mut self) -> HashMap<FrontendKey, Holding> {
         let copies: HashMap<u32, &Frontend> = self.snapshot.frontend.iter().map(|(id, copy)| (*id, copy)).collect();
-        let mut frontends = HashMap::with_capacity(self.snapshot.frontends.len());
+        let mut frontends = HashMap::default();
+        frontends.reserve(self.snapshot.frontends.len());
         for &(key, id) in &self.snapshot.frontends {
             let copy = copies.get(&id).filter(|copy| copy.key == key && self.is_frontend(id, copy));
             let holding = copy.map(|copy| Holding { id, service: copy.service, kind: copy.kind });
