@@ -11,7 +11,7 @@ use proxy_common::tables::Capacity;
 use proxy_tests::agent::{Agent, SMALL_TABLES};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
 use proxy_tests::probe::{Kind, Load, Traffic};
-use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled};
+use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually};
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::pinned::Pinned;
 use proxy_userspace::plan::Ledger;
@@ -43,6 +43,8 @@ pub(crate) struct Image {
     /// Entries in use, by table.
     used: Vec<(&'static str, u32)>,
     damage: Vec<String>,
+    /// ABSENT does not say yet of all that is absent that it is.
+    untidy: bool,
     pins: Vec<String>,
     links: Vec<String>,
 }
@@ -75,6 +77,7 @@ impl Scene {
             scene.clear();
             scene.tell(told);
             let _agent = scene.start();
+            eventually("everything is tidied up", || !scene.image().untidy);
             scene.image()
         });
         scene.clear();
@@ -175,6 +178,7 @@ impl Scene {
             facts: facts(&snapshot),
             used: ledger.pressure().iter().map(|pressure| (pressure.table, pressure.used)).collect(),
             damage: damage.iter().map(ToString::to_string).collect(),
+            untidy: ledger.has_retired(),
             links: names(&pins.join("links")),
             pins: names(&pins),
         }
@@ -192,7 +196,14 @@ impl Scene {
 
 impl Image {
     const fn nothing() -> Self {
-        Self { facts: Vec::new(), used: Vec::new(), damage: Vec::new(), pins: Vec::new(), links: Vec::new() }
+        Self {
+            facts: Vec::new(),
+            used: Vec::new(),
+            damage: Vec::new(),
+            untidy: false,
+            pins: Vec::new(),
+            links: Vec::new(),
+        }
     }
 }
 
