@@ -58,6 +58,11 @@ pub fn mptcp_socket(domain: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether this kernel was built with Multipath TCP.
+pub fn has_mptcp() -> bool {
+    mptcp_socket(libc::AF_INET).map_or_else(|error| error.raw_os_error() != Some(libc::EPROTONOSUPPORT), |_| true)
+}
+
 const MAP_CREATE: libc::c_int = 0;
 const BTF_LOAD: libc::c_int = 18;
 
