@@ -5,21 +5,32 @@
 
 use crate::abi::{Affinity, AffinityKey, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
 use crate::addr::{Addr, Be16, Family};
-use crate::policy::{Set, Source, endpoint_set};
+use crate::policy::{Place, Set, endpoint_set};
 use crate::reason::Reason;
 use crate::tables::Tables;
 
-/// Who dials, and the moment. Asked only for what is needed: in the kernel each answer is a helper call.
+/// Who dials, and the moment. Asked only for what is needed: in the kernel an answer may be a helper call.
 pub trait Client {
-    /// Cookie of the network namespace that dials.
-    fn namespace(&self) -> u64;
-    /// The caller lives in the node's own network namespace; everybody else is a local pod.
-    fn is_host(&self) -> bool;
-    /// The address the socket is bound to, if it is bound to one.
-    fn source(&self) -> Option<Addr>;
+    /// Where it is, as policies see it. A pod is a pod, whether there is a detector or not.
+    fn place(&self) -> Place;
+    /// What source ranges are held against.
+    fn origin(&self) -> Origin;
+    /// Whom session affinity remembers as this client of service port `service`.
+    fn affinity(&self, service: u32) -> AffinityKey;
+    /// Uniform; which member of a set it becomes.
     fn random(&self) -> u32;
     /// `CLOCK_MONOTONIC` in nanoseconds.
     fn now(&self) -> u64;
+}
+
+/// The address a client dials from, as far as the hook that sees it can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Known(Addr),
+    /// Not chosen yet; it will be one of the node's own.
+    OfTheNode,
+    /// Not chosen yet, and nobody can tell.
+    Unknown,
 }
 
 /// What to do with a new connection or flow.
@@ -28,9 +39,9 @@ pub enum Verdict {
     /// Not ours.
     Leave,
     To(Choice),
-    /// ECONNREFUSED: specification B5 "reject".
+    /// Specification B5 "reject": a socket gets ECONNREFUSED, a packet is answered.
     Refuse(Reason),
-    /// EHOSTUNREACH: specification B5 "drop", told at once.
+    /// Specification B5 "drop": a socket is told EHOSTUNREACH at once, a packet is dropped silently.
     Unreachable(Reason),
 }
 
@@ -43,16 +54,26 @@ pub struct Choice {
     pub port: Be16,
     /// `Frontend::KIND_*` of what was dialled.
     pub kind: u32,
+    /// Flags of [`Backend`].
+    pub flags: u16,
+    /// Flags of [`Version`]: the policies that it was chosen by.
+    pub policies: u32,
 }
 
 /// Two tables contradict each other: one of them changed in between.
-struct Changing;
+pub struct Changing;
 
 /// Decides where `key`, dialled by `client`, goes.
 #[inline(always)]
 pub fn balance(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Verdict {
-    let decided = match find(tables, client, key) {
-        Ok(Found::Frontend(frontend)) => serve(tables, client, &frontend),
+    serve(tables, client, find(tables, client, key))
+}
+
+/// The second half of [`balance`]: decides where who dialled what was found goes.
+#[inline(always)]
+pub fn serve(tables: &impl Tables, client: &impl Client, found: Result<Found, Changing>) -> Verdict {
+    let decided = match found {
+        Ok(Found::Frontend(frontend)) => serve_frontend(tables, client, &frontend),
         Ok(Found::Nothing(verdict)) => Ok(verdict),
         Err(changing) => Err(changing),
     };
@@ -60,7 +81,7 @@ pub fn balance(tables: &impl Tables, client: &impl Client, key: &FrontendKey) ->
 }
 
 /// What a dialled address turned out to be.
-enum Found {
+pub enum Found {
     Frontend(Frontend),
     Nothing(Verdict),
 }
@@ -68,7 +89,7 @@ enum Found {
 /// The frontend of `key`: the exact one, else the node port (B5 "look-up order"). Who dials "any" means this machine;
 /// in FRONTENDS, "any" is the key of node ports.
 #[inline(always)]
-fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Found, Changing> {
+pub fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Found, Changing> {
     if key.addr.is_unspecified() {
         return Ok(Found::Nothing(Verdict::Leave));
     }
@@ -78,16 +99,14 @@ fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result
     if let Some(frontend) = frontend(tables, key)? {
         return Ok(Found::Frontend(frontend));
     }
-    let Some(flags) = tables.address(&key.addr) else {
-        return Ok(Found::Nothing(unknown_address(tables, &key.addr)));
-    };
+    let flags = tables.address(&key.addr).unwrap_or(0);
     if serves_node_ports(flags, client) {
         let node_port = FrontendKey { addr: Addr::unspecified(key.addr.family()), ..*key };
         if let Some(frontend) = frontend(tables, &node_port)? {
             return Ok(Found::Frontend(frontend));
         }
     }
-    Ok(Found::Nothing(undefined_port(flags)))
+    Ok(Found::Nothing(undefined_port(tables, flags, &key.addr)))
 }
 
 const TRIES: usize = 3;
@@ -109,16 +128,18 @@ fn frontend(tables: &impl Tables, key: &FrontendKey) -> Result<Option<Frontend>,
 /// A loopback address is another one in every namespace: only the node's own is the node's.
 #[inline(always)]
 fn serves_node_ports(flags: u32, client: &impl Client) -> bool {
-    flags & address::NODE_PORT != 0 && (flags & address::LOOPBACK == 0 || client.is_host())
+    flags & address::NODE_PORT != 0 && (flags & address::LOOPBACK == 0 || client.place() == Place::Node)
 }
 
 /// An address the node owns is never hijacked, also when it is a ClusterIP (a DNS cache listens there).
 #[inline(always)]
-fn undefined_port(flags: u32) -> Verdict {
-    if flags & (address::CLUSTER_IP | address::OWN) == address::CLUSTER_IP {
+fn undefined_port(tables: &impl Tables, flags: u32, addr: &Addr) -> Verdict {
+    if flags & address::OWN != 0 {
+        Verdict::Leave
+    } else if flags & address::CLUSTER_IP != 0 {
         Verdict::Refuse(Reason::UndefinedPort)
     } else {
-        Verdict::Leave
+        unknown_address(tables, addr)
     }
 }
 
@@ -131,10 +152,14 @@ fn unknown_address(tables: &impl Tables, addr: &Addr) -> Verdict {
 }
 
 #[inline(always)]
-fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
-    // The first that fits ends it: a result carried along doubles the paths of the verifier with each step.
+pub(crate) fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
+    // The first that fits ends it, and so does the end of the list: what is carried along doubles the paths of the verifier
+    // with each step.
     for (i, cidr) in config.service_cidrs.iter().enumerate() {
-        if (i as u32) < config.service_cidr_count && cidr.contains(addr) {
+        if i as u32 >= config.service_cidr_count {
+            return false;
+        }
+        if cidr.contains(addr) {
             return true;
         }
     }
@@ -143,7 +168,7 @@ fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
 
 /// One service port through its policies; `frontend` is immutable while FRONTENDS names it.
 #[inline(always)]
-fn serve(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Result<Verdict, Changing> {
+fn serve_frontend(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Result<Verdict, Changing> {
     // The one word that is switched; everything behind it stays as it is until we are done (grace period).
     let Some(number @ 1..) = tables.service(frontend.service) else {
         return Ok(Verdict::Refuse(Reason::NoEndpoints));
@@ -160,19 +185,16 @@ fn serve(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Res
     Ok(Verdict::To(choice))
 }
 
-/// loadBalancerSourceRanges (B9), before anything else. An unbound socket of the host has no address yet: it gets what
-/// the node's own address gets. The address of a pod is known only to the packet hooks.
+/// loadBalancerSourceRanges (B9), before anything else.
 #[inline(always)]
 fn admit(tables: &impl Tables, client: &impl Client, frontend: &Frontend, version: &Version) -> Result<(), Verdict> {
     if frontend.kind != Frontend::KIND_LOAD_BALANCER || version.flags & Version::SOURCE_RANGES == 0 {
         return Ok(());
     }
-    if !client.is_host() {
-        return Err(Verdict::Refuse(Reason::SourceUnknown));
-    }
-    let allowed = match client.source() {
-        None => version.flags & Version::SOURCE_NODE_ALLOWED != 0,
-        Some(source) => tables.source_allowed(frontend.service, &source),
+    let allowed = match client.origin() {
+        Origin::Known(source) => tables.source_allowed(frontend.service, &source),
+        Origin::OfTheNode => version.flags & Version::SOURCE_NODE_ALLOWED != 0,
+        Origin::Unknown => return Err(Verdict::Refuse(Reason::SourceUnknown)),
     };
     if allowed { Ok(()) } else { Err(Verdict::Unreachable(Reason::SourceNotAllowed)) }
 }
@@ -187,28 +209,29 @@ fn nobody(version: &Version) -> Verdict {
     }
 }
 
-/// The endpoints that may be chosen, and the flag that its members carry.
+/// The endpoints that may be chosen, the flag that they carry as members, and the policies that led here.
 struct Members {
     range: Range,
     flag: u16,
+    policies: u32,
 }
 
-/// A namespace other than the node's own is a pod of this node. Who dials is only asked where a policy depends on it.
+/// Who dials is only asked where a policy depends on it.
 #[inline(always)]
 fn members(tables: &impl Tables, client: &impl Client, frontend: &Frontend, version: &Version) -> Members {
     if version.flags & (Version::INTERNAL_LOCAL | Version::EXTERNAL_LOCAL) == 0 {
-        return Members { range: version.cluster, flag: Backend::IN_CLUSTER_SET };
+        return Members { range: version.cluster, flag: Backend::IN_CLUSTER_SET, policies: version.flags };
     }
-    let source = if client.is_host() { Source::Node } else { Source::Pod };
     let detector = has_detector(tables, frontend.key.addr.family());
-    match endpoint_set(frontend.kind, version.flags, source, detector) {
-        Set::Cluster => Members { range: version.cluster, flag: Backend::IN_CLUSTER_SET },
-        Set::Local => Members { range: version.local, flag: Backend::IN_LOCAL_SET },
+    let policies = version.flags;
+    match endpoint_set(frontend.kind, policies, client.place(), detector) {
+        Set::Cluster => Members { range: version.cluster, flag: Backend::IN_CLUSTER_SET, policies },
+        Set::Local => Members { range: version.local, flag: Backend::IN_LOCAL_SET, policies },
     }
 }
 
 #[inline(always)]
-fn has_detector(tables: &impl Tables, family: Family) -> bool {
+pub(crate) fn has_detector(tables: &impl Tables, family: Family) -> bool {
     let flag = match family {
         Family::V4 => Config::DETECTOR_V4,
         Family::V6 => Config::DETECTOR_V6,
@@ -227,7 +250,7 @@ fn choose(
     if version.affinity_seconds == 0 {
         return draw(tables, client, frontend, set);
     }
-    let key = AffinityKey::namespace(client.namespace(), frontend.service);
+    let key = client.affinity(frontend.service);
     let now = client.now();
     let choice = match remembered(tables, &key, now, frontend, version, set) {
         Some(choice) => choice,
@@ -256,7 +279,7 @@ fn remembered(
     let valid = backend.generation == affinity.generation
         && backend.service == frontend.service
         && backend.flags & set.flag != 0;
-    valid.then(|| Choice::of(affinity.backend, &backend, frontend))
+    valid.then(|| Choice::of(affinity.backend, &backend, frontend, set))
 }
 
 /// Nanoseconds in a second.
@@ -275,18 +298,20 @@ fn draw(tables: &impl Tables, client: &impl Client, frontend: &Frontend, set: &M
     if backend.service != frontend.service {
         return Err(Changing);
     }
-    Ok(Choice::of(id, &backend, frontend))
+    Ok(Choice::of(id, &backend, frontend, set))
 }
 
 impl Choice {
     #[inline(always)]
-    fn of(id: u32, backend: &Backend, frontend: &Frontend) -> Self {
+    fn of(id: u32, backend: &Backend, frontend: &Frontend, set: &Members) -> Self {
         Self {
             backend: id,
             generation: backend.generation,
             addr: backend.addr,
             port: backend.port,
             kind: frontend.kind,
+            flags: backend.flags,
+            policies: set.policies,
         }
     }
 }
@@ -297,15 +322,19 @@ impl Cidr {
     pub fn contains(&self, addr: &Addr) -> bool {
         let (high, low) = self.addr.halves();
         let (other_high, other_low) = addr.halves();
-        (high ^ other_high) & leading_ones(self.prefix_len) == 0
-            && (low ^ other_low) & leading_ones(self.prefix_len.saturating_sub(64)) == 0
+        let len = self.prefix_len.min(2 * u64::BITS);
+        let high_len = len.min(u64::BITS);
+        let high_differs = (high ^ other_high) & leading_ones(high_len);
+        let low_differs = (low ^ other_low) & leading_ones(len - high_len);
+        high_differs | low_differs == 0
     }
 }
 
-/// A word whose first `count` bits are set.
+/// A word whose first `count` bits are set, of at most all. In two steps, since no step may be a whole word long, and without
+/// a branch: the verifier walks both sides of each.
 #[inline(always)]
 const fn leading_ones(count: u32) -> u64 {
-    if count >= u64::BITS { u64::MAX } else { !(u64::MAX >> count) }
+    !(u64::MAX >> (count / 2) >> (count - count / 2))
 }
 
 #[cfg(test)]

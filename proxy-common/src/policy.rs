@@ -7,7 +7,7 @@ use crate::abi::{Frontend, Version};
 
 /// Where a client is, seen from this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
+pub enum Place {
     /// A pod that the local-traffic detector (specification B6) would tell from others.
     Pod,
     /// The node itself: the source address is its own.
@@ -32,42 +32,62 @@ pub enum Set {
     Local,
 }
 
-impl Source {
+impl Place {
     /// Without a detector a pod is like any other client.
     #[inline(always)]
     #[must_use]
     pub const fn as_detected(self, detector: bool) -> Self {
         match self {
             Self::Pod if !detector => Self::Outside,
-            source => source,
+            place => place,
         }
     }
 }
 
-/// The set for a client at `source` of a frontend of `kind` (`Frontend::KIND_*`) with the policies in `flags` (`Version`).
+/// The set for a client at `place` of a frontend of `kind` (`Frontend::KIND_*`) with the policies in `flags` (`Version`).
 ///
 /// internalTrafficPolicy decides for ClusterIPs only, externalTrafficPolicy for all others; there pods and the node itself
 /// take the short way to the whole cluster.
 #[inline(always)]
-pub const fn endpoint_set(kind: u32, flags: u32, source: Source, detector: bool) -> Set {
+pub const fn endpoint_set(kind: u32, flags: u32, place: Place, detector: bool) -> Set {
     let is_local = if kind == Frontend::KIND_CLUSTER_IP {
         flags & Version::INTERNAL_LOCAL != 0
     } else {
-        flags & Version::EXTERNAL_LOCAL != 0 && matches!(source.as_detected(detector), Source::Outside)
+        flags & Version::EXTERNAL_LOCAL != 0 && matches!(place.as_detected(detector), Place::Outside)
     };
     if is_local { Set::Local } else { Set::Cluster }
 }
 
 /// True when the backend must see an address of this node. A flow that returns to its own client (`hairpin`) always does.
 #[inline(always)]
-pub const fn masquerade(kind: u32, flags: u32, source: Source, settings: Settings, hairpin: bool) -> bool {
-    let source = source.as_detected(settings.detector);
+pub const fn masquerade(kind: u32, flags: u32, place: Place, settings: Settings, hairpin: bool) -> bool {
+    let place = place.as_detected(settings.detector);
     let by_policy = if kind == Frontend::KIND_CLUSTER_IP {
-        settings.masquerade_all || (settings.detector && !matches!(source, Source::Pod))
+        settings.masquerade_all || (settings.detector && !matches!(place, Place::Pod))
     } else {
-        flags & Version::EXTERNAL_LOCAL == 0 || matches!(source, Source::Node)
+        flags & Version::EXTERNAL_LOCAL == 0 || matches!(place, Place::Node)
     };
     by_policy || hairpin
+}
+
+/// Where the chosen backend is, seen from this node and from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Elsewhere,
+    OnThisNode,
+    /// The flow returns to its own client: a hairpin.
+    TheClient,
+}
+
+/// True when a packet's source becomes an address of this node: [`masquerade`] with one declared difference. A backend on
+/// this node goes on seeing its client, since its answers pass this node anyway; only `masqueradeAll` overrules that.
+#[inline(always)]
+pub const fn replaces_source(kind: u32, flags: u32, place: Place, settings: Settings, target: Target) -> bool {
+    match target {
+        Target::Elsewhere => masquerade(kind, flags, place, settings, false),
+        Target::OnThisNode => kind == Frontend::KIND_CLUSTER_IP && settings.masquerade_all,
+        Target::TheClient => true,
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +115,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_truth_table_holds_in_all_four_variants() {
-        use Source::{Node, Outside, Pod};
+        use Place::{Node, Outside, Pod};
         for (sentence, kinds, flags, source, expected) in [
             ("pod to ClusterIP", CLUSTER_IP, DEFAULT, Pod, [C, C, C_MASQ, C_MASQ]),
             ("pod to ClusterIP, eTP Local", CLUSTER_IP, EXTERNAL_LOCAL, Pod, [C, C, C_MASQ, C_MASQ]),
@@ -130,7 +150,23 @@ mod tests {
     fn a_flow_that_returns_to_its_client_is_always_masqueraded() {
         for kind in CLUSTER_IP.iter().chain(EXTERNAL) {
             for settings in VARIANTS {
-                assert!(masquerade(*kind, EXTERNAL_LOCAL | INTERNAL_LOCAL, Source::Pod, settings, true));
+                assert!(masquerade(*kind, EXTERNAL_LOCAL | INTERNAL_LOCAL, Place::Pod, settings, true));
+            }
+        }
+    }
+
+    #[test]
+    fn a_backend_of_this_node_sees_its_client_unless_masquerade_all_says_otherwise() {
+        for kind in CLUSTER_IP.iter().chain(EXTERNAL) {
+            for settings in VARIANTS {
+                for place in [Place::Pod, Place::Node, Place::Outside] {
+                    let replaces = |target| replaces_source(*kind, DEFAULT, place, settings, target);
+                    let masquerade_all = settings.masquerade_all && *kind == Frontend::KIND_CLUSTER_IP;
+                    assert_eq!(replaces(Target::OnThisNode), masquerade_all, "kind {kind}, {place:?}, {settings:?}");
+                    assert!(replaces(Target::TheClient), "kind {kind}, {place:?}, {settings:?}");
+                    let elsewhere = masquerade(*kind, DEFAULT, place, settings, false);
+                    assert_eq!(replaces(Target::Elsewhere), elsewhere, "kind {kind}, {place:?}, {settings:?}");
+                }
             }
         }
     }

@@ -20,5 +20,5 @@ pub(crate) fn connect6(context: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect(call: &SockAddr<impl Hook>) -> i32 {
     let Some(dialled) = call.dialled() else { return ALLOW };
-    call.act(socket::connect(&Kernel, call, &mut call.socket(), &dialled))
+    call.act(socket::connect(&Kernel(()), call, &mut call.socket(), &dialled))
 }

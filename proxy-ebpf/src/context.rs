@@ -10,9 +10,10 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
-use proxy_common::abi::FrontendKey;
+use proxy_common::abi::{AffinityKey, FrontendKey};
 use proxy_common::addr::{Addr, Be16};
-use proxy_common::balance::Client;
+use proxy_common::balance::{Client, Origin};
+use proxy_common::policy::Place;
 use proxy_common::socket::{Steering, TCP, UDP};
 
 use crate::maps::{KernelSocket, has_set_retval, node_netns_cookie};
@@ -235,18 +236,15 @@ fn fail(errno: i32) -> i32 {
     DENY
 }
 
-impl<H: Hook> Client for SockAddr<H> {
+impl<H: Hook> SockAddr<H> {
+    /// Cookie of the network namespace that dials.
     #[inline(always)]
     fn namespace(&self) -> u64 {
         // SAFETY: the context of a socket hook.
         unsafe { bpf_get_netns_cookie(self.context.as_ptr()) }
     }
 
-    #[inline(always)]
-    fn is_host(&self) -> bool {
-        self.namespace() == node_namespace()
-    }
-
+    /// The address the socket is bound to, or the datagram is sent from, if there is one yet.
     #[inline(always)]
     fn source(&self) -> Option<Addr> {
         let addr = match self.source {
@@ -258,6 +256,28 @@ impl<H: Hook> Client for SockAddr<H> {
             },
         };
         (addr != Addr::UNSPECIFIED_V6 && addr != Addr::UNSPECIFIED_V4).then_some(addr)
+    }
+}
+
+impl<H: Hook> Client for SockAddr<H> {
+    /// A namespace other than the node's own is a pod of this node.
+    #[inline(always)]
+    fn place(&self) -> Place {
+        if self.namespace() == node_namespace() { Place::Node } else { Place::Pod }
+    }
+
+    /// An unbound socket of the host has no address yet; that of a pod is known only to the packet hooks.
+    #[inline(always)]
+    fn origin(&self) -> Origin {
+        if self.place() != Place::Node {
+            return Origin::Unknown;
+        }
+        self.source().map_or(Origin::OfTheNode, Origin::Known)
+    }
+
+    #[inline(always)]
+    fn affinity(&self, service: u32) -> AffinityKey {
+        AffinityKey::namespace(self.namespace(), service)
     }
 
     #[inline(always)]

@@ -99,10 +99,10 @@ pub(crate) fn count(reason: Reason) {
     }
 }
 
-/// The kernel's view of the shared tables.
-pub(crate) struct Kernel;
+/// The kernel's view of the shared tables, asked on behalf of what a hook sees, where an answer depends on that.
+pub(crate) struct Kernel<C = ()>(pub(crate) C);
 
-impl Tables for Kernel {
+impl<C> Tables for Kernel<C> {
     #[inline(always)]
     fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
         // SAFETY: 4 bytes are read in one load; a recycled element is caught by the key copy in FRONTEND.

@@ -19,7 +19,7 @@ pub(crate) fn recvmsg6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn receive(call: &SockAddr<impl Hook>) -> i32 {
-    if let Some((addr, port)) = socket::receive(&Kernel, call, &mut call.socket(), call.addr(), call.port()) {
+    if let Some((addr, port)) = socket::receive(&Kernel(()), call, &mut call.socket(), call.addr(), call.port()) {
         call.set(addr, port);
     }
     ALLOW

@@ -9,6 +9,6 @@ use crate::maps::{Kernel, KernelSocket};
 
 #[cgroup_sock(sock_release)]
 pub(crate) fn sock_release(context: SockContext) -> i32 {
-    socket::release(&Kernel, &mut KernelSocket::released(&context));
+    socket::release(&Kernel(()), &mut KernelSocket::released(&context));
     ALLOW
 }

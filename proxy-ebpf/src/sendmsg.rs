@@ -20,5 +20,5 @@ pub(crate) fn sendmsg6(context: SockAddrContext) -> i32 {
 #[inline(always)]
 fn send(call: &SockAddr<impl Hook>) -> i32 {
     let Some(dialled) = call.dialled() else { return ALLOW };
-    call.act(socket::send(&Kernel, call, &mut call.socket(), &dialled))
+    call.act(socket::send(&Kernel(()), call, &mut call.socket(), &dialled))
 }

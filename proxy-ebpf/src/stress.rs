@@ -8,8 +8,9 @@ use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use proxy_common::addr::Addr;
-use proxy_common::balance::{Choice, Client, Verdict, balance};
+use proxy_common::abi::AffinityKey;
+use proxy_common::balance::{Choice, Client, Origin, Verdict, balance};
+use proxy_common::policy::Place;
 use proxy_common::reason::Reason;
 use proxy_common::stress::{FRONTENDS, Finding, decode, frontend};
 
@@ -20,18 +21,18 @@ struct Anybody(u32);
 
 impl Client for Anybody {
     #[inline(always)]
-    fn namespace(&self) -> u64 {
-        1 + u64::from(self.0 >> 24 & 3)
+    fn place(&self) -> Place {
+        Place::Node
     }
 
     #[inline(always)]
-    fn is_host(&self) -> bool {
-        true
+    fn origin(&self) -> Origin {
+        Origin::OfTheNode
     }
 
     #[inline(always)]
-    fn source(&self) -> Option<Addr> {
-        None
+    fn affinity(&self, service: u32) -> AffinityKey {
+        AffinityKey::namespace(1 + u64::from(self.0 >> 24 & 3), service)
     }
 
     /// Asked between the look at a version and the look at its slots: the moment in which it hurts when a slot is given
@@ -78,7 +79,7 @@ pub(crate) fn stress(_context: XdpContext) -> u32 {
     let client = Anybody(random());
     let number = client.0 % FRONTENDS;
     let in_place = epochs(number).in_place;
-    let verdict = balance(&Kernel, &client, &frontend(number));
+    let verdict = balance(&Kernel(()), &client, &frontend(number));
     found(judge(number, &verdict, in_place, epochs(number).begun));
     XDP_PASS
 }

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxy_common::abi::{AbsentBit, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
+use proxy_common::abi::{
+    AbsentBit, AffinityKey, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address,
+};
 use proxy_common::addr::{Addr, Be16, Family};
-use proxy_common::balance::{Client, Verdict, balance};
+use proxy_common::balance::{Client, Origin, Verdict, balance};
+use proxy_common::policy::Place;
 use proxy_common::reason::Reason;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
 use proxy_userspace::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedNode, WantedService};
@@ -221,16 +224,16 @@ impl Allowed {
 struct HostProcess(Cell<u32>);
 
 impl Client for HostProcess {
-    fn namespace(&self) -> u64 {
-        1
+    fn place(&self) -> Place {
+        Place::Node
     }
 
-    fn is_host(&self) -> bool {
-        true
+    fn origin(&self) -> Origin {
+        Origin::OfTheNode
     }
 
-    fn source(&self) -> Option<Addr> {
-        None
+    fn affinity(&self, service: u32) -> AffinityKey {
+        AffinityKey::namespace(1, service)
     }
 
     fn random(&self) -> u32 {

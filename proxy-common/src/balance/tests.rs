@@ -33,6 +33,8 @@ fn a_choice_names_the_backend_its_generation_and_what_was_dialled() {
         addr: Addr::v4([10, 1, 0, 2]),
         port: Be16::new(8080),
         kind: Frontend::KIND_CLUSTER_IP,
+        flags: Backend::IN_CLUSTER_SET | Backend::SERVING,
+        policies: Version::HAS_ANY,
     };
     assert_eq!(balance(&tables, &FakeClient::host(), &vip(1)), Verdict::To(expected));
 }
