@@ -17,6 +17,10 @@ macro_rules! abi {
     )* };
 }
 
+mod packets;
+
+pub use packets::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings, PortRange, TcpTimeouts};
+
 /// FRONTENDS: what a client dials. A node port has [`Addr::unspecified`] of its family as address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,7 +149,8 @@ pub struct BackendStats {
     pub open: u32,
 }
 
-/// ADDRS values: what an address is to this node. Asked only when FRONTENDS has no entry.
+/// ADDRS values: what an address is to this node. Sockets ask only when FRONTENDS has no entry, packets first of all: an
+/// address that is not here and in no ServiceCIDR is nobody's frontend.
 pub mod address {
     /// The node owns it: never hijacked.
     pub const OWN: u32 = 1;
@@ -155,6 +160,8 @@ pub mod address {
     pub const CLUSTER_IP: u32 = 1 << 2;
     /// A loopback address: belongs to the caller's own network namespace.
     pub const LOOPBACK: u32 = 1 << 3;
+    /// It is an externalIP or a load-balancer address of a Service, or was one that flows may still go to.
+    pub const EXTERNAL: u32 = 1 << 4;
 }
 
 /// ABSENT, one bit per hash of an address: 1 says that neither FRONTENDS nor ADDRS has an entry with such an address, so
@@ -316,4 +323,4 @@ abi! {
 }
 
 #[cfg(feature = "stress")]
-abi! { crate::stress::Epochs = 8 }
+abi! { crate::stress::Epochs = 8, crate::stress::Moment = 16 }

@@ -70,6 +70,24 @@ impl Addr {
         matches!(self.0, [0, 0, 0 | MAPPED, 0])
     }
 
+    /// An address that stays inside a machine: 127.0.0.0/8 or `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        match self.0 {
+            [0, 0, MAPPED, v4] => v4.to_ne_bytes()[0] == 127,
+            words => matches!(words, [0, 0, 0, LAST]),
+        }
+    }
+
+    /// Nobody sends from it: multicast of either family, broadcast and the reserved rest of IPv4 (240.0.0.0/4).
+    #[inline(always)]
+    pub const fn is_no_source(&self) -> bool {
+        match self.0 {
+            [0, 0, MAPPED, v4] => v4.to_ne_bytes()[0] >= 224,
+            [first, ..] => first.to_ne_bytes()[0] == 0xff,
+        }
+    }
+
     /// The last four octets: the IPv4 address when [`Self::is_v4`].
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {
@@ -104,6 +122,8 @@ impl Addr {
 
 /// `::ffff` as a word in memory.
 const MAPPED: u32 = word([0, 0, 0xff, 0xff]);
+/// The last word of `::1`.
+const LAST: u32 = word([0, 0, 0, 1]);
 
 #[inline(always)]
 const fn word(octets: [u8; 4]) -> u32 {
@@ -240,6 +260,26 @@ mod tests {
         let v4 = |octets| Addr::v4(octets);
         assert!(v4([10, 0, 0, 2]) < v4([10, 0, 1, 1]));
         assert!(Be16::new(80) < Be16::new(256));
+    }
+
+    #[test]
+    fn some_addresses_are_never_seen_on_the_wire_as_a_source() {
+        for (ip, is_loopback, is_no_source) in [
+            ("127.0.0.1", true, false),
+            ("127.255.0.3", true, false),
+            ("128.0.0.1", false, false),
+            ("::1", true, false),
+            ("::2", false, false),
+            ("1::1", false, false),
+            ("223.255.255.255", false, false),
+            ("224.0.0.1", false, true),
+            ("255.255.255.255", false, true),
+            ("ff02::1", false, true),
+            ("fe80::1", false, false),
+        ] {
+            let addr = Addr::from(ip.parse::<IpAddr>().unwrap());
+            assert_eq!((addr.is_loopback(), addr.is_no_source()), (is_loopback, is_no_source), "{ip}");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //!                 \-> ADDRS (only on a miss): leave alone, try the node port, or refuse
 //! ```
 //!
-//! In: bytes of addresses and tables, through traits. Out: a verdict. Refuses to know: kernel contexts, map handles,
+//! Sockets ([`socket`]) and packets ([`packet`]) ask the same decision ([`balance`]), each once per connection or flow.
+//!
+//! In: bytes of addresses, packets and tables, through traits. Out: a verdict. Refuses to know: kernel contexts, map handles,
 //! Kubernetes. Builds without the standard library and runs the same in the kernel, in the agent and in a unit test.
 #![no_std]
 #![expect(
@@ -22,6 +24,7 @@ pub mod addr;
 pub mod balance;
 #[cfg(test)]
 mod fake;
+pub mod packet;
 pub mod policy;
 pub mod reason;
 pub mod socket;

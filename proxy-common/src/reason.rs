@@ -41,4 +41,28 @@ reasons! {
     SocketTableFull = "socket_table_full",
     /// An older flow of a socket with many frontends was forgotten to make room.
     SocketFlowEvicted = "socket_flow_evicted",
+    /// A packet ends before it should or contradicts itself: left to the stack.
+    BrokenPacket = "broken_packet",
+    /// TCP in mid-flow to a frontend, but no flow: left to the stack.
+    TcpWithoutFlow = "tcp_without_flow",
+    /// A segment with the addresses and ports of a flow that it cannot be part of: left alone.
+    ForeignSegment = "foreign_segment",
+    /// A packet to a frontend claims to come from where no packet can come from: dropped.
+    SpoofedSource = "spoofed_source",
+    /// A loopback address on the wire: dropped.
+    LoopbackOnWire = "loopback_on_wire",
+    /// A fragment to a frontend before the first one of its datagram: dropped.
+    FragmentBeforeFirst = "fragment_before_first",
+    /// No port of our own is left towards a backend: rejected.
+    PortsExhausted = "ports_exhausted",
+    /// A flow could not be stored: dropped, the client tries again.
+    FlowTableFull = "flow_table_full",
+    /// A packet has to leave with this node's address, and the device has none: dropped.
+    NoSourceAddress = "no_source_address",
+    /// SCTP needs another port, which its checksum does not allow us: dropped.
+    SctpPort = "sctp_port",
+    /// A UDP flow left a backend that stopped serving.
+    FlowMoved = "flow_moved",
+    /// An echo request to an address of a Service was answered.
+    EchoAnswered = "echo_answered",
 }

@@ -19,6 +19,16 @@ pub struct Epochs {
     pub in_place: u32,
 }
 
+/// MOMENT, one entry: time and chance for the packet hooks, where a test wants to know them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// `CLOCK_MONOTONIC` in nanoseconds; 0 for what they really are.
+    pub now: u64,
+    pub random: u32,
+    pub pad: u32,
+}
+
 /// What a choice turned out to be; the number is the index into FINDINGS.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

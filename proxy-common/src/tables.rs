@@ -23,6 +23,14 @@ pub mod name {
     pub const SOCKETS: &str = "SOCKETS";
     pub const SOCKETS_MORE: &str = "SOCKETS_MORE";
     pub const REASONS: &str = "REASONS";
+    pub const PACKETS: &str = "PACKETS";
+    pub const DEVICES: &str = "DEVICES";
+    pub const FLOWS4: &str = "FLOWS4";
+    pub const FLOWS6: &str = "FLOWS6";
+    pub const EMBRYONIC4: &str = "EMBRYONIC4";
+    pub const EMBRYONIC6: &str = "EMBRYONIC6";
+    pub const FRAGMENTS4: &str = "FRAGMENTS4";
+    pub const FRAGMENTS6: &str = "FRAGMENTS6";
 }
 
 /// Entries of REASONS: more than there are, so that a new reason changes no layout.

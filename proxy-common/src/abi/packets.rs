@@ -1,0 +1,187 @@
+//! Keys and values of the tables that only packets need. `A` is the address of one family: IPv4 flows are numerous, and a
+//! mapped address would double what they cost.
+
+use super::Cidr;
+use crate::addr::{Addr, Be16};
+use crate::packet::ip::{V4, V6};
+
+/// `FLOWS` and `EMBRYONIC`: a flow by what a packet of it looks like. Who sent it is the source.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey<A> {
+    pub src: A,
+    /// Of a reply: the client, or all zero where the port says enough (see `Flow::reply_key`).
+    pub dst: A,
+    pub src_port: Be16,
+    pub dst_port: Be16,
+    /// IANA number.
+    pub proto: u8,
+    /// [`FlowKey::REQUEST`] or [`FlowKey::REPLY`].
+    pub direction: u8,
+    pub pad: u16,
+}
+
+impl<A> FlowKey<A> {
+    /// `direction` of what the client sends. Part of the key: one address may be client of one flow and backend of another.
+    pub const REQUEST: u8 = 1;
+    /// `direction` of what the backend sends.
+    pub const REPLY: u8 = 2;
+}
+
+/// One flow, whole: either of its two entries can be made again from the other.
+///
+/// What `seal` covers never changes. Of `seen` and `seen_other`, the first is written by packets of this entry's direction
+/// only, the other one by packets of the other direction only: kernel 5.10 has no atomic "or".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<A> {
+    pub client: A,
+    /// What the client dials.
+    pub frontend: A,
+    pub backend: A,
+    /// With [`Flow::MASQUERADED`]: the address of this node that the backend sees; all zero until a packet has left towards
+    /// it. Not covered by `seal`.
+    pub source: A,
+    pub client_port: Be16,
+    pub frontend_port: Be16,
+    pub backend_port: Be16,
+    /// The client's port as the backend sees it.
+    pub source_port: Be16,
+    /// Index into BACKENDS, valid while that has this generation.
+    pub backend_id: u32,
+    pub generation: u32,
+    /// Says that the fields belong together: an element of an LRU is given away while it is read.
+    pub seal: u32,
+    /// `CLOCK_MONOTONIC` seconds of the last packet in either direction, as far as this entry has heard.
+    pub used: u32,
+    /// What packets of this direction have shown: `crate::packet::tcp::seen`.
+    pub seen: u8,
+    /// A copy of what the other direction has shown.
+    pub seen_other: u8,
+    /// [`Flow::MASQUERADED`].
+    pub flags: u8,
+    pub proto: u8,
+}
+
+impl<A> Flow<A> {
+    /// The backend sees an address of this node.
+    pub const MASQUERADED: u8 = 1;
+}
+
+/// `FRAGMENTS`: the datagram that a fragment belongs to, as it is where the hook sits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    pub src: A,
+    pub dst: A,
+    pub id: u32,
+    /// As the fragments name it.
+    pub proto: u8,
+    pub pad: u8,
+    pub pad2: u16,
+}
+
+/// What only the first fragment of a datagram says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentPorts {
+    pub src_port: Be16,
+    pub dst_port: Be16,
+    /// `CLOCK_MONOTONIC` seconds: identifications come round again.
+    pub seen: u32,
+    /// The protocol of the datagram.
+    pub proto: u8,
+    pub pad: u8,
+    pub pad2: u16,
+}
+
+/// DEVICES, by interface index: what the hooks on a device have to know about it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Device {
+    /// The address that masqueraded packets leave with, per family; all zero for none.
+    pub source_v4: Addr,
+    pub source_v6: Addr,
+    /// `Device::LOCAL_PODS` and others.
+    pub flags: u32,
+}
+
+impl Device {
+    /// Detector by interface (specification B6): what enters here comes from a pod of this node.
+    pub const LOCAL_PODS: u32 = 1;
+    /// Packets begin with their network header.
+    pub const NO_LINK_HEADER: u32 = 1 << 1;
+}
+
+/// Ports that translations draw from. No ephemeral range and no node port overlaps it, and no process is given one of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PortRange {
+    pub first: u16,
+    pub count: u16,
+}
+
+/// Seconds that a TCP flow outlives its last packet, by state; the names are those of `nf_conntrack_tcp_timeout_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpTimeouts {
+    pub syn_sent: u32,
+    pub syn_recv: u32,
+    pub established: u32,
+    pub fin_wait: u32,
+    pub close_wait: u32,
+    pub last_ack: u32,
+    pub time_wait: u32,
+    pub close: u32,
+}
+
+impl Default for TcpTimeouts {
+    /// The kernel's, but for the two that kube-proxy sets (specification D2).
+    fn default() -> Self {
+        Self {
+            syn_sent: 120,
+            syn_recv: 60,
+            established: 86_400,
+            fin_wait: 120,
+            close_wait: 3_600,
+            last_ack: 30,
+            time_wait: 120,
+            close: 10,
+        }
+    }
+}
+
+/// PACKETS, one entry: what the packet hooks read besides CONFIG.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PacketSettings {
+    /// Detector by CIDR (specification B6), IPv4 and IPv6; counts where CONFIG says that the family has a detector.
+    pub pods: [Cidr; 2],
+    pub tcp: TcpTimeouts,
+    pub ports: PortRange,
+    /// Makes the order in which ports and backends are tried unpredictable.
+    pub seed: u32,
+    /// `PacketSettings::MASQUERADE_ALL` and others.
+    pub flags: u32,
+}
+
+impl PacketSettings {
+    /// `masqueradeAll`.
+    pub const MASQUERADE_ALL: u32 = 1;
+    /// The detector goes by interface ([`Device::LOCAL_PODS`]), not by CIDR.
+    pub const PODS_BY_DEVICE: u32 = 1 << 1;
+    /// An echo request to an address of a Service is answered.
+    pub const ANSWER_ECHO: u32 = 1 << 2;
+}
+
+abi! {
+    FlowKey<V4> = 16,
+    FlowKey<V6> = 40,
+    Flow<V4> = 44,
+    Flow<V6> = 92,
+    FragmentKey<V4> = 16,
+    FragmentKey<V6> = 40,
+    FragmentPorts = 12,
+    Device = 36,
+    PacketSettings = 84,
+}

@@ -1,0 +1,340 @@
+//! What the hooks of a device do with a packet that comes in, and with one that goes out.
+//!
+//! ```text
+//! ingress:  read -> is its destination of any concern? a reply to us? a flow? -> follow ---------> translate
+//!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
+//! egress:   read -> does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
+//! ```
+//!
+//! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
+//! stack than a kernel program has, and the verifier, which forgets what is in memory, meets each one in few states.
+
+use crate::abi::{Device, Flow, FlowKey, PacketSettings, PortRange, address};
+use crate::addr::{Addr, Family};
+use crate::balance::in_service_cidr;
+use crate::packet::caller::address_flags;
+use crate::packet::flow::Point;
+use crate::packet::ip::Ip;
+use crate::packet::open::{self, SourcePort};
+use crate::packet::parse::{Content, Parsed, parse};
+use crate::packet::state::{Form, Next, State};
+use crate::packet::tcp::{self, seen};
+use crate::packet::track::{self, Found, Standing};
+use crate::packet::{Action, Broken, Node, Packet, Stop, Table, answer, fragment, rewrite, spoof};
+use crate::reason::Reason;
+use crate::socket::TCP;
+use crate::tables::Tables;
+
+/// A packet comes in on a device. `state` knows where its network header, of the version of `A`, begins ([`State::at`]).
+#[inline(always)]
+pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
+    let mut next = read(node, packet, state);
+    if next == Next::Find {
+        next = arrive(node, state);
+    }
+    if next == Next::Dial {
+        next = dial(node, on, state);
+    }
+    if next == Next::Vet {
+        next = vet(node, state);
+    }
+    if next == Next::Choose {
+        next = choose(node, on, state);
+    }
+    if next == Next::Begin {
+        next = begin(node, on, state);
+    }
+    if next == Next::Pick {
+        next = pick(node, state);
+    }
+    if next == Next::Store {
+        next = store(node, state);
+    }
+    finish(node, packet, state, next)
+}
+
+/// A packet goes out on a device.
+#[inline(always)]
+pub fn egress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
+    let mut next = read(node, packet, state);
+    if next == Next::Find {
+        next = depart(node, on, state);
+    }
+    finish(node, packet, state, next)
+}
+
+#[inline(always)]
+fn finish<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>, mut next: Next) -> Action {
+    if next == Next::Follow {
+        next = follow(node, state);
+    }
+    if next == Next::Promote {
+        next = promote(node, state);
+    }
+    if next == Next::Translate {
+        next = translate(node, packet, state);
+    }
+    if next == Next::Done { Action::Translated } else { settle(node, packet, state) }
+}
+
+#[inline(never)]
+fn read<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Next {
+    // By way of memory, so that the verifier does not go through all of it once for each link header.
+    let start = state.parsed.start;
+    let read = parse(packet, start, &mut state.parsed);
+    if read.is_ok() {
+        state.form = form(node, &mut state.parsed);
+    }
+    state.after(read.map(|()| Next::Find).map_err(Stop::from))
+}
+
+#[inline(always)]
+fn form<A: Ip>(node: &impl Node<A>, parsed: &mut Parsed<A>) -> Form {
+    match parsed.content {
+        Content::Transport => Form::Transport,
+        Content::Error => Form::Error,
+        Content::Fragment => {
+            if fragment::recall(node, parsed) {
+                Form::LaterFragment
+            } else {
+                Form::WithoutPorts
+            }
+        }
+        Content::Echo | Content::Link | Content::Other => Form::WithoutPorts,
+    }
+}
+
+#[inline(never)]
+fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let found = flow_in(node, state);
+    state.after(found)
+}
+
+/// The flow of a packet that came in: that of the reply or request that it is, or a new one.
+#[inline(always)]
+fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
+    spoof::refuse_loopback(&state.parsed.header)?;
+    state.class = concern(node, &state.parsed.tuple.dst.addr()).ok_or(Stop::Pass)?;
+    (state.point, state.port, state.moved) = (Point::RequestIn, SourcePort::Kept, false);
+    if state.form == Form::WithoutPorts {
+        // No Service has port 0: the decision says what that is at this address.
+        return screen(node, state).map(|()| Next::Dial);
+    }
+    let ports = track::own_ports(node);
+    let tuple = &state.parsed.tuple;
+    // A port of our own at an address of our own: nothing but replies goes there.
+    if state.class & address::OWN != 0 && ports.contains(tuple.dst_port.get()) {
+        (state.point, state.key) = (Point::ReplyIn, tuple.reply_key(ports));
+        let is_reply = track::find(node, &state.key, &mut state.found)
+            && state.found.flow.is_masqueraded()
+            && state.found.flow.source == state.parsed.tuple.dst;
+        return if is_reply { Ok(Next::Translate) } else { Err(Stop::Pass) };
+    }
+    state.key = tuple.request_key();
+    let is_known = track::find(node, &state.key, &mut state.found);
+    if state.form == Form::Error {
+        return if is_known { Ok(Next::Translate) } else { Err(Stop::Pass) };
+    }
+    if !is_known {
+        return Ok(Next::Dial);
+    }
+    match track::standing(node, &state.key, &state.found.flow, state.parsed.flags) {
+        Standing::Continues => return Ok(Next::Follow),
+        Standing::Over => {}
+        Standing::Contested => state.port = SourcePort::Changed,
+        Standing::Unserved => state.moved = true,
+    }
+    track::close(node, &state.found);
+    Ok(Next::Dial)
+}
+
+/// What has no ports is refused where it is for a Service, as nftables mode does.
+#[inline(always)]
+fn screen<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<(), Stop> {
+    // An address that the node owns is never hijacked.
+    if state.class & address::OWN != 0 {
+        return Err(Stop::Pass);
+    }
+    match state.parsed.content {
+        Content::Fragment => Err(Stop::Drop(Reason::FragmentBeforeFirst)),
+        Content::Echo => refuse_echo(node, state),
+        Content::Other => Ok(()),
+        _ => Err(Stop::Pass),
+    }
+}
+
+#[inline(always)]
+fn refuse_echo<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<(), Stop> {
+    let answers = node.settings().is_some_and(|settings| settings.flags & PacketSettings::ANSWER_ECHO != 0);
+    if !answers || state.class & (address::CLUSTER_IP | address::EXTERNAL) == 0 {
+        return Ok(());
+    }
+    let (src, dst) = (state.parsed.header.src.addr(), state.parsed.header.dst.addr());
+    spoof::refuse(node, &src, address_flags(node, &src).unwrap_or(0), &dst)?;
+    Err(Stop::Echo)
+}
+
+/// The flags of a destination that may be a frontend, or the source of a translation. Most packets end here: addresses of
+/// all frontends are in ADDRS.
+#[inline(always)]
+fn concern(tables: &impl Tables, dst: &Addr) -> Option<u32> {
+    match address_flags(tables, dst) {
+        None if tables.config().is_some_and(|config| in_service_cidr(config, dst)) => Some(0),
+        flags => flags,
+    }
+}
+
+/// Stages whose bodies [`open`] has, and which one comes after each.
+macro_rules! stages {
+    ($($stage:ident($($device:ident)?) => $next:ident,)*) => {$(
+        #[inline(never)]
+        fn $stage<A: Ip>(node: &mut impl Node<A>, $($device: &Device,)? state: &mut State<A>) -> Next {
+            let ended = open::$stage(node, $($device,)? state).map(|()| Next::$next);
+            state.after(ended)
+        }
+    )*};
+}
+
+stages! {
+    dial(device) => Vet,
+    vet() => Choose,
+    choose(device) => Begin,
+    begin(device) => Pick,
+    pick() => Store,
+}
+
+#[inline(never)]
+fn store<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let stored = open::store(node, state).map(|()| Next::Translate);
+    if stored.is_ok() && state.moved {
+        node.count(Reason::FlowMoved);
+    }
+    state.after(stored)
+}
+
+#[inline(never)]
+fn depart<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Next {
+    let found = flow_out(node, device, state);
+    state.after(found)
+}
+
+/// The flow of a packet that goes out.
+#[inline(always)]
+fn flow_out<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Result<Next, Stop> {
+    if state.form == Form::WithoutPorts {
+        return Err(Stop::Pass);
+    }
+    let ports = track::own_ports(node);
+    if is_request_out(node, state, ports) {
+        state.point = Point::RequestOut;
+        return give_source(node, device, state).map(|()| Next::Translate);
+    }
+    (state.point, state.key) = (Point::ReplyOut, state.parsed.tuple.reply_key(ports));
+    if !track::find(node, &state.key, &mut state.found) || state.found.flow.client != state.parsed.tuple.dst {
+        return Err(Stop::Pass);
+    }
+    if state.form == Form::Error {
+        return Ok(Next::Translate);
+    }
+    refuse_foreign(node, state)?;
+    Ok(Next::Follow)
+}
+
+/// True for a request of a masqueraded flow, which is found by its reply entry.
+#[inline(always)]
+fn is_request_out<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, ports: PortRange) -> bool {
+    let tuple = &state.parsed.tuple;
+    if !ports.contains(tuple.src_port.get()) {
+        return false;
+    }
+    state.key = tuple.reversed().reply_key(ports);
+    track::find(node, &state.key, &mut state.found)
+        && state.found.flow.is_masqueraded()
+        && state.found.flow.client == state.parsed.tuple.src
+}
+
+/// The address that a flow leaves with: that of the device by which its first packet leaves, from then on.
+#[inline(always)]
+fn give_source<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+    let Found { table, flow } = &mut state.found;
+    if flow.source != A::ANY {
+        return Ok(());
+    }
+    let source = match A::FAMILY {
+        Family::V4 => &device.source_v4,
+        Family::V6 => &device.source_v6,
+    };
+    if source.is_unspecified() {
+        return Err(Stop::Drop(Reason::NoSourceAddress));
+    }
+    flow.source.set(&A::of(source));
+    set_source(node, *table, &state.key, flow);
+    set_source(node, *table, &flow.request_key(), flow);
+    Ok(())
+}
+
+#[inline(always)]
+fn set_source<A: Ip>(node: &mut impl Node<A>, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
+    if let Some(entry) = node.flow(table, key).filter(|entry| entry.seal == flow.seal) {
+        entry.source.set(&flow.source);
+    }
+}
+
+/// The backend talks, but has not answered our SYN: it has another connection with the client's address and port, one that
+/// passes us untranslated. That is left alone, and our SYN tries another port when it comes again.
+#[inline(always)]
+fn refuse_foreign<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<(), Stop> {
+    let flow = &state.found.flow;
+    if flow.proto != TCP || flow.seen & seen::SYN != 0 || state.parsed.flags & (tcp::SYN | tcp::RST) != 0 {
+        return Ok(());
+    }
+    let shown = flow.seen | seen::CONTESTED;
+    track::note(node, state, shown);
+    Err(Stop::Leave(Reason::ForeignSegment))
+}
+
+#[inline(never)]
+fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    if track::follow(node, state) { Next::Promote } else { Next::Translate }
+}
+
+#[inline(never)]
+fn promote<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    track::promote(node, state);
+    Next::Translate
+}
+
+#[inline(never)]
+fn translate<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Next {
+    let to = state.found.flow.translated(state.point, &state.parsed.tuple);
+    let written = match state.form {
+        Form::Error => rewrite::error(packet, &state.parsed, &to),
+        form => rewrite::packet(packet, &state.parsed, &to, form == Form::Transport),
+    };
+    // Half a translation goes nowhere.
+    let written = written.map(|()| Next::Done).map_err(|Broken| Stop::Drop(Reason::BrokenPacket));
+    if written.is_ok() && state.form == Form::Transport {
+        fragment::keep(node, &state.parsed);
+    }
+    state.after(written)
+}
+
+#[inline(never)]
+fn settle<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Action {
+    let (answered, reason) = match state.stop {
+        Stop::Pass => return Action::Pass,
+        Stop::Leave(reason) => {
+            node.count(reason);
+            return Action::Pass;
+        }
+        Stop::Drop(reason) => {
+            node.count(reason);
+            return Action::Drop;
+        }
+        Stop::Reject(reason) => (answer::unreachable(packet, &state.parsed), reason),
+        Stop::Echo => (answer::echo(packet, &state.parsed), Reason::EchoAnswered),
+    };
+    node.count(reason);
+    // Half an answer goes nowhere.
+    if answered.is_ok() { Action::Answer } else { Action::Drop }
+}

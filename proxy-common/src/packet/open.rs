@@ -1,0 +1,260 @@
+//! New flows: decided, given a source port, stored in both directions.
+//!
+//! The reply entry is claimed first: it says whether the backend can tell this flow from all others. Then the request entry;
+//! of two CPUs that begin one flow at once the second gives its claim back and adopts what the first one stored.
+
+use crate::abi::{Backend, Device, Flow, FlowKey, FrontendKey, PacketSettings};
+use crate::addr::Be16;
+use crate::balance::{Choice, Client, Found, Verdict, find, has_detector, serve};
+use crate::packet::caller::{Caller, address_flags};
+use crate::packet::ip::Ip;
+use crate::packet::parse::{Parsed, SCTP, Tuple};
+use crate::packet::ports::TRIES;
+use crate::packet::state::State;
+use crate::packet::tcp::{self, seen};
+use crate::packet::track;
+use crate::packet::{Node, NotAdded, Stop, Table, spoof};
+use crate::policy::{Settings, Target, replaces_source};
+use crate::reason::Reason;
+use crate::socket::TCP;
+
+/// Whether the backend may see the port that the client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourcePort {
+    Kept,
+    /// The backend has a connection with this port that is not ours.
+    Changed,
+}
+
+/// Finds the frontend of a request that no flow is known for.
+#[inline(always)]
+pub fn dial<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+    let State { parsed: Parsed { tuple, flags, .. }, source, .. } = state;
+    let src = tuple.src.addr();
+    *source = address_flags(node, &src).unwrap_or(0);
+    let caller = Caller::new(node, device, tuple, *source);
+    let dialled = FrontendKey { addr: tuple.dst.addr(), port: tuple.dst_port, proto: tuple.proto, pad: 0 };
+    let found = find(node, &caller, &dialled);
+    if tuple.proto == TCP && !tcp::opens(*flags) {
+        // It names no backend that could be chosen for it again: its flow was forgotten, or never was ours.
+        let is_frontend = matches!(found, Ok(Found::Frontend(_)));
+        return Err(if is_frontend { Stop::Leave(Reason::TcpWithoutFlow) } else { Stop::Pass });
+    }
+    match found {
+        Ok(Found::Frontend(frontend)) => (state.has_frontend, state.frontend) = (true, frontend),
+        Ok(Found::Nothing(Verdict::Unreachable(reason))) => {
+            (state.has_frontend, state.stop) = (false, Stop::Drop(reason));
+        }
+        Ok(Found::Nothing(Verdict::Refuse(reason))) => (state.has_frontend, state.stop) = (false, Stop::Reject(reason)),
+        Ok(Found::Nothing(Verdict::Leave | Verdict::To(_))) => return Err(Stop::Pass),
+        Err(_) => (state.has_frontend, state.stop) = (false, Stop::Reject(Reason::TablesChanging)),
+    }
+    Ok(())
+}
+
+/// Refuses sources that no honest packet has, before anything else is said.
+#[inline(always)]
+pub fn vet<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
+    let Tuple { src, dst, .. } = &state.parsed.tuple;
+    spoof::refuse(node, &src.addr(), state.source, &dst.addr())?;
+    if state.has_frontend { Ok(()) } else { Err(state.stop) }
+}
+
+/// Chooses a backend for the frontend that was dialled.
+#[inline(always)]
+pub fn choose<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+    let caller = Caller::new(node, device, &state.parsed.tuple, state.source);
+    let verdict = serve(node, &caller, Ok(Found::Frontend(state.frontend)));
+    decided(state, verdict)
+}
+
+#[inline(always)]
+fn decided<A: Ip>(state: &mut State<A>, verdict: Verdict) -> Result<(), Stop> {
+    match verdict {
+        Verdict::To(choice) => {
+            state.choice = choice;
+            Ok(())
+        }
+        Verdict::Leave => Err(Stop::Pass),
+        Verdict::Refuse(reason) => Err(Stop::Reject(reason)),
+        Verdict::Unreachable(reason) => Err(Stop::Drop(reason)),
+    }
+}
+
+/// Makes the flow to the backend that was chosen; it has no port yet and is not stored.
+#[inline(always)]
+pub fn begin<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+    let State { parsed: Parsed { tuple, flags, .. }, choice, .. } = state;
+    let caller = Caller::new(node, device, tuple, state.source);
+    let masquerade = replaces_source_of(node, &caller, tuple, choice);
+    state.found.flow = begun(tuple, choice, masquerade, *flags);
+    let flow = &mut state.found.flow;
+    flow.used = track::seconds(node);
+    if flow.proto == SCTP && (flow.is_masqueraded() || flow.backend_port != flow.frontend_port) {
+        return Err(Stop::Drop(Reason::SctpPort));
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn replaces_source_of<A: Ip, N: Node<A>>(
+    node: &N,
+    caller: &Caller<'_, A, N>,
+    tuple: &Tuple<A>,
+    choice: &Choice,
+) -> bool {
+    let flags = node.settings().map_or(0, |settings| settings.flags);
+    let settings = Settings {
+        detector: has_detector(node, A::FAMILY),
+        masquerade_all: flags & PacketSettings::MASQUERADE_ALL != 0,
+    };
+    let target = if choice.addr == tuple.src.addr() {
+        Target::TheClient
+    } else if choice.flags & Backend::ON_THIS_NODE != 0 {
+        Target::OnThisNode
+    } else {
+        Target::Elsewhere
+    };
+    replaces_source(choice.kind, choice.policies, caller.place(), settings, target)
+}
+
+/// The flow of a first packet, with the client's port.
+#[inline(always)]
+fn begun<A: Ip>(tuple: &Tuple<A>, choice: &Choice, masquerade: bool, flags: u8) -> Flow<A> {
+    Flow {
+        client: tuple.src,
+        frontend: tuple.dst,
+        backend: A::of(&choice.addr),
+        source: A::ANY,
+        client_port: tuple.src_port,
+        frontend_port: tuple.dst_port,
+        backend_port: choice.port,
+        source_port: tuple.src_port,
+        backend_id: choice.backend,
+        generation: choice.generation,
+        seal: 0,
+        used: 0,
+        seen: if tuple.proto == TCP { tcp::shown(flags, 0, 0) } else { seen::SPOKE },
+        seen_other: 0,
+        flags: if masquerade { Flow::<A>::MASQUERADED } else { 0 },
+        proto: tuple.proto,
+    }
+}
+
+/// Gives the flow the port that the backend sees: one that tells it from all other flows there.
+#[inline(always)]
+pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
+    if !state.found.flow.is_masqueraded() && state.port == SourcePort::Kept && is_open(node, state) {
+        return Ok(());
+    }
+    let ports = track::own_ports(node);
+    let hash = state.found.flow.request_hash(node.settings().map_or(0, |settings| settings.seed));
+    for number in 0..TRIES {
+        let flow = &mut state.found.flow;
+        let Some(candidate) = ports.candidate(flow.client_port.get(), hash, number) else { break };
+        flow.source_port = Be16::new(candidate);
+        if !node.has_socket(flow) && is_open(node, state) {
+            return Ok(());
+        }
+    }
+    Err(Stop::Reject(Reason::PortsExhausted))
+}
+
+/// Seals the flow and says whether its reply key is to be had: nobody has it, the flow itself, or one that is over.
+#[inline(never)]
+fn is_open<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> bool {
+    let flow = &mut state.found.flow;
+    flow.seal = flow.seal_of_fields();
+    state.key = flow.reply_key(track::own_ports(node));
+    let Some(other) = glance(node, Table::Established, state).or_else(|| glance(node, Table::Embryonic, state)) else {
+        return true;
+    };
+    other.seal == state.found.flow.seal || !track::is_alive(node, &state.key, &other)
+}
+
+/// As much of the flow at the key as tells whose it is and how old.
+#[inline(always)]
+fn glance<A: Ip, N: Node<A>>(node: &mut N, table: Table, state: &State<A>) -> Option<Flow<A>> {
+    let &mut Flow { seal, used, seen, seen_other, .. } = node.flow(table, &state.key)?;
+    Some(Flow { seal, used, seen, seen_other, ..state.found.flow })
+}
+
+/// Stores the flow, which becomes what is stored: perhaps the one that another CPU stored meanwhile.
+///
+/// The reply entry is claimed first, at [`State::key`].
+#[inline(always)]
+pub fn store<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
+    match claim_reply(node, state) {
+        Claim::Ours => {}
+        Claim::Known => {
+            state.found.flow = state.rival.flow;
+            return Ok(());
+        }
+        // Another CPU was faster; the client asks again.
+        Claim::Taken => return Err(Stop::Drop(Reason::PortsExhausted)),
+        Claim::Full => return Err(Stop::Drop(Reason::FlowTableFull)),
+    }
+    let flow = &state.found.flow;
+    let request = flow.request_key();
+    match claim(node, &request, flow) {
+        Ok(()) => {
+            node.count_flow(flow.backend_id);
+            node.count(Reason::Translated);
+            Ok(())
+        }
+        Err(not_added) => {
+            node.remove_flow(Table::Embryonic, &state.key);
+            let is_adopted = not_added == NotAdded::Exists && track::find(node, &request, &mut state.found);
+            if is_adopted { Ok(()) } else { Err(Stop::Drop(Reason::FlowTableFull)) }
+        }
+    }
+}
+
+/// What became of a reply key that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Ours,
+    /// This very flow has it: only its request entry had been forgotten, and is back now.
+    Known,
+    /// Another flow has it.
+    Taken,
+    Full,
+}
+
+#[inline(always)]
+fn claim_reply<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Claim {
+    let State { found: track::Found { flow, .. }, rival, key, .. } = state;
+    rival.flow = flow.mirrored();
+    match claim(node, key, &rival.flow) {
+        Ok(()) => return Claim::Ours,
+        Err(NotAdded::Full) => return Claim::Full,
+        Err(NotAdded::Exists) => {}
+    }
+    if !track::find(node, key, rival) {
+        return Claim::Taken;
+    }
+    if rival.flow.has_request_of(flow) && rival.flow.backend_id == flow.backend_id {
+        rival.flow.mirror();
+        let _ = node.add_flow(rival.table, &flow.request_key(), &rival.flow);
+        return Claim::Known;
+    }
+    if track::is_alive(node, key, &rival.flow) {
+        return Claim::Taken;
+    }
+    // Its owner is gone and nobody has cleared up yet.
+    track::close(node, rival);
+    rival.flow = flow.mirrored();
+    if claim(node, key, &rival.flow).is_ok() { Claim::Ours } else { Claim::Taken }
+}
+
+/// Adds an entry that neither table has. A flow that is being promoted is in the other table before it leaves this one: who
+/// looks there after adding here cannot miss it.
+#[inline(always)]
+fn claim<A: Ip, N: Node<A>>(node: &mut N, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotAdded> {
+    node.add_flow(Table::Embryonic, key, flow)?;
+    if node.flow(Table::Established, key).is_some() {
+        node.remove_flow(Table::Embryonic, key);
+        return Err(NotAdded::Exists);
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Which source ports a translation may try.
+
+use crate::abi::PortRange;
+
+/// More is not tried: a range so full is exhausted, and the client hears of it.
+pub const TRIES: u32 = 16;
+
+impl PortRange {
+    #[inline(always)]
+    pub const fn contains(self, port: u16) -> bool {
+        port.wrapping_sub(self.first) < self.count
+    }
+
+    /// Try number `number` of a flow with this `hash`: first `wanted` if it is in the range, then all over it. `None` where
+    /// the range is empty.
+    #[inline(always)]
+    pub fn candidate(self, wanted: u16, hash: u32, number: u32) -> Option<u16> {
+        if number == 0 && self.contains(wanted) {
+            return Some(wanted);
+        }
+        // Golden section: 16 tries fall far apart, whatever the length of the range.
+        let offset = hash.wrapping_add(number.wrapping_mul(0x9e37_79b1)) >> 8;
+        let offset = offset.checked_rem(u32::from(self.count))?;
+        Some(self.first.wrapping_add(offset as u16))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const RANGE: PortRange = PortRange { first: 61_000, count: 4536 };
+
+    #[test]
+    fn every_try_is_inside_the_range_and_nearly_all_differ() {
+        for hash in (0..u32::MAX).step_by(7_777_777) {
+            let tries: HashSet<_> = (0..TRIES).filter_map(|number| RANGE.candidate(1, hash, number)).collect();
+            assert!(tries.iter().all(|port| RANGE.contains(*port)), "{tries:?}");
+            assert!(tries.len() >= 15, "hash {hash}: {tries:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_port_inside_the_range_comes_first() {
+        assert_eq!(RANGE.candidate(61_007, 99, 0), Some(61_007));
+        assert_ne!(RANGE.candidate(61_007, 99, 1), Some(61_007));
+    }
+
+    #[test]
+    fn ranges_have_edges_and_may_be_empty() {
+        assert!(RANGE.contains(61_000) && RANGE.contains(65_535));
+        assert!(!RANGE.contains(60_999) && !RANGE.contains(0));
+        let empty = PortRange::default();
+        assert!(!empty.contains(0));
+        assert_eq!(empty.candidate(0, 5, 1), None);
+    }
+}

@@ -1,0 +1,164 @@
+//! Flows that exist: found, followed, promoted, closed.
+//!
+//! A flow has two entries in one table. Packets of a direction look at their own entry only; when it shows something new,
+//! and about once a second, they tell the other entry. So both are young to the LRU while either direction is used, an
+//! entry that was evicted comes back, and one whose partner's key was taken by another flow goes.
+
+use crate::abi::{Flow, FlowKey, PortRange};
+use crate::balance::NANOSECONDS;
+use crate::packet::ip::Ip;
+use crate::packet::state::State;
+use crate::packet::tcp::{self, seen};
+use crate::packet::{Host, Node, NotAdded, Table};
+use crate::socket::{KEEPS_FLOWS, TCP, UDP};
+use crate::tables::Tables;
+
+/// A copy of an entry, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found<A> {
+    pub table: Table,
+    pub flow: Flow<A>,
+}
+
+/// Seconds of `CLOCK_MONOTONIC`: what flows count in.
+#[inline(always)]
+pub fn seconds(host: &impl Host) -> u32 {
+    (host.now() / NANOSECONDS) as u32
+}
+
+/// The ports that are ours, none where nothing is set.
+#[inline(always)]
+pub fn own_ports(host: &impl Host) -> PortRange {
+    host.settings().map_or(PortRange::default(), |settings| settings.ports)
+}
+
+/// Copies the flow that `key` files to `found`, of which nothing counts if there is none.
+#[inline(always)]
+pub fn find<A: Ip>(node: &mut impl Node<A>, key: &FlowKey<A>, found: &mut Found<A>) -> bool {
+    look(node, Table::Established, key, found) || look(node, Table::Embryonic, key, found)
+}
+
+#[inline(always)]
+fn look<A: Ip>(node: &mut impl Node<A>, table: Table, key: &FlowKey<A>, found: &mut Found<A>) -> bool {
+    let Some(flow) = node.flow(table, key) else { return false };
+    found.table = table;
+    found.flow.set(flow);
+    found.flow.is_sealed() && found.flow.is_at(key)
+}
+
+/// What becomes of a flow when a request finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The request belongs to it.
+    Continues,
+    /// The request is the first one of a new flow.
+    Over,
+    /// As [`Standing::Over`], and the backend must not see the client's port again.
+    Contested,
+    /// As [`Standing::Over`], since the backend stopped serving.
+    Unserved,
+}
+
+/// `flags` are those of TCP.
+#[inline(always)]
+pub fn standing<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>, flags: u8) -> Standing {
+    if !is_alive(node, key, flow) {
+        return Standing::Over;
+    }
+    match flow.proto {
+        TCP if tcp::opens(flags) && flow.seen_other & seen::CONTESTED != 0 => Standing::Contested,
+        TCP if tcp::opens(flags) && flow.tcp_state(key).is_over() => Standing::Over,
+        UDP if !is_served(node, flow) => Standing::Unserved,
+        _ => Standing::Continues,
+    }
+}
+
+#[inline(always)]
+pub(super) fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    let udp = node.config().map_or((0, 0), |config| (config.udp_timeout, config.udp_stream_timeout));
+    let now = seconds(node);
+    node.settings().is_some_and(|settings| flow.is_alive(key, settings, udp, now))
+}
+
+/// The backend still serves what it has (specification C1: ready or not). Asked for UDP only; TCP is left alone.
+#[inline(always)]
+fn is_served<A: Ip>(tables: &impl Tables, flow: &Flow<A>) -> bool {
+    let backend = tables.backend(flow.backend_id).filter(|backend| backend.generation == flow.generation);
+    backend.is_some_and(|backend| backend.flags & KEEPS_FLOWS != 0)
+}
+
+/// The packet shows TCP flags `flags` (0 for other protocols) of its flow's direction. True when the client spoke after the
+/// backend had answered: the flow is to be promoted.
+#[inline(always)]
+pub fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
+    let flow = &state.found.flow;
+    let shown = match flow.proto {
+        TCP => tcp::shown(state.parsed.flags, flow.seen, flow.seen_other),
+        _ => flow.seen | seen::SPOKE,
+    };
+    let is_answered = state.key.direction == FlowKey::<A>::REQUEST && flow.seen_other & seen::SPOKE != 0;
+    note(node, state, shown);
+    is_answered && state.found.table == Table::Embryonic
+}
+
+/// The packet's flow has now shown `shown` in the packet's direction: written to its entry, and to the partner of that where
+/// it does not know yet.
+#[inline(always)]
+pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
+    let State { key, found: Found { table, flow }, rival, .. } = state;
+    let now = seconds(node);
+    if shown == flow.seen && now == flow.used {
+        return;
+    }
+    (flow.seen, flow.used) = (shown, now);
+    if let Some(own) = node.flow(*table, key).filter(|own| own.seal == flow.seal) {
+        own.seen = shown;
+        own.used = now;
+    }
+    let partner_key = flow.partner_key(key, own_ports(node));
+    match node.flow(*table, &partner_key) {
+        Some(partner) if partner.seal == flow.seal => {
+            partner.seen_other = shown;
+            partner.used = now;
+        }
+        // The other half was evicted and its key is another flow's now: half a flow misdirects, so this one goes too.
+        Some(_) => node.remove_flow(*table, key),
+        None => {
+            rival.flow = flow.mirrored();
+            // Full: the next packet tries again. Exists: somebody else was faster, and looked as we did.
+            let _ = node.add_flow(*table, &partner_key, &rival.flow);
+        }
+    }
+}
+
+/// Puts the flow of a request out of reach of a flood. The reply entry comes first and goes last, so that a request never
+/// passes without a way back.
+#[inline(always)]
+pub fn promote<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) {
+    let State { key: request, found: Found { flow, .. }, rival, .. } = state;
+    rival.flow = flow.mirrored();
+    let reply = flow.reply_key(own_ports(node));
+    if let Err(NotAdded::Full) = node.add_flow(Table::Established, &reply, &rival.flow) {
+        return;
+    }
+    if let Err(NotAdded::Full) = node.add_flow(Table::Established, request, flow) {
+        node.remove_flow(Table::Established, &reply);
+        return;
+    }
+    node.remove_flow(Table::Embryonic, request);
+    node.remove_flow(Table::Embryonic, &reply);
+}
+
+/// Forgets a flow, both halves of it, and nobody else's.
+#[inline(always)]
+pub fn close<A: Ip>(node: &mut impl Node<A>, found: &Found<A>) {
+    forget(node, found, &found.flow.request_key());
+    forget(node, found, &found.flow.reply_key(own_ports(node)));
+}
+
+#[inline(always)]
+fn forget<A: Ip>(node: &mut impl Node<A>, found: &Found<A>, key: &FlowKey<A>) {
+    if node.flow(found.table, key).is_some_and(|flow| flow.seal == found.flow.seal) {
+        node.remove_flow(found.table, key);
+    }
+}
