@@ -16,13 +16,13 @@
     reason = "the kernel's virtual machine passes five words to a function and no references"
 )]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "cases"))]
 extern crate std;
 
 pub mod abi;
 pub mod addr;
 pub mod balance;
-#[cfg(test)]
+#[cfg(any(test, feature = "cases"))]
 mod fake;
 pub mod packet;
 pub mod policy;

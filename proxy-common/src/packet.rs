@@ -18,6 +18,8 @@
 
 pub mod answer;
 pub mod caller;
+#[cfg(any(test, feature = "cases"))]
+pub mod cases;
 pub mod flow;
 pub mod fragment;
 pub mod hook;
