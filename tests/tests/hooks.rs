@@ -915,13 +915,15 @@ fn processes_in_nested_cgroups_are_served() {
 
 #[test]
 fn the_verifier_walks_few_instructions() {
-    // A twentieth of what kernels allow: it is the time an agent takes to start, on every node.
+    // Parts of what kernels allow: it is the time an agent takes to start, on every node. Programs of devices have both
+    // families in one.
     let output = Command::new(built("verifier").unwrap()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     for line in said.lines() {
         let count: u32 = line.split(' ').nth(1).unwrap().parse().unwrap();
-        assert!(count < 50_000, "{said}");
+        let limit = if line.starts_with("tc_") { 100_000 } else { 50_000 };
+        assert!(count < limit, "{said}");
     }
 }
 

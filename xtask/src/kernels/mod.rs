@@ -61,7 +61,9 @@ pub(crate) fn run(places: &Places, only: &[Series]) -> Result<()> {
 
 /// What every guest runs.
 fn plan(places: &Places) -> Result<Value> {
+    // Programs of sockets are in the first object, those of devices in the second one.
     build_ebpf::run(places, Flavour::Release)?;
+    build_ebpf::run(places, Flavour::Tests)?;
     Ok(json!({
         "environment": { "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": "/dev/shm" },
         "programs": [{ "name": LOADER, "command": [product::test_program(places, LOADER)?] }],

@@ -1,0 +1,152 @@
+//! Tables that only packets need, and room to work in.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::macros::btf_map;
+use proxy_common::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
+use proxy_common::addr::Family;
+use proxy_common::packet::ip::{Ip, V4, V6};
+use proxy_common::packet::state::State;
+use proxy_common::packet::{Flows, Host, NotAdded, Table};
+use proxy_common::reason::Reason;
+use proxy_common::stress::Moment;
+
+use super::{Kernel, add, count};
+use crate::packet::Skb;
+
+#[btf_map]
+static DEVICES: HashMap<u32, Device, 1024, 0> = HashMap::new();
+#[btf_map]
+static PACKETS: Array<PacketSettings, 1> = Array::new();
+#[btf_map]
+static FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>, 65536> = LruHashMap::new();
+#[btf_map]
+static FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>, 65536> = LruHashMap::new();
+#[btf_map]
+static EMBRYONIC4: LruHashMap<FlowKey<V4>, Flow<V4>, 65536> = LruHashMap::new();
+#[btf_map]
+static EMBRYONIC6: LruHashMap<FlowKey<V6>, Flow<V6>, 65536> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS4: LruHashMap<FragmentKey<V4>, FragmentPorts, 8192> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts, 8192> = LruHashMap::new();
+
+/// Words of a [`State`]; each family has its own.
+type Room = [u64; 80];
+#[btf_map]
+static STATE: PerCpuArray<Room, 2> = PerCpuArray::new();
+#[btf_map]
+static MOMENT: Array<Moment, 1> = Array::new();
+
+const EEXIST: i32 = 17;
+
+macro_rules! flows {
+    ($addr:ty, $established:ident, $embryonic:ident, $fragments:ident) => {
+        impl<C> Flows<$addr> for Kernel<C> {
+            #[inline(always)]
+            fn flow(&mut self, table: Table, key: &FlowKey<$addr>) -> Option<&mut Flow<$addr>> {
+                let flow = match table {
+                    Table::Established => $established.get_ptr_mut(key),
+                    Table::Embryonic => $embryonic.get_ptr_mut(key),
+                }?;
+                // SAFETY: map memory; who reads it checks the seal.
+                unsafe { flow.as_mut() }
+            }
+
+            #[inline(always)]
+            fn add_flow(&mut self, table: Table, key: &FlowKey<$addr>, flow: &Flow<$addr>) -> Result<(), NotAdded> {
+                let flags = u64::from(BPF_NOEXIST);
+                let added = match table {
+                    Table::Established => $established.insert(key, flow, flags),
+                    Table::Embryonic => $embryonic.insert(key, flow, flags),
+                };
+                added.map_err(|error| if error == -EEXIST { NotAdded::Exists } else { NotAdded::Full })
+            }
+
+            #[inline(always)]
+            fn remove_flow(&mut self, table: Table, key: &FlowKey<$addr>) {
+                let _ = match table {
+                    Table::Established => $established.remove(key),
+                    Table::Embryonic => $embryonic.remove(key),
+                };
+            }
+
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<FragmentPorts> {
+                // SAFETY: a copy.
+                unsafe { $fragments.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn keep_fragment(&mut self, key: &FragmentKey<$addr>, ports: &FragmentPorts) {
+                let _ = $fragments.insert(key, ports, 0);
+            }
+        }
+    };
+}
+
+flows!(V4, FLOWS4, EMBRYONIC4, FRAGMENTS4);
+flows!(V6, FLOWS6, EMBRYONIC6, FRAGMENTS6);
+
+impl Host for Kernel<Skb> {
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        match moment() {
+            Some(moment) => moment.now,
+            // SAFETY: no arguments.
+            None => unsafe { bpf_ktime_get_ns() },
+        }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        match moment() {
+            Some(moment) => moment.random,
+            // SAFETY: no arguments.
+            None => unsafe { bpf_get_prandom_u32() },
+        }
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&PacketSettings> {
+        PACKETS.get(0)
+    }
+
+    #[inline(always)]
+    fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool {
+        self.0.has_socket(flow)
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, backend: u32) {
+        add(backend, 1, |stats| &raw const stats.total);
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        count(reason);
+    }
+}
+
+/// What a test wants time and chance to be.
+#[inline(always)]
+fn moment() -> Option<&'static Moment> {
+    MOMENT.get(0).filter(|moment| moment.now != 0)
+}
+
+#[inline(always)]
+pub(crate) fn device(index: u32) -> Option<&'static Device> {
+    // SAFETY: written by user space before a program is attached to the device; a torn address costs the packets of a moment.
+    unsafe { DEVICES.get(&index) }
+}
+
+/// Room for what a hook learns of its packet. Hooks of one CPU run one after another: whoever sends or receives has soft
+/// interrupts off.
+#[inline(always)]
+pub(crate) fn state<A: Ip>() -> Option<&'static mut State<A>> {
+    const { assert!(size_of::<State<A>>() <= size_of::<Room>() && align_of::<State<A>>() <= align_of::<Room>()) };
+    let index = u32::from(A::FAMILY == Family::V6);
+    // SAFETY: large enough, aligned, this CPU's own; zero at first, which is a state, and then what this family wrote.
+    STATE.get_ptr_mut(index).and_then(|room| unsafe { room.cast::<State<A>>().as_mut() })
+}

@@ -1,0 +1,158 @@
+//! A packet as tc sees it: the only place that touches its memory.
+//!
+//! In: `__sk_buff` as the kernel hands it to a hook. Out: [`Packet`]. Bytes are read and written through helpers, since parts
+//! of a packet may lie in other pages, and sums by those that know whether a device will complete them.
+#![expect(unsafe_code, reason = "one of the rooms for unsafe: packet memory")]
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT,
+    TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_sock_tuple,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+};
+use aya_ebpf::programs::TcContext;
+use proxy_common::abi::Flow;
+use proxy_common::addr::Family;
+use proxy_common::packet::ip::Ip;
+use proxy_common::packet::sum::Change;
+use proxy_common::packet::{Action, Broken, Packet, Zero};
+use proxy_common::socket::{TCP, UDP};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(*mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(context: &TcContext) -> Self {
+        Self(context.as_ptr().cast())
+    }
+
+    /// The device that it comes in or goes out by.
+    #[inline(always)]
+    pub(crate) fn device(&self) -> u32 {
+        // SAFETY: the kernel guarantees the context; one access to one field.
+        unsafe { (&raw const (*self.0).ifindex).read_volatile() }
+    }
+
+    /// Turns an action into what the kernel wants to hear. What is not dropped goes on to the other programs of the device.
+    #[inline(always)]
+    pub(crate) fn act(&self, action: Action) -> i32 {
+        match action {
+            Action::Pass | Action::Translated => TC_ACT_UNSPEC,
+            Action::Drop => TC_ACT_SHOT,
+            // SAFETY: no pointers.
+            Action::Answer => unsafe { bpf_redirect(self.device(), 0) as i32 },
+        }
+    }
+
+    /// True when a socket that is bound to no single address, or connected to the backend of `flow`, has its source port.
+    /// Never inlined: it is asked in a loop, and the verifier would take each way through it into the next round.
+    #[inline(never)]
+    pub(crate) fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool {
+        let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
+        let tuple = tuple.as_mut_ptr();
+        let (len, namespace) = (fill(tuple.cast(), flow), BPF_F_CURRENT_NETNS as u64);
+        // SAFETY: the tuple is on the stack; what is found is given back.
+        unsafe {
+            let socket = match flow.proto {
+                TCP => bpf_skc_lookup_tcp(self.0.cast(), tuple, len, namespace, 0),
+                UDP => bpf_sk_lookup_udp(self.0.cast(), tuple, len, namespace, 0),
+                _ => return false,
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+}
+
+/// Makes `place` what the backend of `flow` sends to its source port, whatever the local address; how long that is.
+#[inline(always)]
+fn fill<A: Ip>(place: *mut u32, flow: &Flow<A>) -> u32 {
+    let ([a, b], [c, d]) = (flow.backend_port.raw().to_ne_bytes(), flow.source_port.raw().to_ne_bytes());
+    let (peer, ports) = (flow.backend.addr().words(), u32::from_ne_bytes([a, b, c, d]));
+    match A::FAMILY {
+        Family::V4 => write(place, [peer[3], 0, ports]),
+        Family::V6 => write(place, [peer[0], peer[1], peer[2], peer[3], 0, 0, 0, 0, ports]),
+    }
+}
+
+/// Writes words one by one, of which the tuple has room for nine: zeros at once would be a call, byte by byte. How many bytes
+/// they are.
+#[inline(always)]
+fn write<const N: usize>(place: *mut u32, words: [u32; N]) -> u32 {
+    const { assert!(N * size_of::<u32>() <= size_of::<bpf_sock_tuple>()) };
+    for (i, word) in words.into_iter().enumerate() {
+        // SAFETY: there is room for N words.
+        unsafe { place.add(i).write_volatile(word) };
+    }
+    (N * size_of::<u32>()) as u32
+}
+
+#[inline(always)]
+fn done(result: i64) -> Result<(), Broken> {
+    if result == 0 { Ok(()) } else { Err(Broken) }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: usize) -> Result<[u8; N], Broken> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: room for N bytes.
+        done(unsafe { bpf_skb_load_bytes(self.0.cast(), at as u32, bytes.as_mut_ptr().cast(), N as u32) })?;
+        // SAFETY: the helper filled it.
+        Ok(unsafe { bytes.assume_init() })
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), Broken> {
+        // SAFETY: N bytes.
+        done(unsafe { bpf_skb_store_bytes(self.0.cast(), at as u32, bytes.as_ptr().cast(), N as u32, 0) })
+    }
+
+    #[inline(always)]
+    fn store_bare<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), Broken> {
+        let (bytes, flags) = (bytes.as_ptr().cast(), u64::from(BPF_F_RECOMPUTE_CSUM));
+        // SAFETY: N bytes.
+        done(unsafe { bpf_skb_store_bytes(self.0.cast(), at as u32, bytes, N as u32, flags) })
+    }
+
+    /// Room is made behind the link header: the network header is what `at` is.
+    #[inline(always)]
+    fn quote(&mut self, at: usize, keep: usize, room: usize) -> Result<(), Broken> {
+        // SAFETY: no memory of ours.
+        unsafe {
+            done(bpf_skb_change_tail(self.0, (at + keep) as u32, 0))?;
+            done(bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC, 0))
+        }
+    }
+
+    #[inline(always)]
+    fn adjust_header(&mut self, at: usize, change: Change) -> Result<(), Broken> {
+        // SAFETY: no memory of ours.
+        done(unsafe { bpf_l3_csum_replace(self.0, at as u32, 0, u64::from(change.difference()), 0) })
+    }
+
+    /// Told apart by a flag: a sum that the device will complete holds the pseudo header only.
+    #[inline(always)]
+    fn adjust_transport(&mut self, at: usize, zero: Zero, pseudo: Change, rest: Change) -> Result<(), Broken> {
+        let zero = if zero == Zero::NoSum { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        if pseudo != Change::NONE {
+            let flags = zero | u64::from(BPF_F_PSEUDO_HDR);
+            // SAFETY: no memory of ours.
+            done(unsafe { bpf_l4_csum_replace(self.0, at as u32, 0, u64::from(pseudo.difference()), flags) })?;
+        }
+        if rest != Change::NONE {
+            // SAFETY: as above.
+            done(unsafe { bpf_l4_csum_replace(self.0, at as u32, 0, u64::from(rest.difference()), zero) })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! The programs of devices, which no agent attaches yet: loaded over tables of their own.
+
+pub mod twin;
+
+use anyhow::{Context as _, Result};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use proxy_common::tables::Capacity;
+use proxy_userspace::maps::pinned::{Entries, layouts};
+
+use crate::hooks::test_object;
+
+/// In the test object: what comes in by a device, and what goes out.
+pub const PROGRAMS: [&str; 2] = ["tc_egress", "tc_ingress"];
+
+/// Small tables are made sooner.
+const CAPACITY: Capacity = Capacity {
+    frontends: 1024,
+    services: 1024,
+    versions: 1024,
+    slots: 4096,
+    backends: 1024,
+    addrs: 1024,
+    sources: 1024,
+    affinity: 1024,
+    sockets: 1024,
+};
+
+/// Loads both programs.
+pub fn load() -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for layout in layouts() {
+        if let Entries::Chosen(entries) = layout.entries {
+            loader.map_max_entries(layout.name, entries(&CAPACITY));
+        }
+    }
+    let mut ebpf = loader.load(&test_object()?)?;
+    for name in PROGRAMS {
+        program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+    }
+    Ok(ebpf)
+}
+
+/// One of [`PROGRAMS`].
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program {name} in the test object"))?;
+    program.try_into().with_context(|| format!("the kind of program {name}"))
+}
