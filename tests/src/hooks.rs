@@ -69,7 +69,10 @@ pub fn program_alone(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
 fn inside(world: &World, netns: Netns, addresses: &[&str]) -> Result<Command> {
     let place = Place::new(netns, world.cgroup().join("hooks"))?;
     if !addresses.is_empty() {
-        let lines: Vec<String> = addresses.iter().map(|address| format!("addr add {address} dev lo")).collect();
+        // An IPv6 address is tentative for a moment otherwise, also at loopback.
+        let at_once = |address: &str| if address.contains(':') { " nodad" } else { "" };
+        let line = |address: &&str| format!("addr add {address} dev lo{}", at_once(address));
+        let lines: Vec<String> = addresses.iter().map(line).collect();
         place.netns.ip(&lines)?;
     }
     let mut command = place.command(env::current_exe()?)?;

@@ -212,7 +212,8 @@ fn external_policy_local_spares_the_node_and_with_a_detector_its_pods() {
 #[test]
 fn a_cluster_ip_that_the_node_owns_is_left_to_its_listener() {
     let stage = Stage::new().unwrap();
-    stage.node.netns.ip(&[format!("addr add {VIP4}/32 dev lo"), format!("addr add {VIP6}/128 dev lo")]).unwrap();
+    // Without `nodad` an IPv6 address is tentative for a moment, also at loopback, and cannot be listened at.
+    stage.node.netns.ip(&[format!("addr add {VIP4}/32 dev lo"), format!("addr add {VIP6}/128 dev lo nodad")]).unwrap();
     let cache = Server::start(&stage.node.host().unwrap(), "cache", &[VIP4, VIP6].map(dialled)).unwrap();
     let _agent = stage.serve(&[&web(), &stage.both()]).unwrap();
     for (place, start) in stage.places().unwrap() {
