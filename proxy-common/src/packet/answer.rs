@@ -38,19 +38,16 @@ pub fn unreachable<A: Ip>(packet: &mut impl Packet, parsed: &Parsed<A>) -> Resul
     }
     let quote = quoted_sum(packet, parsed.start, keep)?;
     packet.quote(parsed.start, keep, A::HEADER + ICMP_HEADER)?;
-    turn_link_header(packet, parsed.start)?;
-    header.dst.store(packet, parsed.start + A::SOURCE)?;
-    header.src.store(packet, parsed.start + A::DESTINATION)?;
+    turn(packet, parsed)?;
     let icmp = parsed.start + A::HEADER;
     let len = (ICMP_HEADER + keep) as u16;
     match A::FAMILY {
         Family::V4 => finish_v4(packet, parsed.start, len, header.src.sum().and(header.dst.sum()))?,
         Family::V6 => finish_v6(packet, parsed.start, len)?,
     }
-    let kind = if A::CHECKSUM.is_some() { UNREACHABLE_V4 } else { UNREACHABLE_V6 };
-    let pseudo = match A::FAMILY {
-        Family::V4 => Change::NONE,
-        Family::V6 => pseudo_header(&header.src, &header.dst, len),
+    let (kind, pseudo) = match A::FAMILY {
+        Family::V4 => (UNREACHABLE_V4, Change::NONE),
+        Family::V6 => (UNREACHABLE_V6, pseudo_header(&header.src, &header.dst, len)),
     };
     let [high, low] = pseudo.and(quote).and(word(kind)).checksum();
     packet.store(icmp, [kind[0], kind[1], high, low])
@@ -102,9 +99,7 @@ fn finish_v6(packet: &mut impl Packet, start: usize, len: u16) -> Result<(), Bro
 #[inline(always)]
 pub fn echo<A: Ip>(packet: &mut impl Packet, parsed: &Parsed<A>) -> Result<(), Broken> {
     let header = &parsed.header;
-    turn_link_header(packet, parsed.start)?;
-    header.dst.store(packet, parsed.start + A::SOURCE)?;
-    header.src.store(packet, parsed.start + A::DESTINATION)?;
+    turn(packet, parsed)?;
     let (request, reply) = match A::FAMILY {
         Family::V4 => ECHO_V4,
         Family::V6 => ECHO_V6,
@@ -112,6 +107,14 @@ pub fn echo<A: Ip>(packet: &mut impl Packet, parsed: &Parsed<A>) -> Result<(), B
     packet.store(header.next, reply)?;
     let change = Change::of_two(request, reply);
     packet.adjust_transport(header.next + ICMP_CHECKSUM, Zero::Sum, Change::NONE, change)
+}
+
+/// Back to whom it came from, in the name of whom it was sent to.
+#[inline(always)]
+fn turn<A: Ip>(packet: &mut impl Packet, parsed: &Parsed<A>) -> Result<(), Broken> {
+    turn_link_header(packet, parsed.start)?;
+    parsed.header.dst.store(packet, parsed.start + A::SOURCE)?;
+    parsed.header.src.store(packet, parsed.start + A::DESTINATION)
 }
 
 /// Back to the neighbour it came from; devices without link header have nothing before `start`.

@@ -87,10 +87,7 @@ impl Kind for EndpointSlice {
 
     fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
         let changed = match endpoints::convert(object, &mut model.names, problems) {
-            Some((service, slice)) => {
-                let name = ObjectName { namespace: Arc::clone(&service.namespace), ..name };
-                model.slices.put(name, service, slice)
-            }
+            Some((service, slice)) => model.slices.put(name, service, slice),
             None => model.slices.remove(&name),
         };
         model.mark_services(changed);

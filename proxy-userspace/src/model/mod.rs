@@ -200,7 +200,7 @@ impl Model {
 
     fn put<T: Kind>(&mut self, object: &T) -> Vec<Problem> {
         let metadata = object.metadata();
-        let name = ObjectName::new(&metadata.namespace, &metadata.name);
+        let name = ObjectName { namespace: self.names.share(&metadata.namespace), name: metadata.name.as_str().into() };
         if let Some(problem) = T::nameless(&name) {
             return vec![problem];
         }

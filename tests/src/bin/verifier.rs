@@ -1,4 +1,5 @@
-//! Loads the kernel programs, those of sockets as the agent does, and prints what the verifier of this kernel had to do for each.
+//! Loads the kernel programs, those of sockets as the agent does, and prints what the verifier of this kernel had to do for
+//! each.
 //!
 //! Out: one line per program, `NAME INSTRUCTIONS STACK MICROSECONDS`: instructions verified, bytes of stack (of the
 //! program and of each of its functions), processor time of the load. Kernels before 5.16 say the first two only in the
@@ -98,7 +99,7 @@ extern "C" fn __wrap_syscall(
     // SAFETY: the second argument of a load points to its attributes, which the caller does not use meanwhile.
     let attributes = unsafe { &mut *(two as *mut LoadAttributes) };
     let name = String::from_utf8_lossy(&attributes.prog_name).trim_end_matches('\0').to_owned();
-    let is_wanted = [&HOOKS[..], &PROGRAMS[..]].concat().contains(&name.as_str());
+    let is_wanted = HOOKS.contains(&name.as_str()) || PROGRAMS.contains(&name.as_str());
     if attributes.log_level == 0 && is_wanted { observed(attributes, name, call) } else { call() }
 }
 

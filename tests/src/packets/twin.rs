@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{TestRun as _, TestRunOptions};
 use aya::{Ebpf, Pod};
 use proxy_common::abi::{
     AbsentBit, Affinity, AffinityKey, BackendStats, Device, Flow, FlowKey, FragmentKey, FragmentPorts, SLOTS_PER_PAIR,
@@ -146,15 +146,13 @@ impl Twin {
             Hook::Ingress => "tc_ingress",
             Hook::Egress => "tc_egress",
         };
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut(name).context("a program of the object")?.try_into()?;
         let mut packet = vec![0; run.before.packet.len() + 256];
         let options = TestRunOptions {
             data_in: Some(&run.before.packet),
             data_out: Some(&mut packet),
             ..TestRunOptions::default()
         };
-        let result = program.test_run(options).with_context(|| format!("run {name}"))?;
+        let result = super::program(&mut self.ebpf, name)?.test_run(options).with_context(|| format!("run {name}"))?;
         packet.truncate(result.data_size_out as usize);
         Ok((result.return_value, packet))
     }
