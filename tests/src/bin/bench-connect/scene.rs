@@ -145,11 +145,12 @@ impl Cluster {
         (0..self.services).map(|number| at(cluster::cluster_ip(number))).collect()
     }
 
-    /// The kernel tables of a node of this cluster, as the agent leaves them.
+    /// The kernel tables of a node of this cluster, as the agent leaves them: it tidies up in the first pause after a
+    /// start, and only then ABSENT says where nothing is.
     fn program_by_sluice(&self, node: &Node) -> Result<()> {
         self.replay.apply(&node_object(node));
-        let agent = Agent::start_following(node, &self.kubeconfig, &[])?;
-        agent.logged_within(PATIENCE, "programmed ").map(drop)
+        let agent = Agent::start_following(node, &self.kubeconfig, &["--v=2"])?;
+        agent.logged_within(PATIENCE, "gave back what went out of use").map(drop)
     }
 
     fn program_by_kube_proxy(&self, node: &Node, mode: Mode) -> Result<()> {
