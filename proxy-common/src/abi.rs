@@ -32,6 +32,16 @@ pub struct FrontendKey {
     pub pad: u8,
 }
 
+/// FRONTENDS value: which frontend it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontendId {
+    /// Index into FRONTEND.
+    pub id: u32,
+    /// What FRONTEND says of the service port behind it: who knows both waits for both at once.
+    pub service: u32,
+}
+
 /// FRONTEND, by frontend id: a copy of its key and the service port behind it.
 ///
 /// The copy catches a hash element that was recycled under a reader: a copy that differs from what was asked means
@@ -58,8 +68,52 @@ impl Frontend {
     pub const KIND_LOAD_BALANCER: u32 = 4;
 }
 
-/// SERVICE, by service port id: the one word that is switched. The number of a VERSION; 0 means none (refuse).
+/// SERVICE, by service port id: the one word that is switched. [`Word`] says what it means.
 pub type ServiceWord = u64;
+
+/// What a [`ServiceWord`] says. Most service ports are plain: whoever dials one reads no VERSION.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// 0: nobody is there, refuse.
+    Nobody,
+    /// Bit 63 is set: all of a service port without policies, affinity and source ranges. Bit 62 is
+    /// [`Version::HAS_ANY`]; below, the cluster set has 30 bits of length and 32 of start.
+    Plain { cluster: Range, has_any: bool },
+    /// The number of a VERSION that says everything.
+    Version(u32),
+}
+
+impl Word {
+    const PLAIN: u64 = 1 << 63;
+    const HAS_ANY: u64 = 1 << 62;
+    /// No set is as long as this: BACKENDS cannot be.
+    const TOO_LONG: u32 = 1 << 30;
+
+    /// Reads a word.
+    #[inline(always)]
+    pub const fn of(word: ServiceWord) -> Self {
+        match word {
+            0 => Self::Nobody,
+            Self::PLAIN.. => {
+                let cluster = Range { start: word as u32, len: (word >> 32) as u32 % Self::TOO_LONG };
+                Self::Plain { cluster, has_any: word & Self::HAS_ANY != 0 }
+            }
+            _ => Self::Version(word as u32),
+        }
+    }
+
+    /// The word that says this.
+    pub const fn word(self) -> ServiceWord {
+        match self {
+            Self::Nobody => 0,
+            Self::Plain { cluster: Range { start, len }, has_any } => {
+                let has_any = if has_any { Self::HAS_ANY } else { 0 };
+                Self::PLAIN | has_any | (len as u64) << 32 | start as u64
+            }
+            Self::Version(number) => number as u64,
+        }
+    }
+}
 
 /// A run of SLOTS, counted in slots.
 #[repr(C)]
@@ -100,6 +154,26 @@ impl Version {
     pub const SOURCE_NODE_ALLOWED: u32 = 1 << 4;
 
     pub const SCHEDULER_RANDOM: u32 = 0;
+
+    /// What the word of a plain service port says ([`Word::Plain`]).
+    #[inline(always)]
+    pub const fn plain(service: u32, cluster: Range, has_any: bool) -> Self {
+        Self {
+            cluster,
+            local: Range { start: 0, len: 0 },
+            affinity_seconds: 0,
+            flags: if has_any { Self::HAS_ANY } else { 0 },
+            service,
+            scheduler: Self::SCHEDULER_RANDOM,
+        }
+    }
+
+    /// The word that says all of this version, if one can.
+    pub fn as_word(&self) -> Option<ServiceWord> {
+        let has_any = self.flags & Self::HAS_ANY != 0;
+        let is_plain = *self == Self::plain(self.service, self.cluster, has_any);
+        (is_plain && self.cluster.len < Word::TOO_LONG).then(|| Word::Plain { cluster: self.cluster, has_any }.word())
+    }
 }
 
 /// BACKENDS, by backend id: one endpoint of one service port.
@@ -306,6 +380,7 @@ impl SocketFlow {
 
 abi! {
     FrontendKey = 20,
+    FrontendId = 8,
     Frontend = 28,
     Range = 8,
     Version = 32,

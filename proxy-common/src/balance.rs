@@ -3,7 +3,9 @@
 //! In: a [`FrontendKey`], a [`Client`] and [`Tables`]. Out: a [`Verdict`]. Refuses to know what a hook or a socket is.
 //! Rules are those of nftables mode: look-up order and sets (specification B5), affinity (B8), source ranges (B9).
 
-use crate::abi::{Affinity, AffinityKey, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
+use crate::abi::{
+    Affinity, AffinityKey, Backend, Cidr, Config, Frontend, FrontendId, FrontendKey, Range, Version, Word, address,
+};
 use crate::addr::{Addr, Be16, Family};
 use crate::policy::{Place, Set, endpoint_set};
 use crate::reason::Reason;
@@ -116,7 +118,8 @@ const TRIES: usize = 3;
 #[inline(always)]
 fn frontend(tables: &impl Tables, key: &FrontendKey) -> Result<Option<Frontend>, Changing> {
     for _ in 0..TRIES {
-        let Some(id) = tables.frontend_id(key) else { return Ok(None) };
+        let Some(FrontendId { id, service }) = tables.frontend_id(key) else { return Ok(None) };
+        tables.fetch_service(service);
         let named = tables.frontend(id).filter(|frontend| frontend.key == *key);
         if let Some(frontend) = named.filter(|frontend| frontend.kind != Frontend::KIND_UNUSED) {
             return Ok(Some(frontend));
@@ -170,10 +173,11 @@ pub(crate) fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
 #[inline(always)]
 fn serve_frontend(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Result<Verdict, Changing> {
     // The one word that is switched; everything behind it stays as it is until we are done (grace period).
-    let Some(number @ 1..) = tables.service(frontend.service) else {
-        return Ok(Verdict::Refuse(Reason::NoEndpoints));
+    let version = match tables.service(frontend.service).map_or(Word::Nobody, Word::of) {
+        Word::Nobody => return Ok(Verdict::Refuse(Reason::NoEndpoints)),
+        Word::Plain { cluster, has_any } => Version::plain(frontend.service, cluster, has_any),
+        Word::Version(number) => tables.version(number).filter(|v| v.service == frontend.service).ok_or(Changing)?,
     };
-    let version = tables.version(number as u32).filter(|v| v.service == frontend.service).ok_or(Changing)?;
     if let Err(denied) = admit(tables, client, frontend, &version) {
         return Ok(denied);
     }

@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::vec::Vec;
 
-use crate::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, Range, ServiceWord, Version};
+use crate::abi::{
+    Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, Range, ServiceWord, Version, Word,
+};
 use crate::addr::{Addr, Be16};
 use crate::tables::Tables;
 
@@ -17,7 +19,7 @@ pub(crate) use dialler::{FakeClient, FakeSocket, cluster_ip, vip};
 /// Tables of services that all look like those of [`FakeTables::serve`].
 #[derive(Clone, Default)]
 pub(crate) struct FakeTables {
-    pub(crate) frontends: RefCell<HashMap<FrontendKey, u32>>,
+    pub(crate) frontends: RefCell<HashMap<FrontendKey, FrontendId>>,
     pub(crate) frontend: Vec<Frontend>,
     pub(crate) services: Vec<ServiceWord>,
     pub(crate) versions: Vec<Version>,
@@ -61,10 +63,13 @@ impl FakeTables {
             flags: wanted.flags,
             ..empty_version(service)
         };
-        self.versions.push(version);
-        self.services.push(self.versions.len() as u64 - 1);
+        let word = version.as_word().unwrap_or_else(|| {
+            self.versions.push(version);
+            Word::Version(self.versions.len() as u32 - 1).word()
+        });
+        self.services.push(word);
         for (key, kind) in &wanted.frontends {
-            self.frontends.get_mut().insert(*key, self.frontend.len() as u32);
+            self.frontends.get_mut().insert(*key, FrontendId { id: self.frontend.len() as u32, service });
             self.frontend.push(Frontend { key: *key, service, kind: *kind });
         }
         (service, ids)
@@ -82,7 +87,8 @@ impl FakeTables {
         let start = self.slots.len() as u32;
         let members = ids.iter().filter(|id| self.backends[**id as usize].flags & set != 0);
         self.slots.extend(members);
-        Range { start, len: self.slots.len() as u32 - start }
+        let len = self.slots.len() as u32 - start;
+        if len == 0 { Range::default() } else { Range { start, len } }
     }
 }
 
@@ -92,7 +98,7 @@ fn empty_version(service: u32) -> Version {
 }
 
 impl Tables for FakeTables {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
+    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
         if let Some(meanwhile) = self.meanwhile {
             meanwhile(self);
         }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! dialled address -> ABSENT (one bit: whether to look at all)
-//!                 -> FRONTENDS -> FRONTEND -> SERVICE word -> VERSION -> SLOTS -> BACKENDS -> where it goes
+//!                 -> FRONTENDS -> FRONTEND, SERVICE word -> SLOTS -> BACKENDS, STATS -> where it goes
+//!                 |                                    \-> VERSION (policies, affinity, source ranges) -> SLOTS
 //!                 \-> ADDRS (only on a miss): leave alone, try the node port, or refuse
 //! ```
 //!

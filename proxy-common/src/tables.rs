@@ -1,6 +1,6 @@
 //! Names, capacities and version of the kernel tables, and the look-ups that a decision needs.
 
-use crate::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, ServiceWord, Version};
+use crate::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, ServiceWord, Version};
 use crate::addr::Addr;
 
 /// Raised with every change of a layout or meaning in [`crate::abi`]; the pin folder carries it.
@@ -108,7 +108,9 @@ impl Capacity {
 /// The look-ups a decision needs. The kernel implements them over maps, `sluice list` over pinned maps, tests over
 /// plain collections. Values are copies: what is switched is one word, the rest is immutable while it can be reached.
 pub trait Tables {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<u32>;
+    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId>;
+    /// Lets the word of a service port come from memory while the frontend that leads to it does.
+    fn fetch_service(&self, _id: u32) {}
     fn frontend(&self, id: u32) -> Option<Frontend>;
     fn service(&self, id: u32) -> Option<ServiceWord>;
     fn version(&self, number: u32) -> Option<Version>;

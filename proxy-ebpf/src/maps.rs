@@ -13,7 +13,7 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, SLOTS_PER_PAIR,
+    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendId, FrontendKey, SLOTS_PER_PAIR,
     ServiceWord, SlotPair, SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::Addr;
@@ -29,7 +29,8 @@ const FROZEN: usize = BPF_F_RDONLY_PROG as usize;
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static FRONTENDS: HashMap<FrontendKey, u32, { CAPACITY.frontends as usize }, { SPARSE | FROZEN }> = HashMap::new();
+static FRONTENDS: HashMap<FrontendKey, FrontendId, { CAPACITY.frontends as usize }, { SPARSE | FROZEN }> =
+    HashMap::new();
 #[btf_map]
 static FRONTEND: Array<Frontend, { CAPACITY.frontends as usize }, FROZEN> = Array::new();
 #[btf_map]
@@ -107,9 +108,17 @@ pub(crate) struct Kernel<C = ()>(pub(crate) C);
 
 impl<C> Tables for Kernel<C> {
     #[inline(always)]
-    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
-        // SAFETY: 4 bytes are read in one load; a recycled element is caught by the key copy in FRONTEND.
+    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
+        // SAFETY: a recycled element, or half of one, is caught by the key copy in FRONTEND.
         unsafe { FRONTENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn fetch_service(&self, id: u32) {
+        if let Some(word) = SERVICE.get_ptr(id) {
+            // SAFETY: in bounds, aligned. Volatile, since nobody looks at what it says.
+            unsafe { word.read_volatile() };
+        }
     }
 
     #[inline(always)]

@@ -2,18 +2,18 @@
 //!
 //! In: a [`Snapshot`]. Out: one line per fact, read by people, stories and tests.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
 use proxy_common::addr::{Addr, Be16};
 
+use crate::hash::HashMap;
 use crate::maps::Snapshot;
 
 /// Every fact that `snapshot` holds, sorted.
 pub fn facts(snapshot: &Snapshot) -> Vec<String> {
     let tables = Indexed::new(snapshot);
-    let mut facts: Vec<String> = snapshot.frontends.iter().flat_map(|(key, id)| tables.frontend(key, *id)).collect();
+    let mut facts: Vec<String> = snapshot.frontends.iter().flat_map(|(key, id)| tables.frontend(key, id.id)).collect();
     facts.extend(snapshot.addrs.iter().map(|(addr, flags)| format!("ADDRESS {addr} {}", named(*flags, ADDRESS_FLAGS))));
     facts.extend(snapshot.config.iter().flat_map(config));
     facts.sort_unstable();
@@ -22,22 +22,20 @@ pub fn facts(snapshot: &Snapshot) -> Vec<String> {
 
 struct Indexed<'a> {
     frontend: HashMap<u32, Frontend>,
-    service: HashMap<u32, u64>,
-    version: HashMap<u32, Version>,
+    service: HashMap<u32, Version>,
     backends: HashMap<u32, Vec<(u32, &'a Backend)>>,
     snapshot: &'a Snapshot,
 }
 
 impl<'a> Indexed<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
-        let mut backends: HashMap<u32, Vec<(u32, &Backend)>> = HashMap::new();
+        let mut backends: HashMap<u32, Vec<(u32, &Backend)>> = HashMap::default();
         for (id, backend) in snapshot.backends.iter().filter(|(_, backend)| backend.generation != 0) {
             backends.entry(backend.service).or_default().push((*id, backend));
         }
         Self {
             frontend: snapshot.frontend.iter().copied().collect(),
-            service: snapshot.service.iter().copied().collect(),
-            version: snapshot.version.iter().copied().collect(),
+            service: snapshot.service_versions(),
             backends,
             snapshot,
         }
@@ -50,10 +48,7 @@ impl<'a> Indexed<'a> {
             return vec![format!("{title} leads nowhere")];
         };
         let title = format!("{title} {}", kind(frontend.kind));
-        let word = self.service.get(&frontend.service).and_then(|word| u32::try_from(*word).ok());
-        let version =
-            word.and_then(|word| self.version.get(&word)).filter(|version| version.service == frontend.service);
-        let Some(version) = version else { return vec![format!("{title} has no version")] };
+        let Some(version) = self.service.get(&frontend.service) else { return vec![format!("{title} has no version")] };
         let title = format!("{title} {}", settings(version));
         let mut lines = self.backend_lines(&title, version);
         lines.extend(self.set_lines(&title, frontend.kind, version));

@@ -18,8 +18,8 @@ use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::errno::Errno;
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Cidr, Config, Frontend, FrontendKey, Range,
-    SLOTS_PER_PAIR, SlotPair, SocketFlow, SourceData, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Cidr, Config, Frontend, FrontendId, FrontendKey, Range,
+    SLOTS_PER_PAIR, SlotPair, SocketFlow, SourceData, Version, Word,
 };
 use proxy_common::addr::{Addr, Be16, Family};
 use proxy_common::reason::Reason;
@@ -227,8 +227,11 @@ impl Hooks {
             scheduler: Version::SCHEDULER_RANDOM,
         };
         self.slots += 1;
+        if let Some(word) = version.as_word() {
+            return self.set(name::SERVICE, served.service, word);
+        }
         self.set(name::VERSION, number, version)?;
-        self.set(name::SERVICE, served.service, u64::from(number))
+        self.set(name::SERVICE, served.service, Word::Version(number).word())
     }
 
     fn range(&mut self, service: &Service, served: &Served, set: u16) -> Result<Range> {
@@ -250,7 +253,7 @@ impl Hooks {
 
     fn publish(&mut self, key: FrontendKey, frontend: Frontend) -> Result<()> {
         self.set(name::FRONTEND, self.frontends, frontend)?;
-        self.insert(name::FRONTENDS, key, self.frontends)?;
+        self.insert(name::FRONTENDS, key, FrontendId { id: self.frontends, service: frontend.service })?;
         self.frontends += 1;
         Ok(())
     }
@@ -324,9 +327,9 @@ impl Hooks {
         array.get(&index, 0).with_context(|| format!("read {table}[{index}]"))
     }
 
-    fn insert<K: Pod>(&mut self, table: &str, key: K, value: u32) -> Result<()> {
+    fn insert<K: Pod, V: Pod>(&mut self, table: &str, key: K, value: V) -> Result<()> {
         let map = self.ebpf.map_mut(table).with_context(|| format!("no table {table}"))?;
-        let mut hash: HashMap<_, K, u32> = HashMap::try_from(map)?;
+        let mut hash: HashMap<_, K, V> = HashMap::try_from(map)?;
         hash.insert(key, value, 0).with_context(|| format!("write {table}"))
     }
 }

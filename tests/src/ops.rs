@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, Version};
+use proxy_common::abi::{Backend, Frontend, FrontendId, FrontendKey, Range, Version};
 use proxy_common::addr::Be16;
 
 use proxy_userspace::plan::Op;
@@ -30,5 +30,8 @@ pub fn switch(service: u32, number: u32, start: u32, backends: Vec<u32>) -> [Op;
 
 /// Frontend `id`: who dials `key` as a ClusterIP gets `service`.
 pub fn publish(id: u32, key: FrontendKey, service: u32) -> [Op; 2] {
-    [Op::Frontend { id, value: Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP } }, Op::Publish { key, id }]
+    [
+        Op::Frontend { id, value: Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP } },
+        Op::Publish { key, id: FrontendId { id, service } },
+    ]
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
-use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, FrontendKey};
+use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, FrontendId, FrontendKey};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 use proxy_tests::agent::sluice;
@@ -598,7 +598,7 @@ fn a_full_table_is_named_with_the_option_that_makes_it_larger() {
     let publish = |n: u32| {
         let [_, _, high, low] = n.to_be_bytes();
         let key = FrontendKey { addr: Addr::v4([10, 96, high, low]), port: Be16::new(80), proto: 6, pad: 0 };
-        Op::Publish { key, id: n }
+        Op::Publish { key, id: FrontendId { id: n, service: n } }
     };
     let ops: Vec<Op> = (0..=SMALL.frontends).map(publish).collect();
     let failure = datapath.apply(&ops).unwrap_err();

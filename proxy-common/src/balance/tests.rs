@@ -50,6 +50,37 @@ fn who_dials_is_not_asked_where_no_policy_depends_on_it() {
 }
 
 #[test]
+fn a_plain_service_port_is_served_without_a_version() {
+    let mut tables = FakeTables::new();
+    for (last, sets) in [(1, 2), (2, 0)] {
+        tables.serve(&FakeService { flags: if sets == 0 { 0 } else { Version::HAS_ANY }, ..cluster_ip(last, sets) });
+    }
+    assert_eq!(tables.versions.len(), 1, "number 0 is none");
+    assert_eq!(reached(&tables, &FakeClient::host(), &vip(1), 100), HashSet::from([0, 1]));
+    assert_eq!(balance(&tables, &FakeClient::host(), &vip(2)), Verdict::Refuse(Reason::NoEndpoints));
+}
+
+#[test]
+fn what_a_word_says_is_what_it_was_made_from() {
+    let cluster = Range { start: u32::MAX - 1, len: (1 << 30) - 1 };
+    for has_any in [false, true] {
+        let version = Version::plain(7, cluster, has_any);
+        assert_eq!(version.as_word().map(Word::of), Some(Word::Plain { cluster, has_any }));
+    }
+    assert_eq!([0, 1, u64::from(u32::MAX)].map(|word| Word::of(word).word()), [0, 1, u64::from(u32::MAX)]);
+    let plain = Version::plain(7, Range { start: 2, len: 1 }, true);
+    for more in [
+        Version { local: Range { start: 3, len: 1 }, ..plain },
+        Version { affinity_seconds: 1, ..plain },
+        Version { flags: plain.flags | Version::INTERNAL_LOCAL, ..plain },
+        Version { scheduler: 1, ..plain },
+        Version { cluster: Range { start: 2, len: 1 << 30 }, ..plain },
+    ] {
+        assert_eq!(more.as_word(), None, "{more:?}");
+    }
+}
+
+#[test]
 fn the_counters_of_who_is_drawn_come_along() {
     let mut tables = FakeTables::new();
     tables.serve(&cluster_ip(1, 2));
@@ -353,11 +384,11 @@ fn a_recycled_element_is_looked_up_again() {
     let (_, ids) = tables.serve(&cluster_ip(1, 1));
     tables.serve(&cluster_ip(2, 1));
     // The first look-up meets the element of another key, as while FRONTENDS changes.
-    tables.frontends.get_mut().insert(vip(1), 1);
+    tables.frontends.get_mut().insert(vip(1), FrontendId { id: 1, service: 1 });
     tables.meanwhile = Some(|tables| {
         let first = tables.frontends.borrow().len() == 2;
         let (key, id) = if first { (vip(9), 9) } else { (vip(1), 0) };
-        tables.frontends.borrow_mut().insert(key, id);
+        tables.frontends.borrow_mut().insert(key, FrontendId { id, service: id });
     });
     assert_eq!(chosen(balance(&tables, &FakeClient::host(), &vip(1))), ids[0]);
 }
@@ -378,7 +409,10 @@ fn tables_that_contradict_each_other_for_good_are_refused() {
     for (sentence, spoil) in [
         ("the key copy differs", (|t| t.frontend[0].key = vip(9)) as fn(&mut FakeTables)),
         ("the frontend is unused", |t| t.frontend[0].kind = Frontend::KIND_UNUSED),
-        ("the version is of another service", |t| t.versions[1].service = 9),
+        ("the version is of another service", |t| {
+            t.versions.push(Version::plain(9, Range { start: 0, len: 1 }, true));
+            t.services[0] = Word::Version(1).word();
+        }),
         ("the version does not exist", |t| t.services[0] = 99),
         ("the slot does not exist", |t| t.slots.clear()),
         ("the backend does not exist", |t| t.slots[0] = 99),

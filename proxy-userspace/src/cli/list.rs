@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{Output, PinDir, print, table};
 use crate::attach::pins::Folder;
 use crate::facts::{kind, protocol};
+use crate::hash::HashMap;
 use crate::maps::Snapshot;
 use crate::maps::pinned::{Pinned, read};
 use crate::sys::monotonic_nanos;
@@ -99,7 +100,7 @@ pub fn frontends(snapshot: &Snapshot, stats: &BTreeMap<u32, BackendStats>) -> Ve
     let index = Index::new(snapshot);
     let mut keys: Vec<_> = snapshot.frontends.clone();
     keys.sort_by_key(|(key, _)| (key.proto, IpAddr::from(key.addr), key.port.get()));
-    keys.iter().filter_map(|(key, id)| index.frontend_row(key, *id, stats)).collect()
+    keys.iter().filter_map(|(key, id)| index.frontend_row(key, id.id, stats)).collect()
 }
 
 /// The clients that stick now, sorted.
@@ -114,17 +115,12 @@ pub fn sticky(snapshot: &Snapshot, remembered: &[(AffinityKey, Affinity)], now: 
 struct Index<'a> {
     snapshot: &'a Snapshot,
     frontend: BTreeMap<u32, Frontend>,
-    service: BTreeMap<u32, Version>,
+    service: HashMap<u32, Version>,
     backends: BTreeMap<u32, Vec<(u32, Backend)>>,
 }
 
 impl<'a> Index<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
-        let versions: BTreeMap<u32, Version> = snapshot.version.iter().copied().collect();
-        let service = snapshot.service.iter().filter_map(|(id, word)| {
-            let version = versions.get(&u32::try_from(*word).ok()?)?;
-            (version.service == *id).then_some((*id, *version))
-        });
         let mut backends: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         // Generation 0 is a tombstone.
         for (id, backend) in snapshot.backends.iter().filter(|(_, backend)| backend.generation != 0) {
@@ -133,7 +129,8 @@ impl<'a> Index<'a> {
         for list in backends.values_mut() {
             list.sort_by_key(|(_, backend)| socket_addr(backend.addr, backend.port));
         }
-        Self { snapshot, frontend: snapshot.frontend.iter().copied().collect(), service: service.collect(), backends }
+        let frontend = snapshot.frontend.iter().copied().collect();
+        Self { snapshot, frontend, service: snapshot.service_versions(), backends }
     }
 
     /// `None` when the tables contradict each other: they are being changed.
@@ -260,7 +257,7 @@ fn show_affinity(rows: &[AffinityRow], output: Output) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::abi::Range;
+    use proxy_common::abi::{FrontendId, Range};
 
     use super::*;
 
@@ -287,8 +284,9 @@ mod tests {
         };
         let (cluster, node) = (key("10.96.0.1", 80), key("0.0.0.0", 30080));
         let both = Backend::IN_CLUSTER_SET | Backend::IN_LOCAL_SET | Backend::SERVING | Backend::ON_THIS_NODE;
+        let id = |id| FrontendId { id, service: 1 };
         Snapshot {
-            frontends: vec![(node, 1), (cluster, 0)],
+            frontends: vec![(node, id(1)), (cluster, id(0))],
             frontend: vec![
                 (0, Frontend { key: cluster, service: 1, kind: Frontend::KIND_CLUSTER_IP }),
                 (1, Frontend { key: node, service: 1, kind: Frontend::KIND_NODE_PORT }),

@@ -19,7 +19,7 @@ mod this_node;
 
 use std::collections::BTreeMap;
 
-use proxy_common::abi::{Cidr, Config, FrontendKey, Version};
+use proxy_common::abi::{Backend, Cidr, Config, FrontendKey, Version};
 use proxy_common::addr::{Addr, Be16, Family};
 
 pub use crate::model::ServicePortName;
@@ -46,6 +46,14 @@ pub struct WantedService {
     pub flags: u32,
     /// Empty unless `SOURCE_RANGES` is set in `flags`. Sorted.
     pub source_ranges: Vec<Cidr>,
+}
+
+impl WantedService {
+    /// Whether its one word says all about it ([`Word::Plain`](proxy_common::abi::Word)).
+    pub fn is_plain(&self) -> bool {
+        let has_local_set = || self.backends.iter().any(|backend| backend.flags & Backend::IN_LOCAL_SET != 0);
+        self.affinity_seconds == 0 && self.flags & !Version::HAS_ANY == 0 && !has_local_set()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SourceKey,
-    Version,
+    AbsentBit, Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, SLOTS_PER_PAIR, ServiceWord,
+    SourceKey, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
@@ -51,7 +51,7 @@ pub struct MemoryStore {
     growths: u64,
     failures: Failures,
     writes: u64,
-    pub frontends: BTreeMap<FrontendKey, u32>,
+    pub frontends: BTreeMap<FrontendKey, FrontendId>,
     pub frontend: BTreeMap<u32, Frontend>,
     pub service: BTreeMap<u32, ServiceWord>,
     pub version: BTreeMap<u32, Version>,
@@ -232,7 +232,7 @@ impl MapStore for MemoryStore {
 }
 
 impl Tables for MemoryStore {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
+    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
         self.frontends.get(key).copied()
     }
 

@@ -12,10 +12,11 @@ pub mod kernel;
 #[cfg(feature = "io")]
 pub mod pinned;
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, ServiceWord, SourceKey, Version, Word};
 use proxy_common::addr::Addr;
 use proxy_common::tables::Capacity;
 
+use crate::hash::HashMap;
 use crate::plan::Op;
 
 pub mod memory;
@@ -41,7 +42,7 @@ pub trait MapStore {
 /// What the tables hold. Arrays: only entries that are not zero, by index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    pub frontends: Vec<(FrontendKey, u32)>,
+    pub frontends: Vec<(FrontendKey, FrontendId)>,
     pub frontend: Vec<(u32, Frontend)>,
     pub service: Vec<(u32, ServiceWord)>,
     pub version: Vec<(u32, Version)>,
@@ -52,6 +53,20 @@ pub struct Snapshot {
     pub absent: Vec<(u32, u64)>,
     pub sources: Vec<SourceKey>,
     pub config: Option<Config>,
+}
+
+impl Snapshot {
+    /// What every service port is, by id; those whose word leads nowhere are left out.
+    pub fn service_versions(&self) -> HashMap<u32, Version> {
+        let versions: HashMap<u32, &Version> =
+            self.version.iter().map(|(number, version)| (*number, version)).collect();
+        let version = |id, word| match Word::of(word) {
+            Word::Nobody => None,
+            Word::Plain { cluster, has_any } => Some(Version::plain(id, cluster, has_any)),
+            Word::Version(number) => versions.get(&number).copied().copied().filter(|version| version.service == id),
+        };
+        self.service.iter().filter_map(|(id, word)| Some((*id, version(*id, *word)?))).collect()
+    }
 }
 
 /// Tables could not be made larger.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use aya::Pod;
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendKey, SLOTS_PER_PAIR, ServiceWord, SlotPair,
-    SocketFlow, SourceKey, Version,
+    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendId, FrontendKey, SLOTS_PER_PAIR,
+    ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::socket::More;
@@ -72,7 +72,7 @@ macro_rules! layout {
 
 /// The tables that the agent writes or reads, in the order in which people should read them.
 const SHARED: &[Layout] = &[
-    layout!(FRONTENDS, HASH, FrontendKey => u32, SPARSE | FROZEN, Chosen(|c| c.frontends)),
+    layout!(FRONTENDS, HASH, FrontendKey => FrontendId, SPARSE | FROZEN, Chosen(|c| c.frontends)),
     layout!(FRONTEND, ARRAY, u32 => Frontend, FROZEN, Chosen(|c| c.frontends)),
     layout!(SERVICE, ARRAY, u32 => ServiceWord, FROZEN, Chosen(|c| c.services)),
     layout!(VERSION, ARRAY, u32 => Version, FROZEN, Chosen(|c| c.versions)),
@@ -101,7 +101,7 @@ pub fn layouts() -> impl Iterator<Item = &'static Layout> {
 /// The tables of one node, opened from their pins.
 #[derive(Debug)]
 pub struct Pinned {
-    pub frontends: Map<FrontendKey, u32>,
+    pub frontends: Map<FrontendKey, FrontendId>,
     pub frontend: Map<u32, Frontend>,
     pub service: Map<u32, ServiceWord>,
     pub version: Map<u32, Version>,

@@ -9,6 +9,7 @@ use proxy_common::tables::Capacity;
 
 use super::growth;
 use crate::model::Model;
+use crate::model::service::Service;
 
 /// The sizes to begin with.
 pub fn sizes(model: &Model, limit: &Capacity) -> Capacity {
@@ -24,7 +25,7 @@ fn needs(model: &Model) -> Capacity {
         for (port, family) in service.service_ports() {
             let endpoints = model.endpoint_count(&service.name, port, family);
             needs.services += 1;
-            needs.versions += 1;
+            needs.versions += u32::from(!is_plain(service));
             needs.frontends += service.frontends(port, family).len() as u32;
             needs.backends += endpoints;
             needs.slots += endpoints.next_multiple_of(SLOTS_PER_PAIR);
@@ -34,6 +35,14 @@ fn needs(model: &Model) -> Capacity {
     needs.addrs = model.cluster_ips().count() as u32;
     needs.affinity = growth::clients(sticky);
     needs
+}
+
+/// Whether its service ports will be [`crate::desired::WantedService::is_plain`].
+fn is_plain(service: &Service) -> bool {
+    service.affinity_seconds == 0
+        && service.source_ranges.is_empty()
+        && !service.internal_local
+        && !service.external_local
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Range, SourceKey, Version};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, Range, SourceKey, Version, Word};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
@@ -344,7 +344,7 @@ impl Ledger {
         let has = |ids: &Ids, count: usize, table| check(ids.available() >= count, table, ids.capacity());
         has(&ids.services, usize::from(needs.service.is_none()), name::SERVICE)?;
         has(&ids.backends, needs.backends.added.len(), name::BACKENDS)?;
-        has(&ids.versions, usize::from(needs.switch), name::VERSION)?;
+        has(&ids.versions, usize::from(needs.switch && !wanted.is_plain()), name::VERSION)?;
         let slots = if needs.same_slots { 0 } else { Sets::room(&wanted.backends) };
         check(ids.slots.fits(slots), name::SLOTS, ids.slots.capacity())?;
         let holding = |key| self.frontends.get(key);
@@ -437,9 +437,13 @@ impl Ledger {
         if held.content == Some(content) {
             return;
         }
-        let number = self.ids.versions.allocate().expect(ROOM);
-        batch.adding.push(Op::Version { number, value: content });
-        batch.adding.push(Op::Service { id: service, word: u64::from(number) });
+        let mut number = 0;
+        let word = content.as_word().unwrap_or_else(|| {
+            number = self.ids.versions.allocate().expect(ROOM);
+            batch.adding.push(Op::Version { number, value: content });
+            Word::Version(number).word()
+        });
+        batch.adding.push(Op::Service { id: service, word });
         self.retire_version(held, run);
         self.sticky += u32::from(content.affinity_seconds != 0);
         *held = Held { version: number, content: Some(content), run, ..std::mem::take(held) };
@@ -474,7 +478,7 @@ impl Ledger {
             let id = self.ids.frontends.allocate().expect(ROOM);
             batch.adding.push(Op::Frontend { id, value: Frontend { key: new.key, service, kind: new.kind } });
             batch.adding.extend(self.absent.admit(&new.key.addr));
-            batch.adding.push(Op::Publish { key: new.key, id });
+            batch.adding.push(Op::Publish { key: new.key, id: FrontendId { id, service } });
             self.frontends.insert(new.key, Holding { id, service, kind: new.kind });
             self.retire_holding(before);
         }

@@ -10,7 +10,7 @@
 //!                               -> collect   a grace period, then what was retired may be used again; ABSENT is put right
 //! ```
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, ServiceWord, SourceKey, Version};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, ServiceWord, SourceKey, Version};
 use proxy_common::addr::Addr;
 use proxy_common::tables::name;
 
@@ -62,7 +62,7 @@ pub enum Op {
     /// FRONTENDS\[key\] = id.
     Publish {
         key: FrontendKey,
-        id: u32,
+        id: FrontendId,
     },
     /// Remove FRONTENDS\[key\].
     Withdraw {

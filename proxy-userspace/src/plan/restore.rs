@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, SourceKey, Version};
+use proxy_common::abi::{Backend, Frontend, FrontendId, FrontendKey, Range, SourceKey, Version, Word};
 use proxy_common::addr::Addr;
 use proxy_common::tables::{Capacity, name};
 
@@ -35,7 +35,7 @@ impl Ledger {
     pub fn restore(snapshot: &Snapshot, limit: Capacity) -> (Self, Vec<Problem>) {
         let mut reading = Reading::new(snapshot, limit);
         let frontends = reading.frontends();
-        let mut services = reading.services(&frontends);
+        let mut services = services(&frontends);
         let (generations, stray_backends) = reading.backends(&mut services);
         let slots = reading.versions(&mut services);
         let addrs = addrs(snapshot);
@@ -88,8 +88,9 @@ impl<'a> Reading<'a> {
         let copies: HashMap<u32, &Frontend> = self.snapshot.frontend.iter().map(|(id, copy)| (*id, copy)).collect();
         let mut frontends = HashMap::default();
         frontends.reserve(self.snapshot.frontends.len());
-        for &(key, id) in &self.snapshot.frontends {
-            let copy = copies.get(&id).filter(|copy| copy.key == key && self.is_frontend(id, copy));
+        for &(key, FrontendId { id, service }) in &self.snapshot.frontends {
+            let is_ours = |copy: &&&Frontend| (copy.key, copy.service) == (key, service) && self.is_frontend(id, copy);
+            let copy = copies.get(&id).filter(is_ours);
             let holding = copy.map(|copy| Holding { id, service: copy.service, kind: copy.kind });
             if holding.is_none() {
                 self.problem(name::FRONTENDS, &shown(&key), "leads to no frontend of this key");
@@ -103,23 +104,6 @@ impl<'a> Reading<'a> {
         (1..self.limit.frontends).contains(&id)
             && (1..self.limit.services).contains(&frontend.service)
             && (Frontend::KIND_CLUSTER_IP..=Frontend::KIND_LOAD_BALANCER).contains(&frontend.kind)
-    }
-
-    /// The service ports that frontends lead to, with their version numbers.
-    fn services(&mut self, frontends: &HashMap<FrontendKey, Holding>) -> BTreeMap<u32, Held> {
-        let mut services: BTreeMap<u32, Held> = BTreeMap::new();
-        for (key, holding) in frontends.iter().filter(|(_, holding)| **holding != Holding::NOBODY) {
-            services.entry(holding.service).or_default().frontends.push(*key);
-        }
-        for &(id, word) in &self.snapshot.service {
-            if let Some(held) = services.get_mut(&id) {
-                held.version = u32::try_from(word).unwrap_or(0);
-            }
-        }
-        for held in services.values_mut() {
-            held.frontends.sort_unstable();
-        }
-        services
     }
 
     /// Gives every backend to its service port. Out: all generations, and the backends that belong to nobody.
@@ -148,22 +132,25 @@ impl<'a> Reading<'a> {
 
     /// Fills in the version of every service port; the slots of sound ones are reserved.
     fn versions(&mut self, services: &mut BTreeMap<u32, Held>) -> Arena {
-        let versions: HashMap<u32, Version> = self.snapshot.version.iter().copied().collect();
+        let words: HashMap<u32, Word> = self.snapshot.service.iter().map(|(id, word)| (*id, Word::of(*word))).collect();
+        let versions = self.snapshot.service_versions();
         let mut slots = Arena::new(self.limit.slots);
         for (&id, held) in services {
-            let in_table = (1..self.limit.versions).contains(&held.version);
-            let version = versions.get(&held.version).filter(|version| in_table && version.service == id);
-            let Some(version) = version else {
-                held.version = 0;
+            let number = match words.get(&id) {
+                Some(Word::Version(number)) => *number,
+                _ => 0,
+            };
+            let Some(version) = versions.get(&id).filter(|_| number < self.limit.versions) else {
                 self.problem(name::SERVICE, &id, "names no version of its own");
                 continue;
             };
+            held.version = number;
             match self.run(version, held).filter(|run| slots.reserve(*run)) {
                 Some(run) => {
                     held.run = run;
                     held.content = self.content(version, held);
                 }
-                None => self.problem(name::VERSION, &held.version, "leads to backends of others"),
+                None => self.problem(name::SERVICE, &id, "leads to backends of others"),
             }
         }
         slots
@@ -194,6 +181,18 @@ impl<'a> Reading<'a> {
         let same = sets.cluster == version.cluster.len && self.slots(held.run) == Some(&sets.slots);
         same.then_some(*version)
     }
+}
+
+/// The service ports that frontends lead to.
+fn services(frontends: &HashMap<FrontendKey, Holding>) -> BTreeMap<u32, Held> {
+    let mut services: BTreeMap<u32, Held> = BTreeMap::new();
+    for (key, holding) in frontends.iter().filter(|(_, holding)| **holding != Holding::NOBODY) {
+        services.entry(holding.service).or_default().frontends.push(*key);
+    }
+    for held in services.values_mut() {
+        held.frontends.sort_unstable();
+    }
+    services
 }
 
 fn shown(key: &FrontendKey) -> String {

@@ -47,7 +47,7 @@ pub(super) fn service_of(maps: &Pinned, flow: &SocketFlow) -> io::Result<Option<
     let node_port = FrontendKey { addr: Addr::unspecified(dialled.addr.family()), ..dialled };
     for key in [dialled, node_port] {
         if let Some(id) = maps.frontends.get(&key)? {
-            let frontend = maps.frontend.get(&id)?;
+            let frontend = maps.frontend.get(&id.id)?;
             return Ok(frontend.filter(|frontend| frontend.key == key).map(|frontend| frontend.service));
         }
         if maps.addrs.get(&dialled.addr)?.is_none_or(|flags| flags & address::NODE_PORT == 0) {

@@ -10,8 +10,8 @@ use std::vec::Vec;
 
 use super::family;
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    PacketSettings, ServiceWord, Version,
+    Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendId,
+    FrontendKey, PacketSettings, ServiceWord, Version,
 };
 use crate::addr::Addr;
 use crate::packet::ip::Ip;
@@ -53,7 +53,7 @@ pub struct Run<A> {
 /// What the agent would have written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Services {
-    pub frontends: Vec<(FrontendKey, u32)>,
+    pub frontends: Vec<(FrontendKey, FrontendId)>,
     pub frontend: Vec<Frontend>,
     pub services: Vec<ServiceWord>,
     pub versions: Vec<Version>,

@@ -11,7 +11,7 @@ use super::observe::{Hook, Moment, Run, Services, case, is_news, is_observed, sh
 use super::{Bytes, outcome, read};
 use crate::abi::{
     Affinity, AffinityKey, Backend, Cidr, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, PacketSettings, PortRange, Range, ServiceWord, TcpTimeouts, Version, address,
+    FrontendId, FrontendKey, PacketSettings, PortRange, Range, ServiceWord, TcpTimeouts, Version, Word, address,
 };
 use crate::addr::{Addr, Be16, Family};
 use crate::balance::NANOSECONDS;
@@ -258,9 +258,14 @@ impl<A: Ip> TestNode<A> {
 
     /// New flows find these slots only: the first or the second backend of [`Setup::backends`], or all.
     pub(super) fn choose_from(&mut self, first: u32, len: u32) {
+        let some = |all: Range| Range { start: all.start + first, len };
         for version in &mut self.tables.versions[1..] {
-            let all = version.cluster;
-            version.cluster = Range { start: all.start + first, len };
+            version.cluster = some(version.cluster);
+        }
+        for word in &mut self.tables.services {
+            if let Word::Plain { cluster, has_any } = Word::of(*word) {
+                *word = Word::Plain { cluster: some(cluster), has_any }.word();
+            }
         }
     }
 
@@ -343,7 +348,7 @@ pub(super) fn connected<A: Ip>() -> TestNode<A> {
 }
 
 impl<A: Ip> Tables for TestNode<A> {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<u32> {
+    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
         self.tables.frontend_id(key)
     }
 
