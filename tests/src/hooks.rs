@@ -146,6 +146,17 @@ impl Hooks {
     }
 
     fn load(cgroup: &Path, node: u64, has_set_retval: bool, sockets: u32) -> Result<Self> {
+        Self::load_some(cgroup, node, has_set_retval, sockets, |_| true)
+    }
+
+    /// Only those programs that are `wanted` by their names: the verifier takes its time for each.
+    fn load_some(
+        cgroup: &Path,
+        node: u64,
+        has_set_retval: bool,
+        sockets: u32,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let ebpf = EbpfLoader::new()
             .override_global("NODE_NETNS_COOKIE", &node, true)
             .override_global("HAS_SET_RETVAL", &u8::from(has_set_retval), true)
@@ -153,7 +164,7 @@ impl Hooks {
             .map_max_entries(name::SOCKETS, sockets)
             .load(&object()?)?;
         let mut hooks = Self { ebpf, services: 1, frontends: 1, backends: 1, slots: 1 };
-        hooks.attach_programs(cgroup)?;
+        hooks.attach_programs(cgroup, wanted)?;
         hooks.configure(|_| {})?;
         Ok(hooks)
     }
@@ -168,9 +179,9 @@ impl Hooks {
         Self::attach_with(cgroup, Caller::Pod, 1024).expect("the programs load")
     }
 
-    fn attach_programs(&mut self, cgroup: &Path) -> Result<()> {
+    fn attach_programs(&mut self, cgroup: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let folder = File::open(cgroup)?;
-        for (name, program) in self.ebpf.programs_mut() {
+        for (name, program) in self.ebpf.programs_mut().filter(|(name, _)| wanted(name)) {
             attach(program, &folder).with_context(|| format!("program {name}"))?;
         }
         Ok(())
@@ -340,7 +351,7 @@ fn own_netns_cookie(cgroup: &Path) -> Result<u64> {
     if let Some(cookie) = net::netns_cookie(None)? {
         return Ok(cookie);
     }
-    let mut hooks = Hooks::load(cgroup, 0, false, 1)?;
+    let mut hooks = Hooks::load_some(cgroup, 0, false, 1, |program| program == "connect4")?;
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     hooks.serve(&service("tcp 172.31.255.254:1").backend(nobody).affinity(1))?;
     ensure!(TcpStream::connect("172.31.255.254:1").is_err(), "somebody listens on {nobody}");

@@ -59,11 +59,10 @@ enum Action {
         #[command(flatten)]
         answers: Answers,
     },
-    /// Load every program and run the tests of sockets on kernels from 5.10 to 7, in guests; part of the tests.
+    /// Load every program and run the tests that need root on kernels from 5.10 to 7, in guests; part of the tests.
     Kernels {
-        /// Lines of kernels; all of them unless some are named.
-        #[arg(value_name = "KERNEL", value_parser = kernels::series)]
-        only: Vec<kernels::Series>,
+        #[command(flatten)]
+        choice: kernels::Choice,
         #[command(flatten)]
         answers: Answers,
     },
@@ -122,9 +121,9 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Test { part, answers } => {
             return Ok(test::run(&places, part, answers.consent(), test::Strictness::of_ci_variable()));
         }
-        Action::Kernels { only, answers } => {
+        Action::Kernels { choice, answers } => {
             setup::run(&places, &[Need::Ebpf, Need::Guests], answers.consent())?;
-            kernels::run(&places, &only)?;
+            kernels::run(&places, &choice)?;
         }
         Action::Bench { what, options, answers } => {
             setup::run(&places, what.needs(), answers.consent())?;

@@ -34,6 +34,17 @@ pub(crate) fn test_program(places: &Places, name: &str) -> Result<PathBuf> {
     Ok(found.with_context(|| format!("cargo names no program `{name}`"))?.path)
 }
 
+/// Builds proxy-tests; the answer is its test programs, library tests first.
+pub(crate) fn root_tests(places: &Places) -> Result<Vec<Executable>> {
+    let mut cargo = places.cargo();
+    cargo.args(["test", "--package", "proxy-tests", "--no-run", "--message-format", "json-render-diagnostics"]);
+    let outcome = step::run("build the tests", &mut cargo)?;
+    let mut tests = executables(&outcome.output);
+    tests.retain(|built| built.kind == "test" || built.kind == "lib");
+    tests.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
+    Ok(tests)
+}
+
 /// One program that cargo says it built.
 pub(crate) struct Executable {
     pub(crate) name: String,

@@ -73,6 +73,9 @@ fn enter_host() -> Result<()> {
     fs::create_dir("/host/dev/shm")?;
     put("tmpfs", "/host/dev/shm")?;
     put("cgroup2", "/host/sys/fs/cgroup")?;
+    // Hides the types of the kernel: aya 0.14 reads all of them before each load, which costs a test as much as all else
+    // it computes, and our programs ask for none.
+    put("tmpfs", "/host/sys/kernel/btf")?;
     chdir("/host")?;
     // Not chroot alone: the tests come back into this mount namespace by its root.
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;

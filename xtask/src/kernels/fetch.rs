@@ -21,10 +21,18 @@ const MODULES: [&str; 9] =
     ["virtio_pci", "9pnet_virtio", "9p", "veth", "bridge", "tcp_diag", "udp_diag", "nf_tables", "nft_counter"];
 
 /// A line of kernels, and the suite of Debian that has it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Series {
     pub(crate) name: &'static str,
     suite: &'static str,
+}
+
+impl Series {
+    /// Its first two numbers.
+    pub(crate) fn version(self) -> (u32, u32) {
+        let numbers = numbers(self.name);
+        (numbers[0], numbers.get(1).copied().unwrap_or(0))
+    }
 }
 
 pub(crate) const SERIES: [Series; 5] = [
@@ -37,7 +45,7 @@ pub(crate) const SERIES: [Series; 5] = [
 
 /// A kernel that can be booted.
 pub(crate) struct Kernel {
-    pub(crate) series: &'static str,
+    pub(crate) series: Series,
     pub(crate) image: PathBuf,
     /// In the order in which they need each other.
     pub(crate) modules: Vec<PathBuf>,
@@ -56,7 +64,7 @@ pub(crate) fn kernel(places: &Places, series: &Series) -> Result<Kernel> {
         modules.push(entry?.path());
     }
     modules.sort();
-    Ok(Kernel { series: series.name, image: folder.join("vmlinuz"), modules })
+    Ok(Kernel { series: *series, image: folder.join("vmlinuz"), modules })
 }
 
 fn component(series: &Series, version: &str) -> String {

@@ -17,8 +17,6 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 
 /// From the start of QEMU to the first word; 5 to 30 seconds are usual.
 const BOOT: Duration = Duration::from_mins(2);
-/// From the start of QEMU to the end. Longer than any guest takes, shorter than anybody wants to wait.
-const LIFE: Duration = Duration::from_mins(10);
 
 /// Emulated, a copy byte by byte is a loop of bytes, and a deeper page table costs with every miss.
 const PROCESSOR: &str = "max,-erms,-fsrm,-la57,-pcid";
@@ -28,13 +26,13 @@ const PROCESSOR: &str = "max,-erms,-fsrm,-la57,-pcid";
 const COMMAND_LINE: &str = "console=ttyS0 no_timer_check quiet loglevel=1 panic=-1 rdinit=/init \
      mitigations=off init_on_alloc=0 apparmor=0 audit=0";
 
-/// What a guest said, line by line. Starts it at most twice.
-pub(super) fn run(image: &Path, initramfs: &File) -> Result<Vec<String>> {
-    let first = boot(image, initramfs)?;
-    if first.iter().any(|line| line.starts_with("@@ kernel")) { Ok(first) } else { boot(image, initramfs) }
+/// What a guest said within its `life`, line by line. Starts it at most twice.
+pub(super) fn run(image: &Path, initramfs: &File, life: Duration) -> Result<Vec<String>> {
+    let first = boot(image, initramfs, life)?;
+    if first.iter().any(|line| line.starts_with("@@ kernel")) { Ok(first) } else { boot(image, initramfs, life) }
 }
 
-fn boot(image: &Path, initramfs: &File) -> Result<Vec<String>> {
+fn boot(image: &Path, initramfs: &File, life: Duration) -> Result<Vec<String>> {
     let mut qemu = Qemu(command(image, initramfs)?.spawn().with_context(|| format!("start {QEMU}"))?);
     let stdout = qemu.0.stdout.take().context("its output is a pipe")?;
     let (send, receive) = mpsc::channel();
@@ -48,7 +46,7 @@ fn boot(image: &Path, initramfs: &File) -> Result<Vec<String>> {
     });
     let (started, mut lines) = (Instant::now(), Vec::new());
     loop {
-        let limit = if lines.is_empty() { BOOT } else { LIFE };
+        let limit = if lines.is_empty() { BOOT } else { life };
         match receive.recv_timeout(limit.saturating_sub(started.elapsed())) {
             Ok(line) => push(&mut lines, line),
             Err(RecvTimeoutError::Disconnected) => return Ok(lines),

@@ -10,6 +10,7 @@ use crate::places::Places;
 use crate::privilege::Privilege;
 use crate::setup::{self, Consent, Need};
 use crate::{kernels, kubernetes, product};
+pub(crate) use report::Counts;
 use report::Report;
 
 /// Kinds of tests, by what they need.
@@ -77,7 +78,7 @@ fn namespaces(places: &Places, consent: Consent, report: &mut Report) {
 
 fn other_kernels(places: &Places, consent: Consent, report: &mut Report) {
     match setup::run(places, &[Need::Ebpf, Need::Guests], consent) {
-        Ok(()) => report.check("other kernels", || kernels::run(places, &[])),
+        Ok(()) => report.check("other kernels", || kernels::run(places, &kernels::Choice::default())),
         Err(error) => report.left_out("other kernels", format!("{error:#}")),
     }
 }
@@ -110,7 +111,7 @@ fn run_targets(
     let mut built = None;
     report.check("build the tests that need root", || {
         build_ebpf::run(places, Flavour::Tests)?;
-        built = Some((product::release(places)?, stages::root_tests(places)?));
+        built = Some((product::release(places)?, product::root_tests(places)?));
         Ok(())
     });
     let Some((sluice, tests)) = built else { return };

@@ -27,10 +27,10 @@ enum StageResult {
 
 /// Tests of one stage; a stage that is no test program counts as one test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: usize,
-    failed: usize,
-    ignored: usize,
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) ignored: usize,
 }
 
 impl Report {
@@ -123,7 +123,13 @@ impl Row {
 }
 
 impl Counts {
-    fn plus(self, other: Self) -> Self {
+    /// Adds up the summaries of test programs; one that died before its summary is one failure.
+    pub(crate) fn of<'a>(lines: impl Iterator<Item = &'a str>, success: bool) -> Self {
+        let counts = lines.filter_map(summary).fold(Self::default(), Self::plus);
+        if success { counts } else { Self { failed: counts.failed.max(1), ..counts } }
+    }
+
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
@@ -140,11 +146,9 @@ impl Counts {
     }
 }
 
-/// Adds up the summaries; a program that died before its summary is one failure.
 fn counts_of(outcome: &Outcome) -> Counts {
-    let mut counts = outcome.output.lines().filter_map(summary).fold(Counts::default(), Counts::plus);
+    let counts = Counts::of(outcome.output.lines(), outcome.status.success());
     if !outcome.status.success() {
-        counts.failed = counts.failed.max(1);
         eprintln!("{}", outcome.output.trim_end());
     }
     counts

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::places::Places;
 use crate::privilege::Privilege;
-use crate::product::{self, Executable};
+use crate::product::Executable;
 use crate::step::{self, Outcome};
 
 /// Names the files that `cargo fmt --all` would change.
@@ -39,17 +39,6 @@ pub(super) fn lint(places: &Places) -> Result<()> {
 
 pub(super) fn unit_tests(places: &Places) -> Result<Outcome> {
     step::observe("cargo test", places.cargo().args(["test", "--no-fail-fast"]))
-}
-
-/// Builds proxy-tests; the answer is its test programs, library tests first.
-pub(super) fn root_tests(places: &Places) -> Result<Vec<Executable>> {
-    let mut cargo = places.cargo();
-    cargo.args(["test", "--package", "proxy-tests", "--no-run", "--message-format", "json-render-diagnostics"]);
-    let outcome = step::run("build the tests", &mut cargo)?;
-    let mut tests = product::executables(&outcome.output);
-    tests.retain(|built| built.kind == "test" || built.kind == "lib");
-    tests.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
-    Ok(tests)
 }
 
 /// Nothing here runs nearly as long; a program that hangs must not eat the time of those behind it.
