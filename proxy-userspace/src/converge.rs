@@ -182,7 +182,7 @@ impl<S: MapStore> Converger<S> {
         }
         let (mut ledger, _) = self.take_ledger(&mut report)?;
         let ops = ledger.collect();
-        let unserved: Vec<ObjectName> = ledger.full().keys().map(object_name).collect();
+        let unserved: Vec<ObjectName> = ledger.full().keys().map(|port| port.service.clone()).collect();
         self.write(ledger, &ops, &mut report)?;
         if !unserved.is_empty() {
             self.model.mark_services(unserved);
@@ -240,10 +240,6 @@ impl<S: MapStore> Converger<S> {
         report.writes += ops.iter().filter(|op| **op != Op::Grace).count();
         Ok(())
     }
-}
-
-fn object_name(port: &ServicePortName) -> ObjectName {
-    ObjectName { namespace: port.namespace.clone(), name: port.service.clone() }
 }
 
 #[cfg(test)]
@@ -437,7 +433,7 @@ mod tests {
         converger.converge().unwrap();
         converger.apply(service("shop/second").cluster_ip("10.96.0.11").port(80).apply());
         let report = converger.converge().unwrap();
-        assert_eq!(report.full.iter().map(|(name, _)| &*name.service).collect::<Vec<_>>(), ["second"]);
+        assert_eq!(report.full.iter().map(|(name, _)| name.service.name()).collect::<Vec<_>>(), ["second"]);
         converger.apply(service("shop/first").delete());
         converger.converge().unwrap();
         assert_eq!(converger.tidy().unwrap().full, []);

@@ -17,6 +17,7 @@ use proxy_userspace::desired::{ServicePortName, WantedBackend, WantedFrontend, W
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::memory::MemoryStore;
 use proxy_userspace::maps::{MapStore, Snapshot};
+use proxy_userspace::model::ObjectName;
 use proxy_userspace::plan::{Ledger, Op};
 
 type World = BTreeMap<ServicePortName, WantedService>;
@@ -39,8 +40,7 @@ const PLACES: usize = 5;
 
 fn service_name(number: usize) -> ServicePortName {
     ServicePortName {
-        namespace: "ns".into(),
-        service: format!("svc{number}").into(),
+        service: ObjectName::new("ns", &format!("svc{number}")),
         port: "".into(),
         proto: 6,
         family: Family::V4,

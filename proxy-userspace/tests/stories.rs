@@ -240,7 +240,7 @@ impl Story {
 
     fn full(&self) -> Vec<String> {
         let full = self.converger.ledger().into_iter().flat_map(Ledger::full);
-        full.map(|(port, full)| format!("{}/{}: {full}", port.namespace, port.service)).collect()
+        full.map(|(port, full)| format!("{}: {full}", port.service)).collect()
     }
 }
 

@@ -13,8 +13,8 @@ pub(super) fn tell(report: &Report, cramped: bool) {
     }
     for (port, full) in &report.full {
         error!(
-            namespace = &*port.namespace,
-            service = &*port.service,
+            namespace = port.service.namespace(),
+            service = port.service.name(),
             port = &*port.port,
             "not served as it should be: {full}; {}",
             if cramped { "the table cannot grow now".to_owned() } else { way_out(full.table) }

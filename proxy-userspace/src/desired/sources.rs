@@ -19,7 +19,7 @@ pub(super) struct Sources {
 
 /// Only ranges of the family restrict it; a /0 lifts the restriction.
 pub(super) fn of(service: &Service, family: Family, node_ip: Option<IpAddr>) -> Sources {
-    let ranges: Vec<_> = service.source_ranges.iter().filter(|range| cidr_family(range) == family).copied().collect();
+    let ranges: Vec<_> = service.source_ranges().iter().filter(|range| cidr_family(range) == family).copied().collect();
     if ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
         return Sources::default();
     }
@@ -29,7 +29,7 @@ pub(super) fn of(service: &Service, family: Family, node_ip: Option<IpAddr>) -> 
 
 /// A host that holds a load-balancer address dials it with that address as source.
 fn with_own_node(service: &Service, family: Family, mut ranges: Vec<IpNet>) -> Sources {
-    let addresses = service.load_balancer_ips.iter().filter(|ip| family_of(**ip) == family);
+    let addresses = service.load_balancer_ips().iter().filter(|ip| family_of(**ip) == family);
     ranges.extend(addresses.map(|ip| IpNet::from(*ip)));
     restricted(&ranges, Version::SOURCE_RANGES | Version::SOURCE_NODE_ALLOWED)
 }

@@ -47,6 +47,7 @@ mod tests {
     use super::*;
     use crate::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedService};
     use crate::maps::pinned::layouts;
+    use crate::model::ObjectName;
     use crate::plan::{Ledger, growth};
 
     const CPUS: u64 = 64;
@@ -61,8 +62,7 @@ mod tests {
         let wanted: Vec<WantedService> = (0..services)
             .map(|number| WantedService {
                 name: ServicePortName {
-                    namespace: "default".into(),
-                    service: number.to_string().into(),
+                    service: ObjectName::new("default", &number.to_string()),
                     port: "".into(),
                     proto: 6,
                     family: Family::V4,

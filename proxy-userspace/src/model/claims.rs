@@ -1,20 +1,15 @@
-//! Who claims which frontend. Two Services may name one external address: the older one is served (then the one whose
+//! Who claims which address. Two Services may name one external address: the older one is served (then the one whose
 //! name sorts first), so the order of events never decides.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use proxy_common::abi::FrontendKey;
 
+use super::catalog::Catalog;
 use super::names::ObjectName;
 use super::problem::Problem;
 use super::protocol;
 use super::service::Service;
-use crate::hash::HashMap;
-
-/// Claimants by frontend, best first; nearly always one.
-#[derive(Debug, Default)]
-pub(super) struct Claims(HashMap<FrontendKey, Vec<Arc<Service>>>);
 
 /// A frontend that a Service claims and another one has.
 #[derive(Debug)]
@@ -26,39 +21,37 @@ pub(super) struct Loss {
     by_name: bool,
 }
 
-impl Claims {
+impl Catalog {
     /// The Service that serves `key`.
-    pub(super) fn winner(&self, key: &FrontendKey) -> Option<&ObjectName> {
-        self.0.get(key)?.first().map(|service| &service.name)
+    pub(super) fn winner(&self, key: &FrontendKey) -> Option<&Service> {
+        let candidates = self.by_frontend.candidates(key).filter_map(|id| self.known[id].service.as_ref());
+        candidates.filter(|service| service.claims(key)).min_by(|a, b| a.rank(b))
+    }
+
+    pub(super) fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        let mut candidates = self.by_cluster_ip.candidates(&ip).filter_map(|id| self.known[id].service.as_ref());
+        candidates.any(|service| service.cluster_ips().any(|other| other == ip))
     }
 
     /// Who loses a frontend because `service` is there: itself or the one that had it.
-    pub(super) fn add(&mut self, service: &Arc<Service>) -> Vec<Loss> {
-        keys(service).filter_map(|key| self.add_key(key, service)).collect()
+    pub(super) fn add_service(&mut self, service: Service) -> Vec<Loss> {
+        let losses = keys(&service).filter_map(|key| Some(Loss::between(key, &service, self.winner(&key)?))).collect();
+        let id = self.find_or_add(&service.name);
+        keys(&service).for_each(|key| self.by_frontend.add(&key, id));
+        service.cluster_ips().for_each(|ip| self.by_cluster_ip.add(&ip, id));
+        self.known[id].service = Some(service);
+        losses
     }
 
-    fn add_key(&mut self, key: FrontendKey, service: &Arc<Service>) -> Option<Loss> {
-        let claimants = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
-        let at = claimants.partition_point(|other| other.rank(service).is_lt());
-        claimants.insert(at, Arc::clone(service));
-        let (winner, loser) = (claimants.first()?, claimants.get(at.max(1))?);
-        let by_name = winner.created == loser.created;
-        Some(Loss { key, winner: winner.name.clone(), loser: loser.name.clone(), by_name })
-    }
-
-    /// Who may have won a frontend because `service` is gone.
-    pub(super) fn remove(&mut self, service: &Arc<Service>) -> Vec<ObjectName> {
-        keys(service).filter_map(|key| self.remove_key(key, service)).collect()
-    }
-
-    fn remove_key(&mut self, key: FrontendKey, service: &Arc<Service>) -> Option<ObjectName> {
-        let claimants = self.0.get_mut(&key)?;
-        claimants.retain(|other| !Arc::ptr_eq(other, service));
-        let heir = claimants.first().map(|heir| heir.name.clone());
-        if heir.is_none() {
-            self.0.remove(&key);
-        }
-        heir
+    /// The Service that was there, and who may have won a frontend because it is gone.
+    pub(super) fn remove_service(&mut self, name: &ObjectName) -> Option<(Service, Vec<ObjectName>)> {
+        let id = self.find(name)?;
+        let service = self.known[id].service.take()?;
+        keys(&service).for_each(|key| self.by_frontend.remove(&key, id));
+        service.cluster_ips().for_each(|ip| self.by_cluster_ip.remove(&ip, id));
+        self.forget_if_empty(id);
+        let heirs = keys(&service).filter_map(|key| Some(self.winner(&key)?.name.clone())).collect();
+        Some((service, heirs))
     }
 }
 
@@ -67,6 +60,12 @@ fn keys(service: &Service) -> impl Iterator<Item = FrontendKey> {
 }
 
 impl Loss {
+    fn between(key: FrontendKey, one: &Service, other: &Service) -> Self {
+        let (winner, loser) = if one.rank(other).is_lt() { (one, other) } else { (other, one) };
+        let by_name = winner.created == loser.created;
+        Self { key, winner: winner.name.clone(), loser: loser.name.clone(), by_name }
+    }
+
     pub(super) fn problem(&self) -> Problem {
         let (what, winner) = (self.what(), &self.winner);
         let whom = if self.by_name {

@@ -27,7 +27,7 @@ impl Dirty {
         }
     }
 
-    pub(super) fn add_cluster_ips<'a>(&mut self, ips: impl IntoIterator<Item = &'a IpAddr>) {
+    pub(super) fn add_cluster_ips(&mut self, ips: impl IntoIterator<Item = IpAddr>) {
         if !self.everything {
             self.cluster_ips.extend(ips);
         }

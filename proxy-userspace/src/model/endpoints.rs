@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proxy_common::addr::{Addr, Family};
+use smallvec::SmallVec;
 
 use super::address::{family_of, parse_ip, parse_port, unfit_for_endpoint};
 use super::names::{Names, ObjectName};
@@ -19,8 +20,11 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// One slice. A hundred thousand endpoints live in these: 32 bytes each, where they run is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
+    /// Without its namespace, which is that of its Service.
+    pub name: Box<str>,
     pub family: Family,
-    pub ports: Box<[SlicePort]>,
+    /// Most slices have one.
+    pub ports: SmallVec<[SlicePort; 1]>,
     pub endpoints: Box<[Endpoint]>,
 }
 
@@ -78,19 +82,20 @@ pub(super) fn convert(
     if object.metadata.labels.contains_key(HEADLESS_LABEL) {
         return None;
     }
-    let service = service_of(object, names, problems)?;
+    let service = service_of(object, problems)?;
     let family = address_family(&object.address_type, problems)?;
     let ports =
         object.ports.iter().enumerate().filter_map(|(at, port)| slice_port(at, port, names, problems)).collect();
-    Some((service, Slice { family, ports, endpoints: endpoints(object, family, names, problems) }))
+    let name = object.metadata.name.as_str().into();
+    Some((service, Slice { name, family, ports, endpoints: endpoints(object, family, names, problems) }))
 }
 
-fn service_of(object: &objects::EndpointSlice, names: &mut Names, problems: &mut Problems) -> Option<ObjectName> {
+fn service_of(object: &objects::EndpointSlice, problems: &mut Problems) -> Option<ObjectName> {
     let Some(service) = object.metadata.labels.get(SERVICE_LABEL).filter(|service| !service.is_empty()) else {
         problems.push(format!("has no label {SERVICE_LABEL} and is not used; name its Service there"));
         return None;
     };
-    Some(ObjectName { namespace: names.share(&object.metadata.namespace), name: names.share(service) })
+    Some(ObjectName::new(&object.metadata.namespace, service))
 }
 
 fn address_family(text: &str, problems: &mut Problems) -> Option<Family> {

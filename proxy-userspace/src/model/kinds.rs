@@ -31,15 +31,20 @@ pub(super) trait Kind: Sized {
 
     /// As people call the object.
     fn title(name: &ObjectName) -> String {
-        if Self::NAMESPACED { format!("{} {name}", Self::NAME) } else { format!("{} {}", Self::NAME, name.name) }
+        if Self::NAMESPACED { format!("{} {name}", Self::NAME) } else { format!("{} {}", Self::NAME, name.name()) }
     }
 
-    fn nameless(name: &ObjectName) -> Option<Problem> {
-        let nameless = name.name.is_empty() || (Self::NAMESPACED && name.namespace.is_empty());
-        nameless.then(|| Problem {
-            object: Self::title(name),
-            message: "has no name or no namespace and is not used; give it both".into(),
-        })
+    /// What is wrong with the name itself.
+    fn misnamed(name: &ObjectName) -> Option<Problem> {
+        let nameless = name.name().is_empty() || (Self::NAMESPACED && name.namespace().is_empty());
+        let message = if nameless {
+            "has no name or no namespace and is not used; give it both"
+        } else if name.name().contains('/') {
+            "has a slash in its name and is not used; no API server takes one"
+        } else {
+            return None;
+        };
+        Some(Problem { object: Self::title(name), message: message.into() })
     }
 }
 
@@ -56,11 +61,11 @@ impl Kind for Service {
     }
 
     fn known(model: &Model) -> Vec<ObjectName> {
-        model.services.keys().cloned().collect()
+        model.services().map(|service| service.name.clone()).collect()
     }
 
     fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
-        let service = service::convert(object, &mut model.names, problems);
+        let service = service::convert(&name, object, &mut model.names, problems);
         model.replace_service(&name, service)
     }
 
@@ -82,20 +87,20 @@ impl Kind for EndpointSlice {
     }
 
     fn known(model: &Model) -> Vec<ObjectName> {
-        model.slices.names().cloned().collect()
+        model.catalog.slice_names().collect()
     }
 
     fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
         let changed = match endpoints::convert(object, &mut model.names, problems) {
-            Some((service, slice)) => model.slices.put(name, service, slice),
-            None => model.slices.remove(&name),
+            Some((service, slice)) => model.catalog.put_slice(&name, &service, slice),
+            None => model.catalog.remove_slice(&name).into_iter().collect(),
         };
         model.mark_services(changed);
         Vec::new()
     }
 
     fn remove(model: &mut Model, name: &ObjectName) {
-        let changed = model.slices.remove(name);
+        let changed = model.catalog.remove_slice(name);
         model.mark_services(changed);
     }
 }
@@ -118,8 +123,8 @@ impl Kind for Node {
 
     fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
         let node = node::convert(object, &mut model.names, problems);
-        if model.nodes.get(&name.name) != Some(&node) {
-            model.nodes.insert(name.name, node);
+        if model.nodes.get(name.name()) != Some(&node) {
+            model.nodes.insert(name.name().into(), node);
             model.mark_everything();
         }
         Vec::new()
@@ -147,8 +152,8 @@ impl Kind for ServiceCidr {
 
     fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
         let cidrs = cidr::convert(object, problems);
-        if model.cidrs.get(&name.name) != Some(&cidrs) {
-            model.cidrs.insert(name.name, cidrs);
+        if model.cidrs.get(name.name()) != Some(&cidrs) {
+            model.cidrs.insert(name.name().into(), cidrs);
             model.dirty.node = true;
         }
         report_those_that_do_not_fit(model, problems);
@@ -156,7 +161,7 @@ impl Kind for ServiceCidr {
     }
 
     fn remove(model: &mut Model, name: &ObjectName) {
-        model.dirty.node |= model.cidrs.remove(&name.name).is_some();
+        model.dirty.node |= model.cidrs.remove(name.name()).is_some();
     }
 }
 
@@ -172,5 +177,5 @@ fn report_those_that_do_not_fit(model: &Model, problems: &mut Problems) {
 
 /// Names of a kind without namespaces. Lists of those carry an empty namespace.
 fn cluster_scoped<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<ObjectName> {
-    names.map(|name| ObjectName { namespace: "".into(), name: Arc::clone(name) }).collect()
+    names.map(|name| ObjectName::new("", name)).collect()
 }

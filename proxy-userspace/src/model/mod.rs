@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! objects (JSON, YAML) -> service, endpoints, node, cidr  (one file converts one kind)
-//!                      -> Model { services, slices, claims, nodes, ServiceCIDRs } -> Dirty
+//!                      -> Model { catalog of Services and slices, nodes, ServiceCIDRs } -> Dirty
 //! ```
 
 pub mod address;
 #[cfg(any(test, feature = "test-support"))]
 pub mod build;
+mod catalog;
 pub mod cidr;
 mod claims;
 mod defaults;
 mod dirty;
 pub mod endpoints;
+mod index;
 mod kinds;
 mod listing;
 mod moment;
@@ -42,15 +44,13 @@ pub use names::{ObjectName, ServicePortName};
 pub use problem::Problem;
 pub use slices::Joined;
 
-use crate::hash::HashMap;
-use claims::Claims;
+use catalog::Catalog;
 use kinds::Kind;
 use names::Names;
 use node::Node;
 use objects::EndpointSlice;
 use problem::Told;
 use service::{Port, Service};
-use slices::Slices;
 
 /// One thing that a source learned about the cluster.
 #[derive(Clone, Debug)]
@@ -84,11 +84,7 @@ pub enum Event<T> {
 #[derive(Debug, Default)]
 pub struct Model {
     names: Names,
-    services: HashMap<ObjectName, Arc<Service>>,
-    claims: Claims,
-    /// How many Services have each ClusterIP; only mistakes make it more than one.
-    cluster_ips: BTreeMap<IpAddr, u32>,
-    slices: Slices,
+    catalog: Catalog,
     nodes: BTreeMap<Arc<str>, Node>,
     cidrs: BTreeMap<Arc<str>, Box<[IpNet]>>,
     listings: kinds::Listings,
@@ -125,35 +121,35 @@ impl Model {
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values().map(Arc::as_ref)
+        self.catalog.services()
     }
 
     pub fn service(&self, name: &ObjectName) -> Option<&Service> {
-        self.services.get(name).map(Arc::as_ref)
+        self.catalog.service(name)
     }
 
     /// The endpoints of one service port, sorted by address and port, each pair once.
     pub fn endpoints(&self, service: &ObjectName, port: &Port, family: Family) -> Vec<Joined<'_>> {
-        self.slices.join(service, port, family)
+        self.catalog.join(service, port, family)
     }
 
     /// How many endpoints one service port has, duplicates included.
     pub fn endpoint_count(&self, service: &ObjectName, port: &Port, family: Family) -> u32 {
-        self.slices.count(service, port, family)
+        self.catalog.count(service, port, family)
     }
 
     /// The Service that serves `key`, of all that claim it.
     pub fn winner(&self, key: &FrontendKey) -> Option<&ObjectName> {
-        self.claims.winner(key)
+        self.catalog.winner(key).map(|service| &service.name)
     }
 
-    /// Every ClusterIP, sorted.
+    /// Every ClusterIP; only mistakes make one appear twice.
     pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.cluster_ips.keys().copied()
+        self.services().flat_map(Service::cluster_ips)
     }
 
     pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
-        self.cluster_ips.contains_key(&ip)
+        self.catalog.is_cluster_ip(ip)
     }
 
     pub fn node(&self, name: &str) -> Option<&Node> {
@@ -200,8 +196,8 @@ impl Model {
 
     fn put<T: Kind>(&mut self, object: &T) -> Vec<Problem> {
         let metadata = object.metadata();
-        let name = ObjectName { namespace: self.names.share(&metadata.namespace), name: metadata.name.as_str().into() };
-        if let Some(problem) = T::nameless(&name) {
+        let name = ObjectName::new(&metadata.namespace, &metadata.name);
+        if let Some(problem) = T::misnamed(&name) {
             return vec![problem];
         }
         T::listing(&mut self.listings).see(&name);
@@ -221,55 +217,35 @@ impl Model {
 
     /// Puts a Service (or its absence) in the place of the one before; nothing happens when they are equal.
     fn replace_service(&mut self, name: &ObjectName, new: Option<Service>) -> Vec<Problem> {
-        let old = self.services.get(name).cloned();
-        if old.as_deref() == new.as_ref() {
+        if self.catalog.service(name) == new.as_ref() {
             return Vec::new();
         }
         self.dirty.add_services([name.clone()]);
-        self.replace_cluster_ips(
-            old.as_deref().map_or(&[], Service::cluster_ips),
-            new.as_ref().map_or(&[], Service::cluster_ips),
-        );
-        if let Some(old) = old {
-            self.drop_service(&old);
+        let had = self.drop_service(name);
+        let has: Vec<_> = new.iter().flat_map(Service::cluster_ips).collect();
+        if had != has {
+            self.dirty.add_cluster_ips(had.into_iter().chain(has));
         }
         new.map(|new| self.add_service(new)).unwrap_or_default()
     }
 
-    fn replace_cluster_ips(&mut self, old: &[IpAddr], new: &[IpAddr]) {
-        if old == new {
-            return;
-        }
-        for ip in new {
-            *self.cluster_ips.entry(*ip).or_default() += 1;
-        }
-        for ip in old {
-            let count = self.cluster_ips.get_mut(ip).expect("counted when the Service came");
-            *count -= 1;
-            if *count == 0 {
-                self.cluster_ips.remove(ip);
-            }
-        }
-        self.dirty.add_cluster_ips(old.iter().chain(new));
-    }
-
-    fn drop_service(&mut self, old: &Arc<Service>) {
-        self.services.remove(&old.name);
+    /// The ClusterIPs that it had.
+    fn drop_service(&mut self, name: &ObjectName) -> Vec<IpAddr> {
+        let Some((old, heirs)) = self.catalog.remove_service(name) else { return Vec::new() };
         self.dirty.former_ports.extend(old.service_ports().map(|(port, family)| old.port_name(port, family)));
-        self.dirty.add_services(self.claims.remove(old));
+        self.dirty.add_services(heirs);
+        old.cluster_ips().collect()
     }
 
     fn add_service(&mut self, new: Service) -> Vec<Problem> {
-        let new = Arc::new(new);
-        self.services.insert(new.name.clone(), Arc::clone(&new));
-        let losses = self.claims.add(&new);
+        let losses = self.catalog.add_service(new);
         let told = losses.iter().map(claims::Loss::problem).collect();
         self.dirty.add_services(losses.into_iter().map(|loss| loss.loser));
         told
     }
 
     /// Says that these Services must be computed again.
-    pub fn mark_services(&mut self, names: Vec<ObjectName>) {
+    pub fn mark_services(&mut self, names: impl IntoIterator<Item = ObjectName>) {
         self.dirty.add_services(names);
     }
 }

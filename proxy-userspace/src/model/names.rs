@@ -9,30 +9,39 @@ use proxy_common::addr::Family;
 use super::endpoints::Site;
 use crate::hash::HashSet;
 
-/// A namespaced object: a Service, an EndpointSlice.
+/// A namespaced object: a Service, an EndpointSlice. One text, `namespace/name`, that all who name it share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
-}
+pub struct ObjectName(Arc<str>);
 
 impl ObjectName {
+    /// `namespace` has no slash in it; it is empty for cluster-scoped kinds.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self([namespace, "/", name].concat().into())
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.parts().0
+    }
+
+    pub fn name(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once('/').expect("made with a slash")
     }
 }
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        f.write_str(&self.0)
     }
 }
 
 /// One service port in one family: the unit of programming.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
-    pub namespace: Arc<str>,
-    pub service: Arc<str>,
+    pub service: ObjectName,
     /// Empty for an unnamed port.
     pub port: Arc<str>,
     /// IANA number.

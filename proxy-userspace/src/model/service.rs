@@ -1,12 +1,13 @@
 //! Service: what clients dial, and the policies behind it (specification A2, B1).
 
 use std::cmp::Ordering;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use proxy_common::abi::{Frontend, FrontendKey};
 use proxy_common::addr::{Addr, Be16, Family};
+use smallvec::SmallVec;
 
 use super::address::{family_of, parse_cidr, parse_ip, parse_port, unfit_for_endpoint, unfit_for_frontend};
 use super::moment::{Moment, parse_moment};
@@ -29,18 +30,27 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub struct Service {
     pub name: ObjectName,
     pub created: Option<Moment>,
-    /// At most one per family; a family without one is not served at all.
-    pub cluster_ips: Box<[IpAddr]>,
-    pub external_ips: Box<[IpAddr]>,
-    pub load_balancer_ips: Box<[IpAddr]>,
-    pub source_ranges: Box<[IpNet]>,
-    pub ports: Box<[Port]>,
+    /// The ClusterIP of each family; a family without one is not served at all.
+    pub cluster_ip_v4: Option<Ipv4Addr>,
+    pub cluster_ip_v6: Option<Ipv6Addr>,
+    /// Most Services have one.
+    pub ports: SmallVec<[Port; 1]>,
+    /// `None` when there is nothing in it: most Services are dialled from inside only.
+    pub outside: Option<Box<Outside>>,
     /// internalTrafficPolicy is Local.
     pub internal_local: bool,
     /// externalTrafficPolicy is Local, and the type makes it count.
     pub external_local: bool,
     /// 0 for none.
     pub affinity_seconds: u32,
+}
+
+/// How a Service is dialled from outside of the cluster, node ports aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    pub external_ips: Box<[IpAddr]>,
+    pub load_balancer_ips: Box<[IpAddr]>,
+    pub source_ranges: Box<[IpNet]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,12 +70,28 @@ impl Service {
         FAMILIES.into_iter().filter(|family| self.cluster_ip(*family).is_some())
     }
 
-    pub fn cluster_ips(&self) -> &[IpAddr] {
-        &self.cluster_ips
+    pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let (v4, v6) = (self.cluster_ip_v4.map(IpAddr::from), self.cluster_ip_v6.map(IpAddr::from));
+        v4.into_iter().chain(v6)
     }
 
     pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
-        self.cluster_ips.iter().copied().find(|ip| family_of(*ip) == family)
+        match family {
+            Family::V4 => self.cluster_ip_v4.map(IpAddr::from),
+            Family::V6 => self.cluster_ip_v6.map(IpAddr::from),
+        }
+    }
+
+    pub fn external_ips(&self) -> &[IpAddr] {
+        self.outside.as_deref().map_or(&[], |outside| &outside.external_ips)
+    }
+
+    pub fn load_balancer_ips(&self) -> &[IpAddr] {
+        self.outside.as_deref().map_or(&[], |outside| &outside.load_balancer_ips)
+    }
+
+    pub fn source_ranges(&self) -> &[IpNet] {
+        self.outside.as_deref().map_or(&[], |outside| &outside.source_ranges)
     }
 
     /// Every service port there is: each port in each family.
@@ -74,13 +100,7 @@ impl Service {
     }
 
     pub fn port_name(&self, port: &Port, family: Family) -> ServicePortName {
-        ServicePortName {
-            namespace: Arc::clone(&self.name.namespace),
-            service: Arc::clone(&self.name.name),
-            port: Arc::clone(&port.name),
-            proto: port.proto,
-            family,
-        }
+        ServicePortName { service: self.name.clone(), port: Arc::clone(&port.name), proto: port.proto, family }
     }
 
     /// What clients may dial to reach `port`, with the frontend kind; each key once, the strictest kind first.
@@ -88,8 +108,8 @@ impl Service {
         let of_family = |ip: &&IpAddr| family_of(**ip) == family;
         let at = |kind: u32| move |ip: &IpAddr| (port.key(Addr::from(*ip), port.port), kind);
         let mut frontends: Vec<_> = self.cluster_ip(family).iter().map(at(Frontend::KIND_CLUSTER_IP)).collect();
-        frontends.extend(self.load_balancer_ips.iter().filter(of_family).map(at(Frontend::KIND_LOAD_BALANCER)));
-        frontends.extend(self.external_ips.iter().filter(of_family).map(at(Frontend::KIND_EXTERNAL_IP)));
+        frontends.extend(self.load_balancer_ips().iter().filter(of_family).map(at(Frontend::KIND_LOAD_BALANCER)));
+        frontends.extend(self.external_ips().iter().filter(of_family).map(at(Frontend::KIND_EXTERNAL_IP)));
         if port.node_port != 0 {
             frontends.push((port.key(Addr::unspecified(family), port.node_port), Frontend::KIND_NODE_PORT));
         }
@@ -98,10 +118,17 @@ impl Service {
         frontends
     }
 
+    /// Whether `key` is among the [`Self::frontends`] of one of its ports.
+    pub fn claims(&self, key: &FrontendKey) -> bool {
+        self.service_ports().any(|(port, family)| {
+            port.proto == key.proto && self.frontends(port, family).iter().any(|(other, _)| other == key)
+        })
+    }
+
     /// Reachable from outside the cluster by something other than its ClusterIP (specification B3).
     pub fn externally_accessible(&self, port: &Port, family: Family) -> bool {
         let any_of_family = |ips: &[IpAddr]| ips.iter().any(|ip| family_of(*ip) == family);
-        port.node_port != 0 || any_of_family(&self.load_balancer_ips) || any_of_family(&self.external_ips)
+        port.node_port != 0 || any_of_family(self.load_balancer_ips()) || any_of_family(self.external_ips())
     }
 
     /// Who comes first when two Services claim one address: the older, then the one whose name sorts first.
@@ -122,28 +149,35 @@ impl Port {
 }
 
 /// `None` when the Service is none of our business.
-pub(super) fn convert(object: &objects::Service, names: &mut Names, problems: &mut Problems) -> Option<Service> {
+pub(super) fn convert(
+    name: &ObjectName,
+    object: &objects::Service,
+    names: &mut Names,
+    problems: &mut Problems,
+) -> Option<Service> {
     let spec = &object.spec;
     if !is_for_us(object, problems) {
         return None;
     }
-    let cluster_ips = cluster_ips(spec, problems);
+    let (cluster_ip_v4, cluster_ip_v6) = cluster_ips(spec, problems);
     let external_ips = external_ips(spec, problems);
     Some(Service {
-        name: ObjectName {
-            namespace: names.share(&object.metadata.namespace),
-            name: names.share(&object.metadata.name),
-        },
+        name: name.clone(),
         created: created(object, problems),
         ports: ports(spec, names, problems),
-        load_balancer_ips: load_balancer_ips(object, problems),
-        source_ranges: source_ranges(spec, problems),
+        outside: outside(object, external_ips, problems),
         internal_local: is_local("internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), problems),
         external_local: external_local(spec, problems),
         affinity_seconds: affinity_seconds(spec, problems),
-        cluster_ips,
-        external_ips,
+        cluster_ip_v4,
+        cluster_ip_v6,
     })
+}
+
+fn outside(object: &objects::Service, external_ips: Box<[IpAddr]>, problems: &mut Problems) -> Option<Box<Outside>> {
+    let load_balancer_ips = load_balancer_ips(object, problems);
+    let outside = Outside { external_ips, load_balancer_ips, source_ranges: source_ranges(&object.spec, problems) };
+    (outside != Outside::default()).then(|| outside.into())
 }
 
 fn created(object: &objects::Service, problems: &mut Problems) -> Option<Moment> {
@@ -181,20 +215,24 @@ fn first_cluster_ip(spec: &ServiceSpec) -> Option<&str> {
 }
 
 /// One ClusterIP per family. `ipFamilies` says which is which; without it (old API servers, files) each speaks for itself.
-fn cluster_ips(spec: &ServiceSpec, problems: &mut Problems) -> Box<[IpAddr]> {
-    let mut found: Vec<IpAddr> = Vec::new();
+fn cluster_ips(spec: &ServiceSpec, problems: &mut Problems) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let (mut v4, mut v6) = (None, None);
     for (at, text) in cluster_ip_texts(spec).into_iter().enumerate() {
         let Some(ip) = frontend_ip(&format!("clusterIPs[{at}]"), text, problems) else { continue };
         if !family_agrees(spec.ip_families.get(at), ip) {
             let declared = &spec.ip_families[at];
             problems.push(format!("clusterIPs[{at}] {text:?} is left out: ipFamilies[{at}] says {declared}"));
-        } else if found.iter().any(|other| family_of(*other) == family_of(ip)) {
-            problems.push(format!("clusterIPs[{at}] {text:?} is left out: a Service has one ClusterIP per family"));
-        } else {
-            found.push(ip);
+            continue;
+        }
+        match ip {
+            IpAddr::V4(ip) if v4.is_none() => v4 = Some(ip),
+            IpAddr::V6(ip) if v6.is_none() => v6 = Some(ip),
+            _ => {
+                problems.push(format!("clusterIPs[{at}] {text:?} is left out: a Service has one ClusterIP per family"));
+            }
         }
     }
-    found.into()
+    (v4, v6)
 }
 
 fn cluster_ip_texts(spec: &ServiceSpec) -> Vec<&str> {
@@ -270,8 +308,8 @@ fn source_ranges(spec: &ServiceSpec, problems: &mut Problems) -> Box<[IpNet]> {
     sorted(ranges)
 }
 
-fn ports(spec: &ServiceSpec, names: &mut Names, problems: &mut Problems) -> Box<[Port]> {
-    let mut ports: Vec<Port> = Vec::new();
+fn ports(spec: &ServiceSpec, names: &mut Names, problems: &mut Problems) -> SmallVec<[Port; 1]> {
+    let mut ports: SmallVec<[Port; 1]> = SmallVec::with_capacity(spec.ports.len());
     for (at, object) in spec.ports.iter().enumerate() {
         let Some(mut port) = port(at, object, names, problems) else { continue };
         if ports.iter().any(|other| other.proto == port.proto && (other.port == port.port || other.name == port.name)) {
@@ -286,7 +324,7 @@ fn ports(spec: &ServiceSpec, names: &mut Names, problems: &mut Problems) -> Box<
         }
         ports.push(port);
     }
-    ports.into()
+    ports
 }
 
 fn port(at: usize, object: &objects::ServicePort, names: &mut Names, problems: &mut Problems) -> Option<Port> {

@@ -1,13 +1,11 @@
 //! All EndpointSlices by the Service they belong to, and their join with a service port (specification A5).
 
-use std::sync::Arc;
-
 use proxy_common::addr::{Addr, Be16, Family};
 
+use super::catalog::{Catalog, Known};
 use super::endpoints::{Endpoint, Slice};
 use super::names::ObjectName;
 use super::service::Port;
-use crate::hash::HashMap;
 
 /// An endpoint as one service port sees it.
 #[derive(Clone, Copy, Debug)]
@@ -17,67 +15,74 @@ pub struct Joined<'a> {
     pub endpoint: &'a Endpoint,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Slices {
-    /// Slices of a Service, sorted by their names: a Service mostly has one.
-    by_service: HashMap<ObjectName, Vec<(Arc<str>, Slice)>>,
-    /// The Service of each slice.
-    owner: HashMap<ObjectName, ObjectName>,
-}
-
-impl Slices {
+impl Catalog {
     /// Puts a slice in its place; returns the Services that see a difference.
-    pub(super) fn put(&mut self, name: ObjectName, service: ObjectName, slice: Slice) -> Vec<ObjectName> {
-        if self.owner.get(&name).is_some_and(|owner| *owner != service) {
-            let mut changed = self.remove(&name);
-            changed.extend(self.insert(name, service, slice));
-            return changed;
+    pub(super) fn put_slice(&mut self, name: &ObjectName, service: &ObjectName, slice: Slice) -> Vec<ObjectName> {
+        let owner = self.owner(name);
+        let mut changed = Vec::new();
+        if owner.is_some_and(|id| self.known[id].name != *service) {
+            changed.extend(self.remove_slice(name));
         }
-        self.insert(name, service, slice).into_iter().collect()
+        changed.extend(self.insert_slice(name, service, slice).then(|| service.clone()));
+        changed
     }
 
-    fn insert(&mut self, name: ObjectName, service: ObjectName, slice: Slice) -> Option<ObjectName> {
-        let slices = self.by_service.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1));
-        match slices.binary_search_by(|(other, _)| other.cmp(&name.name)) {
-            Ok(at) if slices[at].1 == slice => return None,
-            Ok(at) => slices[at].1 = slice,
-            Err(at) => slices.insert(at, (Arc::clone(&name.name), slice)),
+    fn insert_slice(&mut self, name: &ObjectName, service: &ObjectName, slice: Slice) -> bool {
+        let id = self.find_or_add(service);
+        let slices = &mut self.known[id].slices;
+        match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
+            Ok(at) if slices[at] == slice => return false,
+            Ok(at) => slices[at] = slice,
+            Err(at) => {
+                slices.insert(at, slice);
+                self.by_slice.add(name, id);
+            }
         }
-        self.owner.insert(name, service.clone());
+        true
+    }
+
+    /// Takes a slice away and returns its Service; one that is not there changes nothing.
+    pub(super) fn remove_slice(&mut self, name: &ObjectName) -> Option<ObjectName> {
+        let id = self.owner(name)?;
+        let Known { name: service, slices, .. } = &mut self.known[id];
+        let service = service.clone();
+        slices.retain(|slice| *slice.name != *name.name());
+        self.by_slice.remove(name, id);
+        self.forget_if_empty(id);
         Some(service)
     }
 
-    /// Takes a slice away; one that is not there changes nothing.
-    pub(super) fn remove(&mut self, name: &ObjectName) -> Vec<ObjectName> {
-        let Some(service) = self.owner.remove(name) else { return Vec::new() };
-        if let Some(slices) = self.by_service.get_mut(&service) {
-            slices.retain(|(other, _)| *other != name.name);
-            if slices.is_empty() {
-                self.by_service.remove(&service);
-            }
-        }
-        vec![service]
+    /// The number of the Service that a slice belongs to.
+    fn owner(&self, name: &ObjectName) -> Option<usize> {
+        let has_it = |known: &Known| {
+            known.name.namespace() == name.namespace() && known.slices.iter().any(|slice| *slice.name == *name.name())
+        };
+        self.by_slice.candidates(name).find(|id| has_it(&self.known[*id]))
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.owner.keys()
+    pub(super) fn slice_names(&self) -> impl Iterator<Item = ObjectName> {
+        let names = |known: &'_ Known| {
+            let of = |slice: &Slice| ObjectName::new(known.name.namespace(), &slice.name);
+            known.slices.iter().map(of).collect::<Vec<_>>()
+        };
+        self.known.iter().flat_map(move |(_, known)| names(known))
     }
 
-    fn of(&self, service: &ObjectName) -> &[(Arc<str>, Slice)] {
-        self.by_service.get(service).map_or(&[], Vec::as_slice)
+    fn slices_of(&self, service: &ObjectName) -> &[Slice] {
+        self.get(service).map_or(&[], |known| &known.slices)
     }
 
     /// How many endpoints one service port has, duplicates included.
     pub(super) fn count(&self, service: &ObjectName, port: &Port, family: Family) -> u32 {
         let of = |slice: &Slice| target_ports(slice, port, family).count() * slice.endpoints.len();
-        self.of(service).iter().map(|(_, slice)| of(slice) as u32).sum()
+        self.slices_of(service).iter().map(|slice| of(slice) as u32).sum()
     }
 
     /// The endpoints of one service port, sorted by address and port, each pair once.
     pub(super) fn join(&self, service: &ObjectName, port: &Port, family: Family) -> Vec<Joined<'_>> {
-        let slices = self.of(service);
-        let mut joined = Vec::with_capacity(slices.iter().map(|(_, slice)| slice.endpoints.len()).sum());
-        for (_, slice) in slices {
+        let slices = self.slices_of(service);
+        let mut joined = Vec::with_capacity(slices.iter().map(|slice| slice.endpoints.len()).sum());
+        for slice in slices {
             for number in target_ports(slice, port, family) {
                 let endpoints = slice.endpoints.iter();
                 joined.extend(endpoints.map(|endpoint| Joined { addr: endpoint.addr, port: number, endpoint }));

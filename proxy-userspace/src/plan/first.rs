@@ -40,7 +40,7 @@ fn needs(model: &Model) -> Capacity {
 /// Whether its service ports will be [`crate::desired::WantedService::is_plain`].
 fn is_plain(service: &Service) -> bool {
     service.affinity_seconds == 0
-        && service.source_ranges.is_empty()
+        && service.source_ranges().is_empty()
         && !service.internal_local
         && !service.external_local
 }

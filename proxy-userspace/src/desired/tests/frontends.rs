@@ -130,7 +130,7 @@ fn a_service_port_that_went_is_named_once_as_none() {
     model.apply(web().delete());
     let dirty = model.take_dirty();
     let answer = services(&model, &this(), &dirty);
-    assert!(matches!(&answer[..], [(name, None)] if &*name.service == "web"), "{answer:?}");
+    assert!(matches!(&answer[..], [(name, None)] if name.service.name() == "web"), "{answer:?}");
     assert!(model.take_dirty().is_empty());
 }
 
@@ -192,7 +192,7 @@ fn owner(model: &mut Model, ip: &str) -> Option<String> {
     let answer = services(model, &this(), &dirty);
     let mut owners = answer.into_iter().filter_map(|(name, wanted)| {
         let serves = wanted?.frontends.iter().any(|frontend| frontend.key.addr == addr(ip));
-        serves.then(|| name.service.to_string())
+        serves.then(|| name.service.name().to_owned())
     });
     let owner = owners.next();
     assert_eq!(owners.next(), None, "one owner only");

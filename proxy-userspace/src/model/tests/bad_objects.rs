@@ -155,7 +155,7 @@ fn the_rest_of_a_bad_object_is_served() {
     let mut model = Model::default();
     model.apply(web().external_ip("nine").external_ip("203.0.113.1").apply());
     let service = model.service(&name()).unwrap();
-    assert_eq!(service.external_ips.len(), 1);
+    assert_eq!(service.external_ips().len(), 1);
     let slice = build::slice("shop/web").port(8080).endpoint("127.0.0.1").endpoint("10.1.0.1");
     model.apply(slice.apply());
     let service = model.service(&name()).unwrap();
@@ -195,6 +195,21 @@ fn objects_without_a_name_are_not_used() {
         ["Service /web: has no name or no namespace and is not used; give it both"]
     );
     assert_eq!(model.services().count(), 0);
+}
+
+#[test]
+fn a_name_with_a_slash_is_not_used_since_it_could_be_that_of_another_namespace() {
+    let mut model = Model::default();
+    for (namespace, name) in [("shop", "web/1"), ("shop/web", "1")] {
+        let mut slashed = web();
+        (slashed.0.metadata.namespace, slashed.0.metadata.name) = (namespace.into(), name.into());
+        assert_eq!(
+            told(&mut model, slashed.apply()),
+            ["Service shop/web/1: has a slash in its name and is not used; no API server takes one"]
+        );
+        assert_eq!(model.services().count(), 0);
+        model.apply(slashed.delete());
+    }
 }
 
 #[test]
