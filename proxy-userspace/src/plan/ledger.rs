@@ -13,13 +13,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, Range, SourceKey, Version, Word};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, Range, SourceKey, Word};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
 use super::absent::Absent;
 use super::arena::Arena;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
+use super::held::{Held, Policy, Services};
 use super::ids::Ids;
 use super::pressure::Pressure;
 use super::{Op, growth};
@@ -47,8 +48,7 @@ pub struct Ledger {
     /// How large the tables may become.
     pub(super) limit: Capacity,
     pub(super) ids: Allocators,
-    pub(super) names: HashMap<ServicePortName, u32>,
-    pub(super) services: BTreeMap<u32, Held>,
+    pub(super) services: Services,
     /// FRONTENDS. A damaged entry has [`Holding::NOBODY`].
     pub(super) frontends: HashMap<FrontendKey, Holding>,
     /// The last generation of every backend id that was ever used.
@@ -80,26 +80,6 @@ pub(super) struct Allocators {
     pub(super) frontends: Ids,
     pub(super) backends: Ids,
     pub(super) slots: Arena,
-}
-
-/// One service port in the kernel.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    /// 0 for none.
-    pub(super) version: u32,
-    /// What the version says; none when it must be written anew.
-    pub(super) content: Option<Version>,
-    /// The slots of both sets.
-    pub(super) run: Range,
-    pub(super) frontends: Vec<FrontendKey>,
-    /// Sorted by (address, port).
-    pub(super) backends: Vec<HeldBackend>,
-}
-
-impl Held {
-    pub(super) fn is_sticky(&self) -> bool {
-        self.content.is_some_and(|content| content.affinity_seconds != 0)
-    }
 }
 
 /// Who has a frontend key.
@@ -194,7 +174,7 @@ impl Ledger {
             let held = HeldBackend { addr: backend.addr, port: backend.port, flags: 0, id };
             self.retire_backend(&mut batch, held, backend.service);
         }
-        let strays = |service: &u32, _: &mut BTreeSet<SourceKey>| !self.services.contains_key(service);
+        let strays = |service: &u32, _: &mut BTreeSet<SourceKey>| self.services.get(*service).is_none();
         for (_, sources) in self.sources.extract_if(.., strays) {
             batch.removing.extend(sources.into_iter().map(|key| Op::ForgetSource { key }));
         }
@@ -261,26 +241,27 @@ impl Ledger {
         if let Some(wanted) = wanted.filter(|wanted| !wanted.frontends.is_empty()) {
             return self.plan_wanted(batch, name, wanted);
         }
-        if let Some(service) = self.names.remove(name) {
+        if let Some(service) = self.services.find(name) {
             self.remove_service(batch, service);
         }
         Ok(())
     }
 
     fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
-        let found = self.names.get(name).copied().or_else(|| self.adopt(batch, name, wanted));
+        let found = self.services.find(name).or_else(|| self.adopt(batch, name, wanted));
         let needs = self.needs(found, wanted);
         self.check_room(&needs, wanted)?;
         // From here on nothing can fail: a service is written whole or not at all.
         let id = found.unwrap_or_else(|| self.ids.services.allocate().expect(ROOM));
         if found.is_none() {
-            self.names.insert(name.clone(), id);
+            self.services.insert(id, Held::default());
+            self.services.give_name(id, name);
         }
-        let mut held = self.services.remove(&id).unwrap_or_default();
+        let mut held = std::mem::take(&mut self.services[id]);
         self.plan_sources(batch, id, wanted);
         self.plan_backends(batch, id, &mut held, wanted, needs.backends, needs.same_slots);
         self.plan_frontends(batch, id, &mut held, wanted);
-        self.services.insert(id, held);
+        self.services[id] = held;
         Ok(())
     }
 
@@ -288,7 +269,7 @@ impl Ledger {
     fn adopt(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Option<u32> {
         let id = self.adoptable(batch, wanted)?;
         self.unclaimed.remove(&id);
-        self.names.insert(name.clone(), id);
+        self.services.give_name(id, name);
         self.shed_keys(batch, id, wanted);
         Some(id)
     }
@@ -303,13 +284,13 @@ impl Ledger {
         };
         let (_, service) = wanted.frontends.iter().filter_map(holder).min()?;
         let elsewhere = |key: &&FrontendKey| batch.wanted.contains(key) && !wants(wanted, key);
-        self.services[&service].frontends.iter().find(elsewhere).is_none().then_some(service)
+        self.services[service].frontends.iter().find(elsewhere).is_none().then_some(service)
     }
 
     /// Withdraws what an adopted service port has and nobody wants, before anything else of it changes: perhaps these
     /// keys were another service's.
     fn shed_keys(&mut self, batch: &mut Batch, id: u32, wanted: &WantedService) {
-        let keys = self.services[&id].frontends.iter().filter(|key| !wants(wanted, key));
+        let keys = self.services[id].frontends.iter().filter(|key| !wants(wanted, key));
         for key in keys.copied().collect::<Vec<_>>() {
             self.withdraw(&mut batch.adding, key, id);
         }
@@ -326,14 +307,11 @@ impl Ledger {
     }
 
     fn needs(&self, service: Option<u32>, wanted: &WantedService) -> Needs {
-        let held = service.and_then(|service| self.services.get(&service));
+        let held = service.and_then(|service| self.services.get(service));
         let backends = BackendChange::between(held.map_or(&[], |held| &held.backends), &wanted.backends);
-        let content = held.and_then(|held| held.content);
-        let same_slots = content.is_some() && backends.keeps_sets();
-        let same = |content: Version| {
-            content == Version { cluster: content.cluster, local: content.local, ..version(content.service, wanted) }
-        };
-        let switch = !same_slots || !content.is_some_and(same);
+        let policy = held.and_then(|held| held.policy);
+        let same_slots = policy.is_some() && backends.keeps_sets();
+        let switch = !same_slots || policy != Some(Policy::of(wanted));
         Needs { service, backends, same_slots, switch }
     }
 
@@ -389,8 +367,8 @@ impl Ledger {
         self.plan_flags(batch, id, &changed);
         let sets = Sets::of(&backends);
         let run = if same_slots { held.run } else { self.write_slots(batch, &sets.slots) };
-        self.plan_switch(batch, id, held, with_sets(version(id, wanted), run, sets.cluster), run);
-        held.backends = backends;
+        self.plan_switch(batch, id, held, Policy::of(wanted), run, sets.cluster);
+        held.backends = backends.into();
         for old in removed {
             self.retire_backend(batch, old, id);
         }
@@ -433,10 +411,20 @@ impl Ledger {
         run
     }
 
-    fn plan_switch(&mut self, batch: &mut Batch, service: u32, held: &mut Held, content: Version, run: Range) {
-        if held.content == Some(content) {
+    /// A run that stays has the same sets: of the two, only new ones are written.
+    fn plan_switch(
+        &mut self,
+        batch: &mut Batch,
+        service: u32,
+        held: &mut Held,
+        policy: Policy,
+        run: Range,
+        cluster: u32,
+    ) {
+        if (held.policy, held.run) == (Some(policy), run) {
             return;
         }
+        let content = policy.version(service, run, cluster);
         let mut number = 0;
         let word = content.as_word().unwrap_or_else(|| {
             number = self.ids.versions.allocate().expect(ROOM);
@@ -445,8 +433,8 @@ impl Ledger {
         });
         batch.adding.push(Op::Service { id: service, word });
         self.retire_version(held, run);
-        self.sticky += u32::from(content.affinity_seconds != 0);
-        *held = Held { version: number, content: Some(content), run, ..std::mem::take(held) };
+        self.sticky += u32::from(policy.is_sticky());
+        (held.version, held.policy, held.run) = (number, Some(policy), run);
     }
 
     /// Retires the version of `held`, and its slots unless they go on as `next`.
@@ -494,7 +482,7 @@ impl Ledger {
     }
 
     fn remove_service(&mut self, batch: &mut Batch, service: u32) {
-        let Some(held) = self.services.remove(&service) else { return };
+        let Some(held) = self.services.remove(service) else { return };
         batch.leaving.extend(held.frontends.iter().map(|key| (*key, service)));
         self.retire_version(&held, Range::default());
         for backend in &held.backends {
@@ -550,21 +538,3 @@ const UNUSED_FRONTEND: Frontend = Frontend {
     service: 0,
     kind: Frontend::KIND_UNUSED,
 };
-
-/// The version of `service` with empty sets.
-fn version(service: u32, wanted: &WantedService) -> Version {
-    Version {
-        cluster: Range::default(),
-        local: Range::default(),
-        affinity_seconds: wanted.affinity_seconds,
-        flags: wanted.flags,
-        service,
-        scheduler: Version::SCHEDULER_RANDOM,
-    }
-}
-
-/// `version` with both sets in `run`, the cluster set first. An empty set is the empty range.
-pub(super) fn with_sets(version: Version, run: Range, cluster: u32) -> Version {
-    let range = |start, len| if len == 0 { Range::default() } else { Range { start, len } };
-    Version { cluster: range(run.start, cluster), local: range(run.start + cluster, run.len - cluster), ..version }
-}

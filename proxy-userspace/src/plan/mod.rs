@@ -19,6 +19,7 @@ pub mod arena;
 mod change;
 pub mod first;
 pub mod growth;
+mod held;
 pub mod ids;
 mod ledger;
 mod node;

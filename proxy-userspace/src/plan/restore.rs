@@ -13,8 +13,9 @@ use proxy_common::tables::{Capacity, name};
 use super::absent::Absent;
 use super::arena::Arena;
 use super::change::{HeldBackend, Sets};
+use super::held::{Held, Policy, Services, sets};
 use super::ids::Ids;
-use super::ledger::{Allocators, Held, Holding, Ledger, with_sets};
+use super::ledger::{Allocators, Holding, Ledger};
 use crate::hash::HashMap;
 use crate::maps::Snapshot;
 
@@ -48,9 +49,8 @@ impl Ledger {
         let ledger = Self {
             limit,
             ids,
-            names: HashMap::default(),
-            unclaimed: services.keys().copied().collect(),
-            sticky: services.values().filter(|held| held.is_sticky()).count() as u32,
+            unclaimed: services.ids().collect(),
+            sticky: services.iter().filter(|(_, held)| held.is_sticky()).count() as u32,
             damaged: frontends.values().filter(|holding| **holding == Holding::NOBODY).count() as u32,
             services,
             frontends,
@@ -71,12 +71,15 @@ impl Ledger {
 struct Reading<'a> {
     snapshot: &'a Snapshot,
     limit: Capacity,
+    /// The highest id that has a word in SERVICE: what leads past it leads nowhere.
+    last_service: u32,
     problems: Vec<Problem>,
 }
 
 impl<'a> Reading<'a> {
     fn new(snapshot: &'a Snapshot, limit: Capacity) -> Self {
-        Self { snapshot, limit, problems: Vec::new() }
+        let last_service = snapshot.service.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        Self { snapshot, limit, last_service: last_service.min(limit.services.saturating_sub(1)), problems: Vec::new() }
     }
 
     fn problem(&mut self, table: &'static str, entry: &impl ToString, fault: &'static str) {
@@ -102,40 +105,42 @@ impl<'a> Reading<'a> {
 
     fn is_frontend(&self, id: u32, frontend: &Frontend) -> bool {
         (1..self.limit.frontends).contains(&id)
-            && (1..self.limit.services).contains(&frontend.service)
+            && (1..=self.last_service).contains(&frontend.service)
             && (Frontend::KIND_CLUSTER_IP..=Frontend::KIND_LOAD_BALANCER).contains(&frontend.kind)
     }
 
     /// Gives every backend to its service port. Out: all generations, and the backends that belong to nobody.
-    fn backends(&mut self, services: &mut BTreeMap<u32, Held>) -> (Vec<u32>, Vec<(u32, Backend)>) {
+    fn backends(&mut self, services: &mut Services) -> (Vec<u32>, Vec<(u32, Backend)>) {
         let mut generations = Vec::new();
         let mut strays = Vec::new();
+        let mut owned: BTreeMap<u32, Vec<HeldBackend>> = BTreeMap::new();
         let found: BTreeMap<u32, &Backend> =
             self.snapshot.backends.iter().map(|(id, backend)| (*id, backend)).collect();
         for (&id, &&backend) in found.range(1..self.limit.backends.max(1)) {
             generations.resize(id as usize + 1, 0);
             generations[id as usize] = if backend.generation == 0 { backend.zone } else { backend.generation };
-            match services.get_mut(&backend.service) {
+            match services.get(backend.service) {
                 _ if backend.generation == 0 => {}
-                Some(held) => held.backends.push(held_backend(id, &backend)),
+                Some(_) => owned.entry(backend.service).or_default().push(held_backend(id, &backend)),
                 None => strays.push((id, backend)),
             }
         }
         for (id, _) in &strays {
             self.problem(name::BACKENDS, id, "belongs to no service port");
         }
-        for held in services.values_mut() {
-            held.backends.sort_unstable_by_key(|held| (held.place(), held.id));
+        for (service, mut backends) in owned {
+            backends.sort_unstable_by_key(|held| (held.place(), held.id));
+            services[service].backends = backends.into();
         }
         (generations, strays)
     }
 
     /// Fills in the version of every service port; the slots of sound ones are reserved.
-    fn versions(&mut self, services: &mut BTreeMap<u32, Held>) -> Arena {
+    fn versions(&mut self, services: &mut Services) -> Arena {
         let words: HashMap<u32, Word> = self.snapshot.service.iter().map(|(id, word)| (*id, Word::of(*word))).collect();
         let versions = self.snapshot.service_versions();
         let mut slots = Arena::new(self.limit.slots);
-        for (&id, held) in services {
+        for (id, held) in services.iter_mut() {
             let number = match words.get(&id) {
                 Some(Word::Version(number)) => *number,
                 _ => 0,
@@ -148,7 +153,7 @@ impl<'a> Reading<'a> {
             match self.run(version, held).filter(|run| slots.reserve(*run)) {
                 Some(run) => {
                     held.run = run;
-                    held.content = self.content(version, held);
+                    held.policy = self.policy(version, held);
                 }
                 None => self.problem(name::SERVICE, &id, "leads to backends of others"),
             }
@@ -162,7 +167,7 @@ impl<'a> Reading<'a> {
         let start = if cluster.len > 0 { cluster.start } else { local.start };
         let len = cluster.len.checked_add(local.len).filter(|len| start.checked_add(*len).is_some())?;
         let run = if len == 0 { Range::default() } else { Range { start, len } };
-        if with_sets(*version, run, cluster.len) != *version {
+        if sets(run, cluster.len) != [cluster, local] {
             return None;
         }
         let ids: BTreeSet<u32> = held.backends.iter().map(|backend| backend.id).collect();
@@ -174,22 +179,25 @@ impl<'a> Reading<'a> {
         self.snapshot.slots.get(run.start as usize..end).or((run.len == 0).then_some(&[]))
     }
 
-    /// The version as it is, when the flags of the backends tell the same sets. They do not after a crash around the
+    /// What the version says, when the flags of the backends tell the same sets. They do not after a crash around the
     /// switch: then the version is kept until the next plan replaces it.
-    fn content(&self, version: &Version, held: &Held) -> Option<Version> {
+    fn policy(&self, version: &Version, held: &Held) -> Option<Policy> {
         let sets = Sets::of(&held.backends);
         let same = sets.cluster == version.cluster.len && self.slots(held.run) == Some(&sets.slots);
-        same.then_some(*version)
+        Policy::read(version).filter(|_| same)
     }
 }
 
 /// The service ports that frontends lead to.
-fn services(frontends: &HashMap<FrontendKey, Holding>) -> BTreeMap<u32, Held> {
-    let mut services: BTreeMap<u32, Held> = BTreeMap::new();
+fn services(frontends: &HashMap<FrontendKey, Holding>) -> Services {
+    let mut services = Services::default();
     for (key, holding) in frontends.iter().filter(|(_, holding)| **holding != Holding::NOBODY) {
-        services.entry(holding.service).or_default().frontends.push(*key);
+        if services.get(holding.service).is_none() {
+            services.insert(holding.service, Held::default());
+        }
+        services[holding.service].frontends.push(*key);
     }
-    for held in services.values_mut() {
+    for (_, held) in services.iter_mut() {
         held.frontends.sort_unstable();
     }
     services
@@ -207,14 +215,14 @@ fn held_backend(id: u32, backend: &Backend) -> HeldBackend {
 fn allocators(
     limit: Capacity,
     frontends: &HashMap<FrontendKey, Holding>,
-    services: &BTreeMap<u32, Held>,
+    services: &Services,
     strays: &[(u32, Backend)],
     slots: Arena,
 ) -> Allocators {
-    let held = services.values().flat_map(|held| held.backends.iter().map(|backend| backend.id));
+    let held = services.iter().flat_map(|(_, held)| held.backends.iter().map(|backend| backend.id));
     Allocators {
-        services: Ids::restore(limit.services, services.keys().copied()),
-        versions: Ids::restore(limit.versions, services.values().map(|held| held.version)),
+        services: Ids::restore(limit.services, services.ids()),
+        versions: Ids::restore(limit.versions, services.iter().map(|(_, held)| held.version)),
         frontends: Ids::restore(limit.frontends, frontends.values().map(|holding| holding.id)),
         backends: Ids::restore(limit.backends, held.chain(strays.iter().map(|(id, _)| *id))),
         slots,
