@@ -35,8 +35,9 @@ use source::Prepared;
 use tell::{tell, tell_pressure};
 use tidiness::Untidy;
 
-/// Changes that may wait while tables are written; then the sources wait too.
-const QUEUE: usize = 4096;
+/// Changes that may wait while tables are written; then the sources wait too. An object is many times as large as what is
+/// kept of it, and what is kept would come to lie between those that wait.
+const QUEUE: usize = 64;
 /// Who cannot load the programs should learn it soon, whatever the server does.
 const SIZES_WITHIN: Duration = Duration::from_secs(3);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
