@@ -34,8 +34,13 @@ pub struct Report {
 impl Report {
     /// Looks at the machine before anything is measured. `bench` is what follows `cargo xtask bench`.
     pub fn begin(bench: &str, options: &Options) -> Result<Self> {
+        let command = format!("cargo xtask bench {bench}");
+        // Said before anything is measured: that takes minutes.
+        for file in options.docs.iter().chain(&options.headline) {
+            replaced(file, &command, "")?;
+        }
         Ok(Self {
-            command: format!("cargo xtask bench {bench}"),
+            command,
             quick: options.quick,
             machine: Machine::look()?,
             notes: Vec::new(),
@@ -90,9 +95,8 @@ impl Report {
 
     /// Between the marks of this benchmark in `file`.
     fn put(&self, file: &Path, text: &str) -> Result<()> {
-        let named = || format!("put the report into {}", file.display());
-        let old = fs::read_to_string(file).with_context(named)?;
-        fs::write(file, between_marks(&old, &self.command, text).with_context(named)?).with_context(named)?;
+        let new = replaced(file, &self.command, text)?;
+        fs::write(file, new).with_context(|| format!("put the report into {}", file.display()))?;
         give_back(file)
     }
 
@@ -120,6 +124,12 @@ impl Report {
         parts.retain(|part| !part.is_empty());
         parts.join("\n\n") + "\n"
     }
+}
+
+/// What `file` will hold with `report` between the marks that name `command`.
+fn replaced(file: &Path, command: &str, report: &str) -> Result<String> {
+    let named = || format!("put the report into {}", file.display());
+    between_marks(&fs::read_to_string(file).with_context(named)?, command, report).with_context(named)
 }
 
 /// `document` with `report` in the place of what is between the marks that name `command`.
@@ -339,6 +349,14 @@ mod tests {
         assert_eq!(once, "# Title\n<!-- begin: x -->\n\nnew\n\n<!-- end: x -->\nrest\n");
         assert_eq!(between_marks(&once, "x", "new\n").unwrap(), once);
         assert!(between_marks(document, "y", "new\n").is_err());
+    }
+
+    #[test]
+    fn a_document_without_a_place_for_the_report_is_named_before_anything_is_measured() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let options = Options { headline: Some(file.clone()), ..Options::default() };
+        let failure = Report::begin("x", &options).unwrap_err();
+        assert!(format!("{failure:#}").contains(&format!("put the report into {}", file.display())), "{failure:#}");
     }
 
     #[test]
