@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::abi::{Backend, Frontend, FrontendId, FrontendKey, Range, Version};
+use proxy_common::abi::{Backend, Frontend, FrontendId, FrontendKey, Range, Version, Word};
 use proxy_common::addr::Be16;
 
 use proxy_userspace::plan::Op;
@@ -25,7 +25,11 @@ pub fn switch(service: u32, number: u32, start: u32, backends: Vec<u32>) -> [Op;
         service,
         scheduler: Version::SCHEDULER_RANDOM,
     };
-    [Op::Slots { start, backends }, Op::Version { number, value }, Op::Service { id: service, word: u64::from(number) }]
+    [
+        Op::Slots { start, backends },
+        Op::Version { number, value },
+        Op::Service { id: service, word: Word::Version(number).word() },
+    ]
 }
 
 /// Frontend `id`: who dials `key` as a ClusterIP gets `service`.

@@ -58,12 +58,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// What every service port is, by id; those whose word leads nowhere are left out.
     pub fn service_versions(&self) -> HashMap<u32, Version> {
-        let versions: HashMap<u32, &Version> =
-            self.version.iter().map(|(number, version)| (*number, version)).collect();
+        let versions: HashMap<u32, Version> = self.version.iter().copied().collect();
         let version = |id, word| match Word::of(word) {
             Word::Nobody => None,
             Word::Plain { cluster, has_any } => Some(Version::plain(id, cluster, has_any)),
-            Word::Version(number) => versions.get(&number).copied().copied().filter(|version| version.service == id),
+            Word::Version(number) => versions.get(&number).copied().filter(|version| version.service == id),
         };
         self.service.iter().filter_map(|(id, word)| Some((*id, version(*id, *word)?))).collect()
     }

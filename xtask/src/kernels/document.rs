@@ -21,11 +21,20 @@ pub(super) fn text(findings: &[Findings], programs: &[TestProgram]) -> String {
     )
 }
 
+/// Whether there is a place for the text: who asks first need not wait for guests in vain.
+pub(super) fn check(file: &Path) -> Result<()> {
+    replaced(file, "").map(drop)
+}
+
 /// Replaces what stands between the marks.
 pub(super) fn put(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, replaced(file, text)?).with_context(|| format!("write {}", file.display()))
+}
+
+/// What `file` will hold.
+fn replaced(file: &Path, text: &str) -> Result<String> {
     let old = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    let new = between(&old, text).with_context(|| format!("{} has no lines {BEGIN} and {END}", file.display()))?;
-    fs::write(file, new).with_context(|| format!("write {}", file.display()))
+    between(&old, text).with_context(|| format!("{} has no lines {BEGIN} and {END}", file.display()))
 }
 
 fn between(document: &str, text: &str) -> Option<String> {
@@ -37,6 +46,13 @@ fn between(document: &str, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_marks_is_named() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let error = check(&file).unwrap_err().to_string();
+        assert_eq!(error, format!("{} has no lines {BEGIN} and {END}", file.display()));
+    }
 
     #[test]
     fn what_stands_between_the_marks_is_replaced() {

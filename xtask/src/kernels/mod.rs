@@ -98,6 +98,7 @@ fn series(name: &str) -> Result<Series, String> {
 
 pub(crate) fn run(places: &Places, choice: &Choice) -> Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "other kernels are fetched for x86_64 only: run this on such a machine");
+    choice.docs.as_deref().map_or(Ok(()), document::check)?;
     let started = Instant::now();
     let wanted = if choice.kernels.is_empty() { &SERIES[..] } else { &choice.kernels };
     let kernels = wanted.iter().map(|series| fetch::kernel(places, series)).collect::<Result<Vec<_>>>()?;
