@@ -398,4 +398,4 @@ abi! {
 }
 
 #[cfg(feature = "stress")]
-abi! { crate::stress::Epochs = 8, crate::stress::Moment = 16 }
+abi! { crate::stress::Epochs = 8, crate::stress::Moment = 16, crate::stress::Again = 124 }

@@ -29,6 +29,53 @@ pub struct Moment {
     pub pad: u32,
 }
 
+/// AGAIN, one entry: what a packet is made anew of before each run of a program that changes it, and what became of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// What it begins with: link header, network header, TCP. IPv4 has fewer.
+    pub bytes: [u8; Self::LEN + 2],
+    /// 0 for IPv4.
+    pub is_v6: u32,
+    /// Where the last byte of the client's address is, and the client's port; and what they are in flow number 0.
+    pub host_at: u32,
+    pub host: u32,
+    pub port_at: u32,
+    pub port: u32,
+    /// Where the checksum is that a translation changes, and what it is before, as it lies in memory.
+    pub sum_at: u32,
+    pub sum: u32,
+    /// The program that is run: index into MEASURED.
+    pub program: u32,
+    /// Flows that runs go through, less one; a power of two less one.
+    pub flows_mask: u32,
+    /// Runs so far, and the flow of the latest one.
+    pub run: u32,
+    pub number: u32,
+    /// Runs before the latest one that changed the checksum.
+    pub changed: u32,
+}
+
+impl Again {
+    /// Bytes of all headers with IPv6 and with IPv4.
+    pub const LEN: usize = 14 + 40 + 20;
+    pub const LEN_V4: usize = 14 + 20 + 20;
+    /// Ports of a client's address.
+    pub const PORTS: u32 = 32_768;
+
+    /// The flow of run number `run`: each once, in an order that no cache foresees.
+    #[inline(always)]
+    pub const fn flow(&self, run: u32) -> u32 {
+        run.wrapping_mul(0x9e37_79b1) & self.flows_mask
+    }
+
+    /// What is looked up in the name of flow number `number`, where that is all there is.
+    #[inline(always)]
+    pub const fn addr(number: u32) -> Addr {
+        Addr::from_words([prefixed(0xfd, 1), 0, 0, number])
+    }
+}
+
 /// What a choice turned out to be; the number is the index into FINDINGS.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

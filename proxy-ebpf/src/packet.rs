@@ -71,6 +71,14 @@ impl Skb {
         }
         true
     }
+
+    /// Writes `bytes` over what it begins with.
+    #[cfg(feature = "test-programs")]
+    #[inline(always)]
+    pub(crate) fn begin_with<const N: usize>(&self, bytes: &[u8; N]) -> Result<(), Broken> {
+        // SAFETY: N bytes.
+        done(unsafe { bpf_skb_store_bytes(self.0.cast(), 0, bytes.as_ptr().cast(), N as u32, 0) })
+    }
 }
 
 /// Makes `place` what the backend of `flow` sends to its source port, whatever the local address; how long that is.

@@ -5,7 +5,7 @@ pub mod twin;
 use anyhow::{Context as _, Result};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use proxy_common::tables::Capacity;
+use proxy_common::tables::{Capacity, name};
 use proxy_userspace::maps::pinned::{Entries, layouts};
 
 use crate::hooks::test_object;
@@ -28,7 +28,15 @@ const CAPACITY: Capacity = Capacity {
 
 /// Loads both programs.
 pub fn load() -> Result<Ebpf> {
+    load_for(32_768)
+}
+
+/// As [`load`], with room for so many flows.
+pub fn load_for(flows: u32) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
+    for table in [name::FLOWS4, name::FLOWS6, name::EMBRYONIC4, name::EMBRYONIC6] {
+        loader.map_max_entries(table, 2 * flows);
+    }
     for layout in layouts() {
         if let Entries::Chosen(entries) = layout.entries {
             loader.map_max_entries(layout.name, entries(&CAPACITY));

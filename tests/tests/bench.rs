@@ -32,6 +32,16 @@ fn the_benchmark_of_connections_has_samples_of_every_lane() {
 }
 
 #[test]
+fn the_benchmark_of_packets_has_every_lane_in_both_families() {
+    let report = quickly(Command::new(env!("CARGO_BIN_EXE_bench-packet")));
+    let tables = report["tables"].as_array().unwrap();
+    assert_eq!(tables.len(), 2);
+    assert!(tables.iter().all(|table| table["rows"].as_array().unwrap().len() == 14));
+    let targets = report["targets"].as_array().unwrap();
+    assert!(targets.iter().all(|target| target["value"].is_f64()), "a lane that a target asks for is missing");
+}
+
+#[test]
 fn the_benchmark_of_changes_has_every_quantity() {
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench-sync"));
     bench.env_remove("SLUICE_KUBE_PROXY").env_remove("SLUICE_KUBE_APISERVER");

@@ -15,6 +15,8 @@ use crate::{kubernetes, privilege, product};
 pub(crate) enum What {
     /// What it costs to remember a socket's flow, by place (docs/socket-state.md).
     Sockets,
+    /// What the programs of devices cost for each packet (docs/performance.md).
+    Packet,
     /// What a Service costs who dials it, through Sluice and through kube-proxy (docs/performance.md).
     Connect,
     /// How fast changes of the cluster reach the kernel, through Sluice and through kube-proxy (docs/performance.md).
@@ -24,7 +26,7 @@ pub(crate) enum What {
 impl What {
     pub(crate) const fn needs(self) -> &'static [Need] {
         match self {
-            Self::Sockets => &[Need::Ebpf, Need::Namespaces],
+            Self::Sockets | Self::Packet => &[Need::Ebpf, Need::Namespaces],
             Self::Connect | Self::Sync => &[Need::Ebpf, Need::Namespaces, Need::Go],
         }
     }
@@ -72,7 +74,8 @@ impl Options {
 
 pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> {
     match what {
-        What::Sockets => sockets(places, options),
+        What::Sockets => alone(places, "socket-costs", options),
+        What::Packet => alone(places, "bench-packet", options),
         What::Connect => {
             // Programs that do less than any hook stand beside it.
             build_ebpf::run(places, Flavour::Tests)?;
@@ -90,10 +93,11 @@ fn beside(places: &Places, program: &str, options: &Options, programs: &[(&str, 
     measure(places, program, why, options, named.collect())
 }
 
-fn sockets(places: &Places, options: &Options) -> Result<()> {
+/// Programs of a kind, each beside the others.
+fn alone(places: &Places, program: &str, options: &Options) -> Result<()> {
     build_ebpf::run(places, Flavour::Tests)?;
-    let why = "the benchmark attaches kernel programs to a cgroup of its own";
-    measure(places, "socket-costs", why, options, Vec::new())
+    let why = "the benchmark runs kernel programs, in a cgroup and a network namespace of its own";
+    measure(places, program, why, options, Vec::new())
 }
 
 /// Builds the agent as users get it and the benchmark, and runs the latter, which is told what it cannot see itself.

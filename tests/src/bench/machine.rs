@@ -4,9 +4,20 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::process::sluice_binary;
+
+/// Nobody is to move us: what is measured happens on one CPU.
+pub fn pin_to_one_cpu() -> Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(last.context("a process may run somewhere")?)?;
+    sched_setaffinity(Pid::from_raw(0), &one).context("stay on one CPU")
+}
 
 /// The machine of a run, and the versions of what was measured on it.
 #[derive(Clone, Debug, Serialize)]

@@ -14,7 +14,7 @@ mod plot;
 mod report;
 mod summary;
 
-pub use machine::Machine;
+pub use machine::{Machine, pin_to_one_cpu};
 pub use plot::{Bar, Kind, Line, Plot};
 pub use report::{Bound, Report, Row, Table, Target};
 pub use summary::{Percentile, Summary};

@@ -24,10 +24,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use aya::sys::{Stats, enable_stats};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use proxy_tests::apiserver::program;
-use proxy_tests::bench::{Kind, Options, Report};
+use proxy_tests::bench::{Kind, Options, Report, pin_to_one_cpu};
 
 use lane::{Lane, Metric, STREAMED};
 use scene::Scene;
@@ -73,15 +71,6 @@ fn main() -> Result<()> {
     figures::fill(&mut report, &measured, sizes, beside);
     drop(scene);
     report.finish(&options)
-}
-
-/// Nobody is to move us: what is measured happens on one CPU.
-fn pin_to_one_cpu() -> Result<()> {
-    let allowed = sched_getaffinity(Pid::from_raw(0))?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let mut one = CpuSet::new();
-    one.set(last.context("a process may run somewhere")?)?;
-    sched_setaffinity(Pid::from_raw(0), &one).context("stay on one CPU")
 }
 
 /// By lane, by metric: what each batch took per operation, in nanoseconds.
