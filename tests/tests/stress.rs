@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
@@ -33,6 +34,9 @@ const CHOICES: u64 = 100_000_000;
 const CHANGES: u64 = 10_000;
 /// Choices per system call.
 const RUN: u32 = 1_000_000;
+/// Each test is a race between two CPUs: three of them at once on two CPUs take twice as long as one after the other, and
+/// a writer that hardly runs stresses nobody.
+static ALONE: Mutex<()> = Mutex::new(());
 /// How many changes share a grace period, which takes much longer than they do.
 const SHARING: u64 = 8;
 const MOST_MEMBERS: u32 = 8;
@@ -97,6 +101,7 @@ fn stress<S: MapStore + Send>(
     broken: impl FnOnce(KernelStore) -> S,
     enough: impl Fn(u64, &Findings) -> bool,
 ) -> (u64, Findings) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let _world = World::new().unwrap();
     let mut ebpf = load();
     let store = KernelStore::new(Pinned::open(PINS.as_ref()).unwrap(), Rope::new(PINS.as_ref())).unwrap();
