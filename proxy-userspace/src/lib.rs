@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod converge;
 pub mod desired;
+pub mod devices;
 pub mod facts;
 mod hash;
 #[cfg(feature = "io")]

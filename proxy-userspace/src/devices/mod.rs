@@ -1,0 +1,45 @@
+//! Which devices of the node get packet programs, as what, and why.
+//!
+//! ```text
+//! messages of the kernel (netdev)
+//!     -> Snapshot   links, addresses and routes of the node
+//!     -> choose     every device: faces the network, faces pods, or is left alone, each with its reason    (pure)
+//!     -> attach     the difference to what stands there
+//! ```
+//!
+//! In: a [`Snapshot`] and [`Settings`]. Out: one [`Choice`] per device. Refuses to know netlink and programs.
+
+mod choose;
+mod pattern;
+mod snapshot;
+
+pub use choose::{Choice, Reason, Role, choose};
+pub use pattern::Pattern;
+pub use snapshot::{Format, Link, Lower, OwnAddress, Route, Snapshot};
+
+use crate::desired::Detector;
+
+/// What users say about devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub network: Scope,
+    pub pods: Scope,
+    pub detector: Detector,
+}
+
+/// Which devices of one role are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that have the role by what they are.
+    #[default]
+    Chosen,
+    None,
+    /// Those with such a name, whatever they are.
+    Named(Vec<Pattern>),
+}
+
+impl Scope {
+    fn names(&self, device: &str) -> bool {
+        matches!(self, Self::Named(patterns) if patterns.iter().any(|pattern| pattern.matches(device)))
+    }
+}
