@@ -85,6 +85,24 @@ pub struct Run {
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub iptables_localhost_nodeports: bool,
 
+    /// Devices that face the network and get packet programs: all that do by what they are, `none`, or those of these names
+    /// (`eth*,wg0`), whatever they are.
+    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "all")]
+    pub network_devices: Vec<String>,
+
+    /// Devices that face pods and get packet programs, for traffic that no socket hook sees; like --network-devices.
+    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "all")]
+    pub pod_devices: Vec<String>,
+
+    /// Where packet programs stand among those of others: `outermost`, next to the device, so that others see backends, or
+    /// `innermost`, so that they see Services.
+    #[arg(long, value_name = "ORDER", default_value = "outermost")]
+    pub device_order: String,
+
+    /// How packet programs are attached: `tcx` (kernel 6.6), `clsact`, or `auto`, the better one that the kernel has.
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    pub device_hooks: String,
+
     /// How much to log: 0 what an operator must know, 2 every change of the tables, 4 every object, 6 the HTTP client.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
     pub verbosity: u8,

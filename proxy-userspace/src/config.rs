@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use proxy_common::addr::Family;
 use proxy_common::tables::Capacity;
 
+use crate::attach::devices::{Order, Way};
 use crate::desired::{Detector, NodePortAddresses};
+use crate::devices::{self, Pattern, Scope};
 use crate::{args, attach};
 
 /// `sluice run`, understood.
@@ -28,6 +30,10 @@ pub struct Config {
     pub healthz: SocketAddr,
     pub verbosity: u8,
     pub kernel: attach::Options,
+    pub devices: devices::Settings,
+    pub device_order: Order,
+    /// `None`: the better one that the kernel has.
+    pub device_way: Option<Way>,
 }
 
 /// Where Services come from.
@@ -74,6 +80,9 @@ impl Config {
             healthz: healthz(&run.healthz_bind_address)?,
             verbosity: run.verbosity,
             kernel: kernel(&run.kernel)?,
+            devices: devices(run)?,
+            device_order: device_order(&run.device_order)?,
+            device_way: device_way(&run.device_hooks)?,
         })
     }
 }
@@ -201,6 +210,49 @@ fn healthz(typed: &str) -> Result<SocketAddr> {
     }
 }
 
+/// Which devices get programs, from the flags alone.
+pub(crate) fn devices(run: &args::Run) -> Result<devices::Settings> {
+    Ok(devices::Settings {
+        network: scope("network-devices", &run.network_devices)?,
+        pods: scope("pod-devices", &run.pod_devices)?,
+        detector: detector(run)?,
+    })
+}
+
+fn scope(flag: &'static str, typed: &[String]) -> Result<Scope> {
+    match typed {
+        [only] if only == "all" => Ok(Scope::Chosen),
+        [only] if only == "none" => Ok(Scope::None),
+        list => {
+            let pattern = |text: &String| match Pattern::new(text) {
+                Some(pattern) if text != "all" && text != "none" => Ok(pattern),
+                _ => invalid(
+                    flag,
+                    format!("{text:?} is not the name of a device; give all, none, or names such as eth0,ens*"),
+                ),
+            };
+            list.iter().map(pattern).collect::<Result<_>>().map(Scope::Named)
+        }
+    }
+}
+
+fn device_order(typed: &str) -> Result<Order> {
+    match typed {
+        "outermost" => Ok(Order::Outermost),
+        "innermost" => Ok(Order::Innermost),
+        _ => invalid("device-order", format!("{typed:?} is not one of outermost, innermost")),
+    }
+}
+
+fn device_way(typed: &str) -> Result<Option<Way>> {
+    match typed {
+        "auto" => Ok(None),
+        "tcx" => Ok(Some(Way::Tcx)),
+        "clsact" => Ok(Some(Way::Clsact)),
+        _ => invalid("device-hooks", format!("{typed:?} is not one of auto, tcx, clsact")),
+    }
+}
+
 fn kernel(run: &args::Kernel) -> Result<attach::Options> {
     if !run.pin_dir.is_absolute() {
         return invalid("pin-dir", format!("{} is not an absolute path", run.pin_dir.display()));
@@ -210,6 +262,7 @@ fn kernel(run: &args::Kernel) -> Result<attach::Options> {
         cgroup_root: run.cgroup_root.clone(),
         netns: run.netns.clone(),
         limit: limit(run)?,
+        devices: None,
     })
 }
 
@@ -275,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_all_or_none_or_those_of_some_names() {
+        let devices = config(&["--pod-devices=none", "--network-devices=eth*,wg0"]).unwrap().devices;
+        let named = ["eth*", "wg0"].map(|text| Pattern::new(text).unwrap());
+        assert_eq!(devices.network, Scope::Named(named.to_vec()));
+        assert_eq!(devices.pods, Scope::None);
+        assert_eq!(config(&[]).unwrap().devices, devices::Settings::default());
+    }
+
+    #[test]
     fn an_ipv6_bind_address_makes_ipv6_the_primary_family() {
         assert_eq!(config(&["--bind-address=::"]).unwrap().primary_family, Family::V6);
         let concrete = config(&["--bind-address=2001:db8::7"]).unwrap();
@@ -330,6 +392,16 @@ mod tests {
                 &["--healthz-bind-address=localhost:80"],
                 "--healthz-bind-address: localhost:80 is not an address such as 0.0.0.0:10256 or [::]:10256",
             ),
+            (
+                &["--pod-devices=veth*,all"],
+                "--pod-devices: \"all\" is not the name of a device; give all, none, or names such as eth0,ens*",
+            ),
+            (
+                &["--network-devices=eth 0"],
+                "--network-devices: \"eth 0\" is not the name of a device; give all, none, or names such as eth0,ens*",
+            ),
+            (&["--device-order=first"], "--device-order: \"first\" is not one of outermost, innermost"),
+            (&["--device-hooks=xdp"], "--device-hooks: \"xdp\" is not one of auto, tcx, clsact"),
             (&["--pin-dir=sluice"], "--pin-dir: sluice is not an absolute path"),
             (&["--max-backends=3"], "--max-backends: 3 is not between 64 and 67108864"),
         ] {

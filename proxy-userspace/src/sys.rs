@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod mapped;
 pub mod net;
+pub mod netlink;
 mod program;
 
 use std::io;

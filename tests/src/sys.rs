@@ -64,7 +64,49 @@ pub fn has_mptcp() -> bool {
 }
 
 const MAP_CREATE: libc::c_int = 0;
+const PROG_LOAD: libc::c_int = 5;
 const BTF_LOAD: libc::c_int = 18;
+
+/// A hash of plain keys and values.
+pub fn hash(key_size: u32, value_size: u32, entries: u32) -> io::Result<OwnedFd> {
+    bpf(MAP_CREATE, &[1, key_size, value_size, entries, 0])
+}
+
+/// An array of one counter.
+pub fn counter() -> io::Result<OwnedFd> {
+    bpf(MAP_CREATE, &[2, 4, 8, 1, 0])
+}
+
+/// A packet program that counts into `counter` and leaves every packet to whoever comes next (`TCX_NEXT`,
+/// `TC_ACT_UNSPEC`).
+pub fn counting_classifier(counter: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let instruction = |opcode: u8, target: u8, source: u8, offset: i16, immediate: i32| {
+        let registers = u64::from(source << 4 | target);
+        u64::from(opcode)
+            | registers << 8
+            | u64::from(offset.cast_unsigned()) << 16
+            | u64::from(immediate.cast_unsigned()) << 32
+    };
+    let (result, first, second, frame) = (0, 1, 2, 10);
+    let program = [
+        instruction(0x62, frame, 0, -4, 0),     // key = 0
+        instruction(0xbf, second, frame, 0, 0), // second = &key
+        instruction(0x07, second, 0, 0, -4),
+        instruction(0x18, first, 1, 0, counter.as_raw_fd()), // first = the map, in two words
+        instruction(0, 0, 0, 0, 0),
+        instruction(0x85, 0, 0, 0, 1),      // result = bpf_map_lookup_elem(first, second)
+        instruction(0x15, result, 0, 2, 0), // if result != 0:
+        instruction(0xb7, first, 0, 0, 1),
+        instruction(0xdb, result, first, 0, 0), //   *result += 1
+        instruction(0xb7, result, 0, 0, -1),
+        instruction(0x95, 0, 0, 0, 0), // return -1
+    ];
+    let sched_cls = 3;
+    let (code, licence) = (program.as_ptr() as u64, c"Dual MIT/GPL".as_ptr() as u64);
+    let halves = |address: u64| [address as u32, (address >> 32) as u32];
+    let attributes = [[sched_cls, program.len() as u32], halves(code), halves(licence)].concat();
+    bpf(PROG_LOAD, &attributes)
+}
 
 /// Makes an array whose type says that its values begin with a `bpf_spin_lock`: the verifier lets no program touch those
 /// bytes, whatever the sizes are.

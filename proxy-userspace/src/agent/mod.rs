@@ -9,6 +9,7 @@ mod source;
 mod tell;
 mod tidiness;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,6 +21,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, error, info};
 
+use crate::attach::devices::follow::{self, Hooks};
+use crate::attach::devices::{DeviceHooks, Way};
+use crate::attach::pins::Folder;
 use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
 use crate::converge::{Converger, Report};
@@ -59,7 +63,9 @@ async fn serve(config: &Config) -> Result<u8> {
         let (sender, mut news) = mpsc::channel(QUEUE);
         // Sources first: what is wrong with their settings needs no privileges to be seen.
         let source = Prepared::new(config, &sender).await?;
-        let host = netdev::follow(config.kernel.netns.as_deref()).await?;
+        let hooks = device_hooks(config);
+        let host = follow::start(config.kernel.netns.as_deref(), config.devices.clone(), hooks.clone()).await?;
+        let kernel = Options { devices: Some(hooks), ..config.kernel.clone() };
         // What is pinned is taken over while lists are read; new tables are made when it is known for how much.
         let mut intake = Intake::new(config);
         let mut model = Model::default();
@@ -67,8 +73,8 @@ async fn serve(config: &Config) -> Result<u8> {
         model.mark_everything();
         let starting = async { Ok(source.start(config, &sender).await) };
         let (tell, sizes) = watch::channel(None);
-        let ready = async { tokio::try_join!(open(&config.kernel, sizes), starting) };
-        let listed = |model: &Model| _ = tell.send(Some(first::sizes(model, &config.kernel.limit)));
+        let ready = async { tokio::try_join!(open(&kernel, sizes), starting) };
+        let listed = |model: &Model| _ = tell.send(Some(first::sizes(model, &kernel.limit)));
         let (datapath, started) = intake.take_until(ready, &mut model, &mut news, listed).await?;
         // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
         started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
@@ -268,6 +274,11 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn device_hooks(config: &Config) -> Hooks {
+    let way = config.device_way.unwrap_or_else(Way::of_this_kernel);
+    Arc::new(Mutex::new(DeviceHooks::new(&Folder::at(&config.kernel.pin_dir).links(), way, config.device_order)))
 }
 
 /// What the command line says about this node; addresses come from the kernel.

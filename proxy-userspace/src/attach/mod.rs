@@ -21,6 +21,7 @@
 pub mod cgroup;
 #[cfg(feature = "debug")]
 mod debug;
+pub mod devices;
 pub mod links;
 pub mod object;
 pub mod pins;
@@ -28,6 +29,7 @@ pub mod rights;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use proxy_common::tables::{Capacity, name};
 use tracing::{info, warn};
@@ -41,6 +43,7 @@ use crate::maps::{ApplyError, GrowError, MapError, MapStore, Snapshot};
 use crate::plan::{Op, growth};
 use crate::sys::{CallError, failed_call, net, passes};
 use cgroup::{Cgroup, CgroupError};
+use devices::follow::Hooks;
 use object::{Object, ObjectError};
 use pins::{Folder, PinError, TableError, TablePin};
 use rights::RightsError;
@@ -55,6 +58,8 @@ pub struct Options {
     pub limit: Capacity,
     /// The node's network namespace; `None` is the one we run in.
     pub netns: Option<PathBuf>,
+    /// Who keeps programs at devices; `None`: nobody.
+    pub devices: Option<Hooks>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +126,8 @@ struct Place {
     folder: Folder,
     cgroup: Cgroup,
     netns_cookie: Option<u64>,
+    netns: Option<PathBuf>,
+    devices: Option<Hooks>,
 }
 
 /// Tables and the programs over them.
@@ -153,7 +160,8 @@ impl Datapath {
         let folder = Folder::prepare(&options.pin_dir)?;
         let lock = Lock::take(Role::Agent, &options.pin_dir)?;
         let netns_cookie = net::netns_cookie(options.netns.as_deref())?;
-        let place = Place { folder, cgroup, netns_cookie };
+        let (netns, devices) = (options.netns.clone(), options.devices.clone());
+        let place = Place { folder, cgroup, netns_cookie, netns, devices };
         let limit = options.limit;
         place.folder.recover()?;
         let found = place.find_current()?;
@@ -187,6 +195,7 @@ impl Datapath {
         for program in object.programs() {
             links::ensure(&links, program, cgroup)?;
         }
+        self.place.serve_devices(object)?;
         if let Some((old, copied)) = &self.predecessor {
             store.wait_for_programs()?;
             copied.hand_over(old.maps(), store.maps())?;
@@ -298,6 +307,14 @@ impl Place {
     fn load(&self, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
         let object = Object::load(folder, sizes, self.netns_cookie)?;
         Ok(Tables { object, store: self.open_store(folder)? })
+    }
+
+    /// Devices are served from the same tables from now on.
+    fn serve_devices(&self, object: &Object) -> Result<(), AttachError> {
+        let (Some(hooks), Some(programs)) = (&self.devices, object.device_programs()?) else { return Ok(()) };
+        let serve = || hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs);
+        net::inside(self.netns.as_deref(), serve)?
+            .map_err(|error| CallError::new("attach programs to", "devices", error).into())
     }
 
     fn open_store(&self, folder: &Path) -> Result<KernelStore, AttachError> {

@@ -4,7 +4,7 @@
 //! they are attached.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use proxy_common::abi::SocketFlow;
 use proxy_common::tables::{Capacity, name};
 
+use super::devices::Programs;
 use crate::maps::footprint;
 use crate::maps::kernel::option;
 use crate::maps::pinned::{Entries, layouts};
@@ -119,12 +120,35 @@ impl Object {
         })
     }
 
-    /// In the order of their names: what a start does is the same each time.
+    /// Those for the cgroup, in the order of their names: what a start does is the same each time.
     pub fn programs(&mut self) -> Vec<LoadedProgram<'_>> {
-        let programs = self.ebpf.programs_mut().map(|(name, program)| LoadedProgram { name, program });
+        let of_cgroup = |(_, program): &(&str, &mut Program)| !matches!(program, Program::SchedClassifier(_));
+        let programs = self.ebpf.programs_mut().filter(of_cgroup);
+        let programs = programs.map(|(name, program)| LoadedProgram { name, program });
         let mut programs: Vec<_> = programs.collect();
         programs.sort_unstable_by_key(|program| program.name);
         programs
+    }
+
+    /// Those for devices, with the table that tells them where they are; `None` where the object has none.
+    pub fn device_programs(&self) -> Result<Option<Programs>, ObjectError> {
+        let (Some(ingress), Some(egress)) = (self.classifier("tc_ingress")?, self.classifier("tc_egress")?) else {
+            return Ok(None);
+        };
+        let fail = |error: io::Error| CallError::new("open map", name::DEVICES, error);
+        let Some(aya::maps::Map::HashMap(devices)) = self.ebpf.map(name::DEVICES) else {
+            return Err(fail(io::Error::from(io::ErrorKind::NotFound)).into());
+        };
+        let devices = devices.fd().as_fd().try_clone_to_owned().and_then(Map::new).map_err(fail)?;
+        Ok(Some(Programs { ingress, egress, devices }))
+    }
+
+    fn classifier(&self, name: &str) -> Result<Option<OwnedFd>, ObjectError> {
+        let Some(Program::SchedClassifier(hook)) = self.ebpf.program(name) else { return Ok(None) };
+        let fd = hook.fd().map_err(|source| ObjectError::Program { program: name.to_owned(), source })?;
+        let owned =
+            fd.as_fd().try_clone_to_owned().map_err(|error| CallError::new("duplicate program", name, error))?;
+        Ok(Some(owned))
     }
 
     pub fn program_names(&self) -> Vec<String> {
@@ -153,6 +177,7 @@ fn load(name: &str, program: &mut Program) -> Result<(), ObjectError> {
     let result = match program {
         Program::CgroupSockAddr(hook) => hook.load(),
         Program::CgroupSock(hook) => hook.load(),
+        Program::SchedClassifier(hook) => hook.load(),
         _ => return Err(ObjectError::Kind(name.to_owned())),
     };
     result.map_err(|source| ObjectError::Program { program: name.to_owned(), source })

@@ -226,7 +226,7 @@ impl Folder {
         }
         let links = self.links();
         for entry in names(&links).map_err(fail("reading", &links))? {
-            if !programs.contains(&entry) {
+            if !programs.contains(&entry) && entry != super::devices::FOLDER {
                 remove(&links.join(entry))?;
             }
         }

@@ -3,6 +3,8 @@
 //! In: probes and pins. Out: [`Finding`]s, and exit code 1 when one is a problem. Features are probed, not looked up in
 //! a list of versions: distributions backport.
 
+mod devices;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -43,6 +45,10 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
 
+    /// The network namespace that is this node (default: that of the running agent, else this process's own).
+    #[arg(long, value_name = "FILE")]
+    pub netns: Option<PathBuf>,
+
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -82,7 +88,7 @@ impl Finding {
 }
 
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let findings = findings(&args.pins.pin_dir, args.cgroup_root.as_deref());
+    let findings = findings(&args.pins.pin_dir, args.cgroup_root.as_deref(), args.netns.as_deref());
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
         Output::Table => show(&findings),
@@ -92,7 +98,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Everything that can be said about this node.
-pub fn findings(pin_dir: &Path, cgroup_root: Option<&Path>) -> Vec<Finding> {
+pub fn findings(pin_dir: &Path, cgroup_root: Option<&Path>, netns: Option<&Path>) -> Vec<Finding> {
     let mut all = kernel();
     all.extend(rights(&fs::read_to_string("/proc/self/status").unwrap_or_default()));
     let cgroup = Cgroup::find(cgroup_root);
@@ -106,7 +112,10 @@ pub fn findings(pin_dir: &Path, cgroup_root: Option<&Path>) -> Vec<Finding> {
         Err(error) => Finding::new("place", "pin folder", Status::Problem, error.to_string()),
     });
     all.extend(Role::ALL.map(|role| process(role, pin_dir)));
-    all.extend(pinned(&folder, cgroup.ok().as_ref(), limit_of_agent(pin_dir).as_ref()));
+    let agent = command_of_agent(pin_dir);
+    let limit = agent.as_ref().and_then(|run| config::limit(&run.kernel).ok());
+    all.extend(devices::findings(&folder.links(), agent.as_ref(), netns));
+    all.extend(pinned(&folder, cgroup.ok().as_ref(), limit.as_ref()));
     all
 }
 
@@ -212,13 +221,13 @@ fn running(role: Role, item: &str, pid: &str) -> Finding {
     Finding::new("process", item, Status::Note, format!("{detail} without CAP_SYS_PTRACE: {lost}"))
 }
 
-/// What the running agent lets tables grow to, from its command line.
-fn limit_of_agent(pin_dir: &Path) -> Option<Capacity> {
+/// What the running agent was told on its command line.
+fn command_of_agent(pin_dir: &Path) -> Option<args::Run> {
     let Ok(Holder::Process(pid)) = lock::holder(Role::Agent, pin_dir) else { return None };
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words = words.strip_suffix(b"\0")?.split(|byte| *byte == 0);
     match args::parse(words.map(|word| OsStr::from_bytes(word).to_owned())).ok()?.command {
-        args::Command::Run(run) => config::limit(&run.kernel).ok(),
+        args::Command::Run(run) => Some(*run),
         _ => None,
     }
 }

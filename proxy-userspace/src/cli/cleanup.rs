@@ -2,19 +2,26 @@
 //!
 //! In: the pin folder. Out: what was removed. May be repeated; leaves what is not ours.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
 use super::PinDir;
+use crate::attach::devices;
 use crate::attach::pins::Folder;
 use crate::lock::{self, Lock, Role};
+use crate::sys::net::inside;
 
 /// Remove programs, tables and lock files; Services stop being served on this node.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinDir,
+
+    /// The network namespace that is this node (default: this process's own).
+    #[arg(long, value_name = "FILE")]
+    pub netns: Option<PathBuf>,
 
     /// Even while an agent or a reaper runs; it will not notice.
     #[arg(long)]
@@ -26,7 +33,10 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     // Held until the end, so that nobody starts on what is being removed.
     let take = |role| if args.force { Ok(None) } else { Lock::take(role, pin_dir).map(Some) };
     let _locks = [take(Role::Agent)?, take(Role::Reap)?];
-    let (mut removed, foreign) = Folder::at(pin_dir).remove_all()?;
+    let folder = Folder::at(pin_dir);
+    // Filters outlive their pins.
+    inside(args.netns.as_deref(), || devices::remove_all(&folder.links()))?.context("detach from devices")?;
+    let (mut removed, foreign) = folder.remove_all()?;
     for role in Role::ALL {
         let lock_file = lock::remove(role, pin_dir).context("remove the lock file")?;
         // Our own lock is nothing that was left here.

@@ -14,6 +14,8 @@ pub struct Snapshot {
     pub default_routes: Vec<Route>,
     /// Devices that any other unicast route leads to.
     pub routed: BTreeSet<u32>,
+    /// Grows when somebody removes filters from a device: a reason to look at what stands there.
+    pub removals: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

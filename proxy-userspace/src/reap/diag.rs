@@ -3,15 +3,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
-use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use crate::sys::netlink::exchange;
 
 /// One connected UDP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub(super) fn sockets() -> io::Result<Vec<Identity>> {
 /// Closes a socket; whoever has it open gets ECONNABORTED.
 pub(super) fn destroy(socket: &Found) -> io::Result<()> {
     let request = request(socket.family, IPPROTO_UDP, StateFlags::ESTABLISHED, socket.id.clone());
-    exchange(SockDiagDestroy::new(SockDiagMessage::InetRequest(request)), NLM_F_ACK, |_| {})
+    exchange(NETLINK_SOCK_DIAG, SockDiagDestroy::new(SockDiagMessage::InetRequest(request)), NLM_F_ACK, |_| {})
 }
 
 /// Hands the sockets of both families that are in one of `states` to `each`.
@@ -65,7 +63,7 @@ fn list(protocol: u8, states: &StateFlags, mut each: impl FnMut(InetResponseHead
     for (family, any) in [(AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
         let all = SocketId { source_address: any, destination_address: any, ..SocketId::new_v4() };
         let request = SockDiagMessage::InetRequest(request(family, protocol, states.clone(), all));
-        exchange(request, NLM_F_DUMP, |message| {
+        exchange(NETLINK_SOCK_DIAG, request, NLM_F_DUMP, |message| {
             if let SockDiagMessage::InetResponse(response) = message {
                 each(response.header);
             }
@@ -83,43 +81,4 @@ fn cookie(bytes: [u8; 8]) -> u64 {
     let (low, high) = bytes.split_at(4);
     let word = |half: &[u8]| u64::from(u32::from_ne_bytes(half.try_into().expect("half of eight bytes")));
     word(high) << 32 | word(low)
-}
-
-/// Sends one request and hands every answer to `each`, until the end of the dump or the acknowledgement.
-fn exchange<M>(request: M, flags: u16, mut each: impl FnMut(M)) -> io::Result<()>
-where
-    M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
-{
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let mut message = NetlinkMessage::new(header, request.into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        if !each_message(&datagram, &mut each)? {
-            return Ok(());
-        }
-    }
-}
-
-/// Walks through the messages of one datagram; says whether more datagrams will come.
-fn each_message<M: NetlinkDeserializable>(mut bytes: &[u8], each: &mut impl FnMut(M)) -> io::Result<bool> {
-    while !bytes.is_empty() {
-        let message = NetlinkMessage::<M>::deserialize(bytes).map_err(io::Error::other)?;
-        match message.payload {
-            NetlinkPayload::InnerMessage(inner) => each(inner),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-            // A dump that cannot be made, such as one of a protocol whose module is missing, ends with an error.
-            NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
-            NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(false),
-            _ => {}
-        }
-        let length = (message.header.length as usize).next_multiple_of(4);
-        bytes = bytes.get(length..).unwrap_or_default();
-    }
-    Ok(true)
 }

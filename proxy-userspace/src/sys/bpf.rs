@@ -26,7 +26,10 @@ const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const MAP_UPDATE_BATCH: libc::c_int = 26;
+const PROG_QUERY: libc::c_int = 16;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
 
 /// Map types as the kernel numbers them (`enum bpf_map_type`).
 pub mod map_type {
@@ -95,6 +98,30 @@ struct LinkUpdateAttr {
 
 #[repr(C)]
 #[derive(Default)]
+struct TcxCreateAttr {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    pad: u32,
+    expected_revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgQueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct MapCreateAttr {
     map_type: u32,
     key_size: u32,
@@ -135,6 +162,45 @@ impl LinkInfo {
     /// `BPF_LINK_TYPE_CGROUP`.
     pub const CGROUP: u32 = 3;
 }
+
+/// The leading fields of `struct bpf_link_info` for a TCX link.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcxLinkInfo {
+    pub link_type: u32,
+    pub id: u32,
+    pub program_id: u32,
+    pad: u32,
+    /// 0 when the device is gone or somebody detached the link: it is defunct.
+    pub device: u32,
+    pub attach_type: u32,
+}
+
+impl TcxLinkInfo {
+    /// `BPF_LINK_TYPE_TCX`.
+    pub const TCX: u32 = 11;
+}
+
+/// The leading fields of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    program_type: u32,
+    id: u32,
+}
+
+/// Where a program stands at a device (`enum bpf_attach_type`).
+pub mod tcx {
+    pub const INGRESS: u32 = 46;
+    pub const EGRESS: u32 = 47;
+    /// Flag of an attachment without a relative: before all others.
+    pub const FIRST: u32 = 1 << 3;
+    /// After all others.
+    pub const LAST: u32 = 1 << 4;
+}
+
+/// `BPF_MPROG_MAX`: as many programs as one place takes.
+const MOST_PROGRAMS: usize = 64;
 
 /// What a pinned descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +321,51 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attr = LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdateAttr::default() };
     // SAFETY: no addresses in the attribute.
     unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Takes the link's program from where it stands, now: what only loses its last holder is freed a little later.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = link.as_raw_fd();
+    // SAFETY: no addresses in the attribute.
+    unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Device and program of a TCX link; of another link nothing but the type means anything.
+pub fn tcx_link_info(fd: BorrowedFd<'_>) -> io::Result<TcxLinkInfo> {
+    info(fd)
+}
+
+/// The id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    info::<ProgramInfo>(program).map(|info| info.id)
+}
+
+/// Attaches `program` to a device of the calling thread's network namespace; the link is the attachment.
+pub fn tcx_attach(program: BorrowedFd<'_>, device: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr =
+        TcxCreateAttr { prog_fd: raw(program), target_ifindex: device, attach_type, flags, ..TcxCreateAttr::default() };
+    // SAFETY: no addresses in the attribute.
+    unsafe { bpf(LINK_CREATE, &mut attr) }.map(owned)
+}
+
+/// The ids of the programs at a device, in the order in which they run. EINVAL below kernel 6.6.
+pub fn tcx_programs(device: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MOST_PROGRAMS];
+    let mut attr = ProgQueryAttr {
+        target_ifindex: device,
+        attach_type,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: MOST_PROGRAMS as u32,
+        ..ProgQueryAttr::default()
+    };
+    // SAFETY: there is room for `count` ids.
+    match unsafe { bpf(PROG_QUERY, &mut attr) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        _ => {}
+    }
+    ids.truncate(attr.count as usize);
+    ids.retain(|id| *id != 0);
+    Ok(ids)
 }
 
 /// A map whose keys and values are plain data of the sizes that the kernel holds.
@@ -561,6 +672,9 @@ mod tests {
         assert_eq!(mem::offset_of!(BatchAttr, count), 32);
         assert_eq!(mem::offset_of!(BatchAttr, elem_flags), 40);
         assert_eq!(mem::offset_of!(LinkInfo, cgroup_id), 16);
+        assert_eq!(mem::offset_of!(TcxLinkInfo, device), 16);
+        assert_eq!(mem::offset_of!(TcxCreateAttr, expected_revision), 24);
+        assert_eq!(mem::offset_of!(ProgQueryAttr, count), 24);
         assert_eq!(mem::offset_of!(MapInfo, name), 24);
     }
 

@@ -25,6 +25,13 @@ pub fn netns_cookie(path: Option<&Path>) -> Result<Option<u64>, CallError> {
     in_namespace(&file, own_cookie).map_err(fail)?.map_err(fail)
 }
 
+/// Runs `work` in the namespace at `path`, or here.
+pub fn inside<T: Send>(path: Option<&Path>, work: impl FnOnce() -> T + Send) -> Result<T, CallError> {
+    let Some(path) = path else { return Ok(work()) };
+    let namespace = File::open(path).and_then(|file| in_namespace(&file, work));
+    namespace.map_err(|error| CallError::new("enter network namespace", path.display(), error))
+}
+
 /// Runs `work` on a thread of its own inside the network namespace `namespace`; ours stays as it is.
 pub fn in_namespace<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {

@@ -1,0 +1,324 @@
+//! Keeps one program of ours at each hook of the devices that were chosen.
+//!
+//! ```text
+//! want       the choice of now -> what is new is attached, what is no longer chosen is detached
+//! serve_by   other programs (a start, larger tables) -> each takes the place of the one before, in one step
+//! audit      whatever somebody else has removed is attached again
+//! ```
+//!
+//! All three come down to the same question for one hook: does it stand as it should? What stands is asked of the kernel
+//! each time, so that a new agent takes over what it finds. Pins are in `<pin-dir>/links/devices`:
+//!
+//! ```text
+//! 12-ingress, 12-egress   of device 12: the TCX link, or the program of the filter
+//! 12-clsact               `clsact` was put there by us
+//! ```
+//!
+//! In: [`Choice`]s, [`Programs`]. Out: attachments, and the table DEVICES. The calling thread is in the node's network
+//! namespace.
+
+mod clsact;
+pub mod follow;
+mod tcx;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use proxy_common::abi::Device;
+use proxy_common::addr::{Addr, Family};
+use tracing::{debug, info, warn};
+
+use crate::devices::{Choice, Format, Role};
+use crate::sys::bpf::{Kind, Map, Pin};
+use crate::sys::passes;
+
+/// Below the folder of the links: an older agent removes there what it does not know.
+pub const FOLDER: &str = "devices";
+
+/// Where packets come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Where we stand among the programs of others at the same hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Next to the device: others see packets as the stack does, with client and backend.
+    #[default]
+    Outermost,
+    /// Next to the stack: others see packets as they are outside.
+    Innermost,
+}
+
+impl Order {
+    fn is_first(self, hook: Hook) -> bool {
+        (self == Self::Outermost) == (hook == Hook::Ingress)
+    }
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Tcx,
+    Clsact,
+}
+
+impl Way {
+    /// The better one that this kernel has.
+    pub fn of_this_kernel() -> Self {
+        if tcx::works() { Self::Tcx } else { Self::Clsact }
+    }
+}
+
+/// The loaded programs, and the table that tells them about the device they run at.
+#[derive(Debug)]
+pub struct Programs {
+    pub ingress: OwnedFd,
+    pub egress: OwnedFd,
+    pub devices: Map<u32, Device>,
+}
+
+impl Programs {
+    fn at(&self, hook: Hook) -> BorrowedFd<'_> {
+        match hook {
+            Hook::Ingress => self.ingress.as_fd(),
+            Hook::Egress => self.egress.as_fd(),
+        }
+    }
+}
+
+/// One hook of one device.
+#[derive(Debug)]
+struct Site {
+    device: u32,
+    hook: Hook,
+    pin: PathBuf,
+}
+
+impl Site {
+    fn new(folder: &Path, device: u32, hook: Hook) -> Self {
+        Self { device, hook, pin: folder.join(format!("{device}-{}", hook.name())) }
+    }
+
+    fn made_clsact(&self) -> PathBuf {
+        self.pin.with_file_name(format!("{}-clsact", self.device))
+    }
+}
+
+/// What it took to have a program in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Stood,
+    Swapped,
+    Attached,
+}
+
+/// By interface index.
+type Wanted = BTreeMap<u32, Choice>;
+
+/// The programs at the devices of one node.
+#[derive(Debug)]
+pub struct DeviceHooks {
+    folder: PathBuf,
+    way: Way,
+    order: Order,
+    programs: Option<Programs>,
+    /// `None`: nobody has said yet.
+    wanted: Option<Wanted>,
+    /// What could not be attached, and was told.
+    failed: BTreeMap<u32, String>,
+}
+
+impl DeviceHooks {
+    /// `links` is the folder of the links.
+    pub fn new(links: &Path, way: Way, order: Order) -> Self {
+        let folder = links.join(FOLDER);
+        Self { folder, way, order, programs: None, wanted: None, failed: BTreeMap::new() }
+    }
+
+    /// Attaches these programs wherever one is wanted. Those that stood there until now are replaced at once.
+    pub fn serve_by(&mut self, programs: Programs) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        self.programs = Some(programs);
+        self.audit();
+        Ok(())
+    }
+
+    /// The devices that are wanted from now on. Only what differs from before is looked at.
+    pub fn want(&mut self, choices: &[Choice]) {
+        let chosen = choices.iter().filter(|choice| choice.role() != Role::LeftAlone);
+        let now: Wanted = chosen.map(|choice| (choice.index, choice.clone())).collect();
+        let before = self.wanted.take().unwrap_or_default();
+        for device in before.keys().filter(|device| !now.contains_key(device)) {
+            self.take_away(*device);
+        }
+        for choice in now.values().filter(|choice| before.get(&choice.index) != Some(choice)) {
+            self.put(choice);
+        }
+        self.wanted = Some(now);
+    }
+
+    /// Looks at everything that should stand, and takes away what no longer should. Does nothing before anything was
+    /// wanted: what stands may serve.
+    pub fn audit(&mut self) {
+        let Some(wanted) = self.wanted.take() else { return };
+        for choice in wanted.values() {
+            self.put(choice);
+        }
+        let known = devices_with_pins(&self.folder);
+        for device in known.into_iter().filter(|device| !wanted.contains_key(device)) {
+            self.take_away(device);
+        }
+        self.wanted = Some(wanted);
+    }
+
+    /// Devices that lack a program, each with the reason.
+    pub fn failed(&self) -> &BTreeMap<u32, String> {
+        &self.failed
+    }
+
+    fn put(&mut self, choice: &Choice) {
+        let Some(programs) = &self.programs else { return };
+        match put(&self.folder, programs, self.way, self.order, choice) {
+            Ok(()) => drop(self.failed.remove(&choice.index)),
+            // It is gone, and soon will be from the choice.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => {
+                let told = self.failed.insert(choice.index, error.to_string());
+                if told.is_none_or(|told| told != error.to_string()) {
+                    warn!(device = choice.name, "packets of this device are not translated, trying again: {error}");
+                }
+            }
+        }
+    }
+
+    fn take_away(&mut self, device: u32) {
+        self.failed.remove(&device);
+        if let Err(error) = take_away(&self.folder, device) {
+            warn!("device {device} keeps a program that is not wanted there: {error}");
+        }
+        let entry = self.programs.as_ref().map_or(Ok(()), |programs| programs.devices.remove(&device));
+        if let Err(error) = entry {
+            warn!("device {device} stays in DEVICES: {error}");
+        }
+        debug!(device, "detached");
+    }
+}
+
+fn put(folder: &Path, programs: &Programs, way: Way, order: Order, choice: &Choice) -> io::Result<()> {
+    // A program leaves packets of devices that it does not know alone.
+    let entry = entry(choice);
+    if programs.devices.get(&choice.index)? != Some(entry) {
+        programs.devices.set(&choice.index, &entry)?;
+    }
+    for hook in Hook::BOTH {
+        let (site, program) = (Site::new(folder, choice.index, hook), programs.at(hook));
+        let done = match way {
+            Way::Tcx => tcx::ensure(&site, program, order)?,
+            Way::Clsact => clsact::ensure(&site, program, order)?,
+        };
+        match done {
+            Done::Stood => {}
+            Done::Swapped => debug!(device = choice.name, hook = hook.name(), "swapped in place"),
+            Done::Attached => info!(device = choice.name, hook = hook.name(), reason = %choice.reason, "attached"),
+        }
+    }
+    Ok(())
+}
+
+/// Detaches what is ours at a device, whether it still exists or not.
+fn take_away(folder: &Path, device: u32) -> io::Result<()> {
+    for hook in Hook::BOTH {
+        let site = Site::new(folder, device, hook);
+        tcx::remove(&site)?;
+        clsact::remove(&site)?;
+    }
+    for name in pins(folder).into_iter().filter(|name| device_of(name) == Some(device)) {
+        fs::remove_file(folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// Detaches everything of ours: for `sluice cleanup`, inside of the node's network namespace.
+pub fn remove_all(links: &Path) -> io::Result<()> {
+    let folder = links.join(FOLDER);
+    devices_with_pins(&folder).into_iter().try_for_each(|device| take_away(&folder, device))
+}
+
+/// What stands at one hook of one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Nothing,
+    /// The id of our program, and those of all there in the order in which they run.
+    Tcx(u32, Vec<u32>),
+    Clsact(u32),
+}
+
+/// Looks at a hook as `sluice check` does.
+pub fn standing(links: &Path, device: u32, hook: Hook) -> io::Result<Standing> {
+    let site = Site::new(&links.join(FOLDER), device, hook);
+    if let Some((own, all)) = tcx::look(&site)? {
+        return Ok(Standing::Tcx(own, all));
+    }
+    Ok(clsact::look(&site)?.map_or(Standing::Nothing, Standing::Clsact))
+}
+
+fn entry(choice: &Choice) -> Device {
+    let flag = |set, flag| if set { flag } else { 0 };
+    Device {
+        source_v4: choice.source_v4.map_or(Addr::unspecified(Family::V4), |ip| std::net::IpAddr::V4(ip).into()),
+        source_v6: choice.source_v6.map_or(Addr::unspecified(Family::V6), |ip| std::net::IpAddr::V6(ip).into()),
+        flags: flag(choice.local_pods, Device::LOCAL_PODS)
+            | flag(choice.format == Format::Network, Device::NO_LINK_HEADER),
+    }
+}
+
+/// A name for a pin that takes the place of `pin`; what a dead process left there goes.
+fn fresh(pin: &Path) -> PathBuf {
+    let mut name = pin.file_name().unwrap_or_default().to_owned();
+    name.push("-new");
+    let fresh = pin.with_file_name(name);
+    let _ = fs::remove_file(&fresh);
+    fresh
+}
+
+/// Whether what is pinned there stands for a filter.
+fn is_of_filter(pin: &Path) -> io::Result<bool> {
+    match Pin::open(pin) {
+        Ok(pin) => Ok(pin.kind == Kind::Other),
+        Err(error) if passes(&error.source) => Err(error.source),
+        Err(_) => Ok(false),
+    }
+}
+
+fn pins(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn device_of(pin: &str) -> Option<u32> {
+    pin.split_once('-')?.0.parse().ok()
+}
+
+fn devices_with_pins(folder: &Path) -> Vec<u32> {
+    let mut devices: Vec<u32> = pins(folder).iter().filter_map(|name| device_of(name)).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices
+}

@@ -1,0 +1,131 @@
+//! Each device of the node: what was decided about it, why, and what stands at it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Finding, Status};
+use crate::args;
+use crate::attach::devices::{FOLDER, Hook, Standing, standing};
+use crate::config;
+use crate::devices::{Choice, Format, Role, Settings, choose};
+use crate::netdev;
+use crate::sys::net::inside;
+
+const AREA: &str = "device";
+
+/// `agent` is the command line of the one that runs: it says which devices are wanted, and in which network namespace.
+pub(super) fn findings(links: &Path, agent: Option<&args::Run>, netns: Option<&Path>) -> Vec<Finding> {
+    let netns: Option<PathBuf> = netns.map(Path::to_owned).or_else(|| agent.and_then(|run| run.kernel.netns.clone()));
+    let settings = agent.and_then(|run| config::devices(run).ok()).unwrap_or_default();
+    let any_stands = links.join(FOLDER).exists();
+    match look(links, netns.as_deref(), &settings) {
+        Ok(found) => found.iter().map(|(choice, stands)| finding(choice, stands, any_stands)).collect(),
+        Err(error) => vec![Finding::new(AREA, "all", Status::Problem, format!("{error:#}"))],
+    }
+}
+
+/// What stands at ingress and at egress.
+type Stands = [Result<Standing, String>; 2];
+
+fn look(links: &Path, netns: Option<&Path>, settings: &Settings) -> anyhow::Result<Vec<(Choice, Stands)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let choices = choose(&runtime.block_on(netdev::look(netns))?, settings);
+    let stands = |choice: &Choice| {
+        let at = |hook| standing(links, choice.index, hook).map_err(|error: io::Error| error.to_string());
+        Hook::BOTH.map(at)
+    };
+    let look = || choices.iter().map(|choice| (choice.clone(), stands(choice))).collect();
+    Ok(inside(netns, look)?)
+}
+
+/// `any_stands`: the agent has attached programs to devices at all.
+fn finding(choice: &Choice, stands: &Stands, any_stands: bool) -> Finding {
+    let layer = if choice.format == Format::Network { 3 } else { 2 };
+    let decided = match choice.role() {
+        Role::LeftAlone => {
+            return Finding::new(AREA, &*choice.name, Status::Ok, format!("left alone: {}", choice.reason));
+        }
+        Role::Network => format!("faces the network, layer {layer}: {}", choice.reason),
+        Role::Pod => format!("faces a pod, layer {layer}: {}", choice.reason),
+    };
+    let hook = |hook: Hook, stands: &Result<Standing, String>| format!("{} {}", hook.name(), say(stands));
+    let [ingress, egress] = stands;
+    let both = format!("{}, {}", hook(Hook::Ingress, ingress), hook(Hook::Egress, egress));
+    let lacks = stands.iter().any(|stands| matches!(stands, Ok(Standing::Nothing) | Err(_)));
+    let (status, more) = match (lacks, any_stands) {
+        (false, _) => (Status::Ok, both),
+        (true, false) => (Status::Note, "no program: packets are not translated yet".to_owned()),
+        (true, true) => {
+            (Status::Problem, format!("{both}: an agent that runs attaches it again, its log says why not"))
+        }
+    };
+    Finding::new(AREA, &*choice.name, status, format!("{decided}; {more}"))
+}
+
+fn say(stands: &Result<Standing, String>) -> String {
+    match stands {
+        Ok(Standing::Nothing) => "nothing".to_owned(),
+        Ok(Standing::Tcx(own, all)) => {
+            let place = all.iter().position(|id| id == own).map_or(0, |place| place + 1);
+            format!("program {own} (tcx, {place} of {})", all.len())
+        }
+        Ok(Standing::Clsact(own)) => format!("program {own} (clsact)"),
+        Err(error) => format!("unknown ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::Reason;
+
+    #[test]
+    fn each_device_shows_what_was_decided_why_and_what_stands_there() {
+        let choice = |reason, format| Choice {
+            index: 7,
+            name: "eth0".to_owned(),
+            reason,
+            format,
+            local_pods: false,
+            source_v4: None,
+            source_v6: None,
+        };
+        let (hardware, tunnel) = (Reason::Hardware, Reason::Tunnel("wireguard".to_owned()));
+        let tcx = || Ok(Standing::Tcx(12, vec![9, 12, 30]));
+        let nothing = || Ok(Standing::Nothing);
+        for (choice, stands, any, status, detail) in [
+            (
+                choice(hardware.clone(), Format::Ethernet),
+                [tcx(), Ok(Standing::Clsact(13))],
+                true,
+                Status::Ok,
+                "faces the network, layer 2: hardware; ingress program 12 (tcx, 2 of 3), egress program 13 (clsact)",
+            ),
+            (
+                choice(tunnel, Format::Network),
+                [tcx(), nothing()],
+                true,
+                Status::Problem,
+                "faces the network, layer 3: tunnel (wireguard); ingress program 12 (tcx, 2 of 3), egress nothing: an \
+                 agent that runs attaches it again, its log says why not",
+            ),
+            (
+                choice(hardware, Format::Ethernet),
+                [nothing(), nothing()],
+                false,
+                Status::Note,
+                "faces the network, layer 2: hardware; no program: packets are not translated yet",
+            ),
+            (
+                choice(Reason::Ports("bridge".to_owned()), Format::Ethernet),
+                [nothing(), nothing()],
+                true,
+                Status::Ok,
+                "left alone: bridge: its packets pass its ports",
+            ),
+        ] {
+            let finding = finding(&choice, &stands, any);
+            assert_eq!((finding.status, finding.detail.as_str()), (status, detail));
+        }
+    }
+}
