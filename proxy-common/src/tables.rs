@@ -31,7 +31,13 @@ pub mod name {
     pub const EMBRYONIC6: &str = "EMBRYONIC6";
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     pub const FRAGMENTS6: &str = "FRAGMENTS6";
+
+    /// What packets leave behind.
+    pub const OF_FLOWS: [&str; 6] = [FLOWS4, FLOWS6, EMBRYONIC4, EMBRYONIC6, FRAGMENTS4, FRAGMENTS6];
 }
+
+/// Devices that have programs, at most.
+pub const DEVICES_CAPACITY: u32 = 4096;
 
 /// Entries of REASONS: more than there are, so that a new reason changes no layout.
 pub const REASONS_CAPACITY: u32 = 64;
@@ -58,11 +64,13 @@ pub struct Capacity {
     pub affinity: u32,
     /// A power of two: the slot of a socket is its cookie under a mask.
     pub sockets: u32,
+    /// Flows of packets, of each family; each has two entries, and as many as these are kept apart until they are answered.
+    pub flows: u32,
 }
 
 impl Capacity {
-    /// The most that tables grow to unless told otherwise. SOURCES and SOCKETS are made with this size: the first takes
-    /// memory by use, what is in the second cannot move.
+    /// The most that tables grow to unless told otherwise. SOURCES, SOCKETS and FLOWS are made with this size: the first takes
+    /// memory by use, what is in the others cannot move.
     pub const LIMIT: Self = Self {
         frontends: 1 << 20,
         services: 1 << 20,
@@ -73,6 +81,7 @@ impl Capacity {
         sources: 1 << 20,
         affinity: 65_536,
         sockets: 65_536,
+        flows: 32_768,
     };
 
     /// The sizes in the object, for who loads it without choosing any.
@@ -86,6 +95,7 @@ impl Capacity {
         sources: 16_384,
         affinity: 65_536,
         sockets: 65_536,
+        flows: 32_768,
     };
 
     /// Table by table what `f` makes of both sizes.
@@ -101,6 +111,7 @@ impl Capacity {
             sources: f(self.sources, other.sources),
             affinity: f(self.affinity, other.affinity),
             sockets: f(self.sockets, other.sockets),
+            flows: f(self.flows, other.flows),
         }
     }
 }

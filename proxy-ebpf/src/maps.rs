@@ -60,7 +60,6 @@ static SOCKETS_MORE: SkStorage<More> = SkStorage::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASONS_CAPACITY as usize }> = PerCpuArray::new();
 
-#[cfg(feature = "test-programs")]
 pub(crate) mod packets;
 
 /// Read-only globals: the loader sets them before it loads, the verifier knows their values.

@@ -85,19 +85,29 @@ pub struct Run {
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub iptables_localhost_nodeports: bool,
 
-    /// Devices that face the network and get packet programs: all that do by what they are, `none`, or those of these names
-    /// (`eth*,wg0`), whatever they are.
-    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "all")]
+    /// Devices that face the network and get packet programs, which serve clients outside of the node: all that do by what
+    /// they are, `none`, or those of these names (`eth*,wg0`), whatever they are.
+    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "none")]
     pub network_devices: Vec<String>,
 
     /// Devices that face pods and get packet programs, for traffic that no socket hook sees; like --network-devices.
-    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "all")]
+    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "none")]
     pub pod_devices: Vec<String>,
 
     /// Where packet programs stand among those of others: `outermost`, next to the device, so that others see backends, or
     /// `innermost`, so that they see Services.
     #[arg(long, value_name = "ORDER", default_value = "outermost")]
     pub device_order: String,
+
+    /// Source ports of packets that leave with this node's address. They are taken from what processes of the node are given,
+    /// and no node port may be among them.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535")]
+    pub source_ports: String,
+
+    /// Packets to ClusterIPs leave with this node's address, for backends of this node too.
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub masquerade_all: bool,
 
     /// How packet programs are attached: `tcx` (kernel 6.6), `clsact`, or `auto`, the better one that the kernel has.
     #[arg(long, value_name = "WAY", default_value = "auto")]
@@ -147,6 +157,11 @@ pub struct Kernel {
     /// another size counts after `sluice cleanup`.
     #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.sockets)]
     pub max_sockets: u32,
+
+    /// Flows of packets that are remembered, of each family; the least recently seen are forgotten first. Made once, and
+    /// only where packet programs are wanted: another size counts after `sluice cleanup`.
+    #[arg(long, value_name = "N", default_value_t = Capacity::LIMIT.flows)]
+    pub max_flows: u32,
 }
 
 /// `sluice 0.1.0 (kernel ABI 1)`: two versions with one ABI share tables without rebuilding them.

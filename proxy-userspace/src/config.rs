@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use proxy_common::abi::PortRange;
 use proxy_common::addr::Family;
 use proxy_common::tables::Capacity;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub verbosity: u8,
     pub kernel: attach::Options,
     pub devices: devices::Settings,
+    pub masquerade_all: bool,
+    pub source_ports: PortRange,
     pub device_order: Order,
     /// `None`: the better one that the kernel has.
     pub device_way: Option<Way>,
@@ -69,6 +72,7 @@ impl Config {
     pub fn new(run: &args::Run, hostname: &str) -> Result<Self> {
         let bind_address = ip("bind-address", &run.bind_address)?;
         let mode = mode(&run.proxy_mode)?;
+        let devices = devices(run)?;
         Ok(Self {
             source: source(run)?,
             node_name: node_name(run.hostname_override.as_deref(), hostname)?,
@@ -79,8 +83,10 @@ impl Config {
             loopback_node_ports: mode == Mode::Iptables && run.iptables_localhost_nodeports,
             healthz: healthz(&run.healthz_bind_address)?,
             verbosity: run.verbosity,
-            kernel: kernel(&run.kernel)?,
-            devices: devices(run)?,
+            kernel: kernel(&run.kernel, devices.wants_any())?,
+            devices,
+            masquerade_all: run.masquerade_all,
+            source_ports: source_ports(&run.source_ports)?,
             device_order: device_order(&run.device_order)?,
             device_way: device_way(&run.device_hooks)?,
         })
@@ -236,6 +242,17 @@ fn scope(flag: &'static str, typed: &[String]) -> Result<Scope> {
     }
 }
 
+fn source_ports(typed: &str) -> Result<PortRange> {
+    let ends = typed.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match ends {
+        Some((first, last)) if (1024..=last).contains(&first) => Ok(PortRange { first, count: last - first + 1 }),
+        _ => invalid(
+            "source-ports",
+            format!("{typed:?} is not a range of ports above 1023; give one such as 61000-65535"),
+        ),
+    }
+}
+
 fn device_order(typed: &str) -> Result<Order> {
     match typed {
         "outermost" => Ok(Order::Outermost),
@@ -253,21 +270,23 @@ fn device_way(typed: &str) -> Result<Option<Way>> {
     }
 }
 
-fn kernel(run: &args::Kernel) -> Result<attach::Options> {
+/// `packets`: programs are wanted at devices.
+fn kernel(run: &args::Kernel, packets: bool) -> Result<attach::Options> {
     if !run.pin_dir.is_absolute() {
         return invalid("pin-dir", format!("{} is not an absolute path", run.pin_dir.display()));
     }
+    let limit = limit(run)?;
     Ok(attach::Options {
         pin_dir: run.pin_dir.clone(),
         cgroup_root: run.cgroup_root.clone(),
         netns: run.netns.clone(),
-        limit: limit(run)?,
+        limit: if packets { limit } else { Capacity { flows: 0, ..limit } },
         devices: None,
     })
 }
 
-/// Tables that depend on others may grow with them: while a service port changes, its old and its new version exist.
-/// What tables may grow to.
+/// What tables may grow to. Those that depend on others grow with them: while a service port changes, its old and its new
+/// version exist.
 pub(crate) fn limit(run: &args::Kernel) -> Result<Capacity> {
     let services = size("max-services", run.max_services)?;
     let backends = size("max-backends", run.max_backends)?;
@@ -279,6 +298,7 @@ pub(crate) fn limit(run: &args::Kernel) -> Result<Capacity> {
         backends,
         affinity: size("max-affinity", run.max_affinity)?,
         sockets: size("max-sockets", run.max_sockets)?,
+        flows: size("max-flows", run.max_flows)?,
         ..Capacity::LIMIT
     })
 }
@@ -315,7 +335,7 @@ mod tests {
         assert_eq!(config.detector, Detector::ClusterCidr(Vec::new()));
         assert_eq!(config.node_ports, NodePortAddresses::Primary);
         assert!(!config.loopback_node_ports);
-        assert_eq!(config.kernel.limit, Capacity::LIMIT);
+        assert_eq!(config.kernel.limit, Capacity { flows: 0, ..Capacity::LIMIT });
     }
 
     #[test]
@@ -333,7 +353,11 @@ mod tests {
         let named = ["eth*", "wg0"].map(|text| Pattern::new(text).unwrap());
         assert_eq!(devices.network, Scope::Named(named.to_vec()));
         assert_eq!(devices.pods, Scope::None);
-        assert_eq!(config(&[]).unwrap().devices, devices::Settings::default());
+        let none = config(&[]).unwrap();
+        assert!(!none.devices.wants_any(), "{:?}", none.devices);
+        assert_eq!(none.kernel.limit.flows, 0);
+        assert_eq!(none.source_ports, PortRange { first: 61_000, count: 4536 });
+        assert_eq!(config(&["--network-devices=all"]).unwrap().kernel.limit.flows, Capacity::LIMIT.flows);
     }
 
     #[test]
@@ -399,6 +423,10 @@ mod tests {
             (
                 &["--network-devices=eth 0"],
                 "--network-devices: \"eth 0\" is not the name of a device; give all, none, or names such as eth0,ens*",
+            ),
+            (
+                &["--source-ports=61000"],
+                "--source-ports: \"61000\" is not a range of ports above 1023; give one such as 61000-65535",
             ),
             (&["--device-order=first"], "--device-order: \"first\" is not one of outermost, innermost"),
             (&["--device-hooks=xdp"], "--device-hooks: \"xdp\" is not one of auto, tcx, clsact"),

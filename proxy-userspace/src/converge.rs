@@ -223,7 +223,7 @@ impl<S: MapStore> Converger<S> {
 
     /// Only what changed; `None` when that cannot be told apart from the rest.
     fn plan_addresses(&self, ledger: &mut Ledger, dirty: &Dirty) -> Option<Vec<Op>> {
-        let changed = dirty.cluster_ips.iter().copied();
+        let changed = dirty.addresses.iter().copied();
         ledger.plan_addresses(&desired::some_addresses(&self.model, &self.this, changed))
     }
 

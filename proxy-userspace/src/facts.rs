@@ -4,7 +4,9 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::abi::{Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, address};
+use proxy_common::abi::{
+    Backend, Cidr, Config, Frontend, FrontendKey, PacketSettings, PortRange, Range, Version, address,
+};
 use proxy_common::addr::{Addr, Be16};
 
 use crate::hash::HashMap;
@@ -16,6 +18,7 @@ pub fn facts(snapshot: &Snapshot) -> Vec<String> {
     let mut facts: Vec<String> = snapshot.frontends.iter().flat_map(|(key, id)| tables.frontend(key, id.id)).collect();
     facts.extend(snapshot.addrs.iter().map(|(addr, flags)| format!("ADDRESS {addr} {}", named(*flags, ADDRESS_FLAGS))));
     facts.extend(snapshot.config.iter().flat_map(config));
+    facts.extend(snapshot.packets.iter().flat_map(packets));
     facts.sort_unstable();
     facts
 }
@@ -140,6 +143,7 @@ const ADDRESS_FLAGS: &[(u32, &str)] = &[
     (address::NODE_PORT, "node-port"),
     (address::CLUSTER_IP, "cluster-ip"),
     (address::LOOPBACK, "loopback"),
+    (address::EXTERNAL, "external"),
 ];
 
 fn words(flags: u32, names: &'static [(u32, &'static str)]) -> impl Iterator<Item = &'static str> {
@@ -148,6 +152,17 @@ fn words(flags: u32, names: &'static [(u32, &'static str)]) -> impl Iterator<Ite
 
 fn named(flags: u32, names: &'static [(u32, &'static str)]) -> String {
     words(flags, names).collect::<Vec<_>>().join(",")
+}
+
+fn packets(packets: &PacketSettings) -> Vec<String> {
+    let PortRange { first, count } = packets.ports;
+    let mut lines = vec![format!("PORTS {first} to {}", (u32::from(first) + u32::from(count)).saturating_sub(1))];
+    let pods = packets.pods.iter().filter(|range| **range != Cidr::default());
+    lines.extend(pods.map(|range| format!("PODS {range}")));
+    let flags =
+        [(PacketSettings::MASQUERADE_ALL, "MASQUERADE all"), (PacketSettings::PODS_BY_DEVICE, "PODS by device")];
+    lines.extend(flags.iter().filter(|(flag, _)| packets.flags & flag != 0).map(|(_, line)| (*line).to_owned()));
+    lines
 }
 
 fn config(config: &Config) -> Vec<String> {

@@ -43,6 +43,8 @@ pub mod netdev;
 pub mod news;
 pub mod plan;
 #[cfg(feature = "io")]
+pub mod ports;
+#[cfg(feature = "io")]
 pub mod reap;
 #[cfg(feature = "io")]
 pub mod sys;

@@ -58,6 +58,12 @@ pub fn end_by_fault_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Differs between nodes and between boots, and is the same after a restart; 0 without proc.
+pub fn number_of_this_boot() -> u32 {
+    let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    told.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
+}
+
 /// Lets large blocks go back to the system as soon as they are free, and keeps all threads to one heap: left alone, the C
 /// library holds on to what a cold start took for as long as the agent lives.
 #[expect(unsafe_code, reason = "settings of the C library")]

@@ -32,6 +32,7 @@ const SMALL: Capacity = Capacity {
     sources: 32,
     affinity: 16,
     sockets: 16,
+    flows: 64,
 };
 
 const NAMES: usize = 4;
@@ -94,6 +95,7 @@ fn nodes() -> impl Strategy<Value = WantedNode> {
     addresses.prop_map(|addresses| WantedNode {
         addresses: addresses.into_iter().map(|(last, flags)| (Addr::v4([10, 96, 0, last]), flags)).collect(),
         config: Config::default(),
+        packets: None,
     })
 }
 
@@ -607,6 +609,7 @@ fn addresses_follow_the_node_and_past_the_capacity_are_named() {
     let node = |addresses: &[(u8, u32)]| WantedNode {
         addresses: addresses.iter().map(|(last, flags)| (Addr::v4([192, 0, 2, *last]), *flags)).collect(),
         config: Config::default(),
+        packets: None,
     };
     for addresses in [&[(1, 1), (2, 4), (3, 4)][..], &[(2, 5), (4, 4)], &[], &[(1, 1), (9, 1)]] {
         let (ops, full) = ledger.plan_node(&node(addresses));
@@ -631,6 +634,7 @@ fn in_a_full_table_addresses_make_room_before_they_take_it_and_own_ones_come_fir
             .chain([(Addr::v4([192, 0, 2, own]), address::OWN)])
             .collect(),
         config: Config::default(),
+        packets: None,
     };
     for (wanted, fits) in
         [(node(0..15, 1), true), (node(1..16, 2), true), (node(20..35, 3), true), (node(0..40, 4), false)]

@@ -157,7 +157,12 @@ impl Hooks {
         sockets: u32,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        let ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        // Nobody's here, and by far the largest.
+        for table in name::OF_FLOWS {
+            loader.map_max_entries(table, 1);
+        }
+        let ebpf = loader
             .override_global("NODE_NETNS_COOKIE", &node, true)
             .override_global("HAS_SET_RETVAL", &u8::from(has_set_retval), true)
             .override_global("SOCKETS_MASK", &(sockets - 1), true)
@@ -181,7 +186,9 @@ impl Hooks {
 
     fn attach_programs(&mut self, cgroup: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let folder = File::open(cgroup)?;
-        for (name, program) in self.ebpf.programs_mut().filter(|(name, _)| wanted(name)) {
+        let of_devices = |program: &Program| matches!(program, Program::SchedClassifier(_));
+        let programs = self.ebpf.programs_mut().filter(|(name, program)| wanted(name) && !of_devices(program));
+        for (name, program) in programs {
             attach(program, &folder).with_context(|| format!("program {name}"))?;
         }
         Ok(())

@@ -1,11 +1,11 @@
-//! The programs of devices, which no agent attaches yet: loaded over tables of their own.
+//! The programs of devices, from the test object and over tables of their own: time and chance are what a case says.
 
 pub mod twin;
 
 use anyhow::{Context as _, Result};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use proxy_common::tables::{Capacity, name};
+use proxy_common::tables::Capacity;
 use proxy_userspace::maps::pinned::{Entries, layouts};
 
 use crate::hooks::test_object;
@@ -24,22 +24,21 @@ const CAPACITY: Capacity = Capacity {
     sources: 1024,
     affinity: 1024,
     sockets: 1024,
+    flows: Capacity::DEFAULT.flows,
 };
 
 /// Loads both programs.
 pub fn load() -> Result<Ebpf> {
-    load_for(32_768)
+    load_for(CAPACITY.flows)
 }
 
 /// As [`load`], with room for so many flows.
 pub fn load_for(flows: u32) -> Result<Ebpf> {
+    let capacity = Capacity { flows, ..CAPACITY };
     let mut loader = EbpfLoader::new();
-    for table in [name::FLOWS4, name::FLOWS6, name::EMBRYONIC4, name::EMBRYONIC6] {
-        loader.map_max_entries(table, 2 * flows);
-    }
     for layout in layouts() {
         if let Entries::Chosen(entries) = layout.entries {
-            loader.map_max_entries(layout.name, entries(&CAPACITY));
+            loader.map_max_entries(layout.name, entries(&capacity));
         }
     }
     let mut ebpf = loader.load(&test_object()?)?;

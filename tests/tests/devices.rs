@@ -395,9 +395,10 @@ fn every_packet_meets_exactly_one_program_while_they_are_swapped() {
             swaps
         });
         assert!(other.seen() > 0 && stage.ours.seen() > 0, "both had their turn");
-        let (passed, seen) = (passed() - passed_before, seen() - seen_before);
-        assert!(passed >= 4000, "{passed}");
-        assert_eq!(seen, passed, "{way:?}, {swaps} swaps");
+        assert!(passed() - passed_before >= 4000);
+        // Neighbours may still be talking; a packet that was missed or seen twice stays so.
+        let once = || passed() - passed_before == seen() - seen_before;
+        eventually(&format!("each packet was seen once, {way:?}, {swaps} swaps"), once);
     }
 }
 
@@ -437,7 +438,7 @@ fn cleanup_removes_everything_of_ours_and_nothing_of_others() {
         assert_eq!((left(tcx::INGRESS), left(tcx::EGRESS)), (vec![other.id()], vec![]), "{way:?}");
         let qdiscs = stage.node.output("tc", &["qdisc", "show"]).unwrap();
         let left: Vec<&str> = qdiscs.lines().filter(|line| line.contains("clsact")).collect();
-        let expected = if way == Way::Clsact { 1 } else { 0 };
+        let expected = usize::from(way == Way::Clsact);
         assert_eq!(left.len(), expected, "clsact stays where another uses it: {left:?}");
     }
 }

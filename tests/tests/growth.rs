@@ -242,11 +242,13 @@ fn ten_thousand_services_take_what_was_calculated_and_less_than_eight_megabytes(
         addrs: 10_000,
         ..Capacity::default()
     };
-    let sizes = growth::sizes(&needs, &growth::smallest(&Capacity::LIMIT), &Capacity::LIMIT).unwrap();
+    // As the agent has it where no programs are wanted at devices.
+    let limit = Capacity { flows: 0, ..Capacity::LIMIT };
+    let sizes = growth::sizes(&needs, &growth::smallest(&limit), &limit).unwrap();
     let options = Options {
         pin_dir: node.pin_dir(),
         cgroup_root: Some(node.cgroup.clone()),
-        limit: Capacity::LIMIT,
+        limit,
         netns: Some(node.netns.path().into()),
         devices: None,
     };

@@ -39,6 +39,7 @@ const SMALL: Capacity = Capacity {
     sources: 64,
     affinity: 128,
     sockets: 128,
+    flows: 64,
 };
 
 /// The service address of all tests, and the port its backends listen on.

@@ -94,7 +94,7 @@ fn every_table_is_refused(closed: &Path) {
     for layout in layouts() {
         fs::create_dir(&one).unwrap();
         pin(Pin::open(&closed.join(layout.name)).unwrap().fd.as_fd(), &one.join(layout.name)).unwrap();
-        let refusal = Object::load(&one, &growth::smallest(&Capacity::LIMIT), None).unwrap_err().to_string();
+        let refusal = Object::load(&one, &growth::smallest(&Capacity::LIMIT), None, false).unwrap_err().to_string();
         assert!(refusal.starts_with("the kernel refused program "), "{}: {refusal}", layout.name);
         fs::remove_dir_all(&one).unwrap();
     }

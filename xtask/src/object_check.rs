@@ -7,7 +7,9 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use proxy_common::tables::name;
 
 const HOOKS: [&str; 4] = ["connect", "sendmsg", "recvmsg", "getpeername"];
-const MAPS: [&str; 15] = [
+/// Functions in the section `classifier`.
+const DEVICE_HOOKS: [&str; 2] = ["tc_ingress", "tc_egress"];
+const MAPS: [&str; 23] = [
     name::FRONTENDS,
     name::FRONTEND,
     name::SERVICE,
@@ -23,6 +25,14 @@ const MAPS: [&str; 15] = [
     name::SOCKETS,
     name::SOCKETS_MORE,
     name::REASONS,
+    name::PACKETS,
+    name::DEVICES,
+    name::FLOWS4,
+    name::FLOWS6,
+    name::EMBRYONIC4,
+    name::EMBRYONIC6,
+    name::FRAGMENTS4,
+    name::FRAGMENTS6,
 ];
 
 /// What a good object holds, for the user.
@@ -44,7 +54,8 @@ pub(crate) fn inspect(bytes: &[u8]) -> Result<Contents> {
     let symbols: Vec<&str> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
     let missing = missing(&sections, &symbols);
     ensure!(missing.is_empty(), "it lacks {}", missing.join(", "));
-    Ok(Contents { programs: sections.iter().filter(|name| name.starts_with("cgroup/")).count(), maps: MAPS.len() })
+    let for_sockets = sections.iter().filter(|name| name.starts_with("cgroup/")).count();
+    Ok(Contents { programs: for_sockets + DEVICE_HOOKS.len(), maps: MAPS.len() })
 }
 
 /// Everything that should be there and is not, by name.
@@ -54,7 +65,8 @@ fn missing(sections: &[&str], symbols: &[&str]) -> Vec<String> {
     let sections =
         wanted_sections.filter(|name| !sections.contains(&name.as_str())).map(|name| format!("section {name}"));
     let maps = MAPS.iter().filter(|name| !symbols.contains(name)).map(|name| format!("map {name}"));
-    sections.chain(maps).collect()
+    let programs = DEVICE_HOOKS.iter().filter(|name| !symbols.contains(name)).map(|name| format!("program {name}"));
+    sections.chain(programs).chain(maps).collect()
 }
 
 #[cfg(test)]
@@ -66,8 +78,11 @@ mod tests {
         let hooks: Vec<String> =
             HOOKS.iter().flat_map(|hook| [4, 6].map(|family| format!("cgroup/{hook}{family}"))).collect();
         let mut sections: Vec<&str> = hooks.iter().map(String::as_str).chain([".BTF", "license", ".maps"]).collect();
-        assert_eq!(missing(&sections, &MAPS), Vec::<String>::new());
+        let symbols = [&MAPS[..], &DEVICE_HOOKS[..]].concat();
+        assert_eq!(missing(&sections, &symbols), Vec::<String>::new());
         sections.retain(|name| *name != "cgroup/recvmsg6");
-        assert_eq!(missing(&sections, &MAPS[1..]), ["section cgroup/recvmsg6", "map FRONTENDS"]);
+        let (symbols, expected) =
+            (&symbols[1..symbols.len() - 1], ["section cgroup/recvmsg6", "program tc_egress", "map FRONTENDS"]);
+        assert_eq!(missing(&sections, symbols), expected);
     }
 }

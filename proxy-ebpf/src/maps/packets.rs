@@ -10,32 +10,39 @@ use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::state::State;
 use proxy_common::packet::{Flows, Host, NotAdded, Table};
 use proxy_common::reason::Reason;
+#[cfg(feature = "test-programs")]
 use proxy_common::stress::Moment;
+use proxy_common::tables::DEVICES_CAPACITY;
 
-use super::{Kernel, add, count};
+use super::{CAPACITY, FROZEN, Kernel, SPARSE, add, count};
 use crate::packet::Skb;
 
+/// A flow has an entry for each direction.
+const HALVES: usize = 2 * CAPACITY.flows as usize;
+const DATAGRAMS: usize = CAPACITY.flows as usize / 4;
+
 #[btf_map]
-static DEVICES: HashMap<u32, Device, 1024, 0> = HashMap::new();
+static DEVICES: HashMap<u32, Device, { DEVICES_CAPACITY as usize }, { SPARSE | FROZEN }> = HashMap::new();
 #[btf_map]
-static PACKETS: Array<PacketSettings, 1> = Array::new();
+static PACKETS: Array<PacketSettings, 1, FROZEN> = Array::new();
 #[btf_map]
-static FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>, 65536> = LruHashMap::new();
+static FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>, HALVES> = LruHashMap::new();
 #[btf_map]
-static FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>, 65536> = LruHashMap::new();
+static FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>, HALVES> = LruHashMap::new();
 #[btf_map]
-static EMBRYONIC4: LruHashMap<FlowKey<V4>, Flow<V4>, 65536> = LruHashMap::new();
+static EMBRYONIC4: LruHashMap<FlowKey<V4>, Flow<V4>, HALVES> = LruHashMap::new();
 #[btf_map]
-static EMBRYONIC6: LruHashMap<FlowKey<V6>, Flow<V6>, 65536> = LruHashMap::new();
+static EMBRYONIC6: LruHashMap<FlowKey<V6>, Flow<V6>, HALVES> = LruHashMap::new();
 #[btf_map]
-static FRAGMENTS4: LruHashMap<FragmentKey<V4>, FragmentPorts, 8192> = LruHashMap::new();
+static FRAGMENTS4: LruHashMap<FragmentKey<V4>, FragmentPorts, DATAGRAMS> = LruHashMap::new();
 #[btf_map]
-static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts, 8192> = LruHashMap::new();
+static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts, DATAGRAMS> = LruHashMap::new();
 
 /// Words of a [`State`]; each family has its own.
 type Room = [u64; 80];
 #[btf_map]
 static STATE: PerCpuArray<Room, 2> = PerCpuArray::new();
+#[cfg(feature = "test-programs")]
 #[btf_map]
 static MOMENT: Array<Moment, 1> = Array::new();
 
@@ -93,7 +100,7 @@ impl Host for Kernel<Skb> {
     #[inline(always)]
     fn now(&self) -> u64 {
         match moment() {
-            Some(moment) => moment.now,
+            Some((now, _)) => now,
             // SAFETY: no arguments.
             None => unsafe { bpf_ktime_get_ns() },
         }
@@ -102,7 +109,7 @@ impl Host for Kernel<Skb> {
     #[inline(always)]
     fn random(&self) -> u32 {
         match moment() {
-            Some(moment) => moment.random,
+            Some((_, random)) => random,
             // SAFETY: no arguments.
             None => unsafe { bpf_get_prandom_u32() },
         }
@@ -130,9 +137,16 @@ impl Host for Kernel<Skb> {
 }
 
 /// What a test wants time and chance to be.
+#[cfg(feature = "test-programs")]
 #[inline(always)]
-fn moment() -> Option<&'static Moment> {
-    MOMENT.get(0).filter(|moment| moment.now != 0)
+fn moment() -> Option<(u64, u32)> {
+    MOMENT.get(0).filter(|moment| moment.now != 0).map(|moment| (moment.now, moment.random))
+}
+
+#[cfg(not(feature = "test-programs"))]
+#[inline(always)]
+fn moment() -> Option<(u64, u32)> {
+    None
 }
 
 #[inline(always)]

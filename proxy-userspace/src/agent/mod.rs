@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use proxy_common::abi::TcpTimeouts;
 use proxy_common::tables::{Capacity, name};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Receiver};
@@ -27,12 +28,12 @@ use crate::attach::pins::Folder;
 use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
 use crate::converge::{Converger, Report};
-use crate::desired::ThisNode;
+use crate::desired::{Packets, ThisNode};
 use crate::model::Model;
 use crate::netdev::{self, Host};
 use crate::news::News;
 use crate::plan::{Alarm, Ledger, first, growth};
-use crate::{log, sys};
+use crate::{log, ports, sys};
 use intake::Intake;
 use signals::Signals;
 use source::Prepared;
@@ -65,7 +66,12 @@ async fn serve(config: &Config) -> Result<u8> {
         let source = Prepared::new(config, &sender).await?;
         let hooks = device_hooks(config);
         let host = follow::start(config.kernel.netns.as_deref(), config.devices.clone(), hooks.clone()).await?;
-        let kernel = Options { devices: Some(hooks), ..config.kernel.clone() };
+        let devices = config.devices.wants_any().then_some(hooks);
+        if devices.is_some() {
+            let before = ports::in_use(&Folder::at(&config.kernel.pin_dir).current());
+            ports::keep(config.kernel.netns.as_deref(), config.source_ports, before)?;
+        }
+        let kernel = Options { devices, ..config.kernel.clone() };
         // What is pinned is taken over while lists are read; new tables are made when it is known for how much.
         let mut intake = Intake::new(config);
         let mut model = Model::default();
@@ -292,7 +298,17 @@ fn settings(config: &Config) -> ThisNode {
         loopback_node_ports: config.loopback_node_ports,
         udp_timeout,
         udp_stream_timeout,
+        packets: config.devices.wants_any().then(|| packets(config)),
         ..ThisNode::default()
+    }
+}
+
+fn packets(config: &Config) -> Packets {
+    Packets {
+        masquerade_all: config.masquerade_all,
+        tcp: TcpTimeouts::default(),
+        ports: config.source_ports,
+        seed: sys::number_of_this_boot(),
     }
 }
 

@@ -249,7 +249,7 @@ impl Place {
     /// before them; when the programs do not load over those either, it is not the tables' fault: that is an error.
     fn take_over(&self, store: KernelStore, limit: &Capacity) -> Result<(Tables, Option<Predecessor>), AttachError> {
         let current = self.folder.current();
-        match Object::load(&current, limit, self.netns_cookie).map_err(AttachError::from) {
+        match self.load_object(&current, limit).map_err(AttachError::from) {
             Ok(object) => Ok((Tables { object, store }, None)),
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
@@ -261,13 +261,14 @@ impl Place {
         }
     }
 
-    /// Keeps the tables of sockets themselves where the programs load over them: what is in them cannot all be copied.
+    /// Keeps the tables of sockets and flows themselves where the programs load over them: what is in them cannot all be copied.
     fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Copied), AttachError> {
         let (mut pins, sizes) = (self.folder.pins()?, old.capacity());
-        pins.retain(|table| [name::SOCKETS, name::SOCKETS_MORE].contains(&table.layout.name));
+        let kept = [&[name::SOCKETS, name::SOCKETS_MORE][..], &name::OF_FLOWS].concat();
+        pins.retain(|table| kept.contains(&table.layout.name));
         match self.succeed(old, &pins, &sizes) {
             Err(error) if !error.is_passing() => {
-                warn!(%error, "sockets with several Services, and those that dial meanwhile, are told their backend's address");
+                warn!(%error, "sockets with several Services, and those that dial meanwhile, are told their backend's address; flows of packets are forgotten");
                 self.succeed(old, &[], &sizes)
             }
             done => done,
@@ -305,13 +306,18 @@ impl Place {
 
     /// Programs over the tables in `folder`; those that are not there are made.
     fn load(&self, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
-        let object = Object::load(folder, sizes, self.netns_cookie)?;
+        let object = self.load_object(folder, sizes)?;
         Ok(Tables { object, store: self.open_store(folder)? })
     }
 
-    /// Devices are served from the same tables from now on.
+    fn load_object(&self, folder: &Path, sizes: &Capacity) -> Result<Object, ObjectError> {
+        Object::load(folder, sizes, self.netns_cookie, self.devices.is_some())
+    }
+
+    /// Devices are served from the current tables from now on.
     fn serve_devices(&self, object: &Object) -> Result<(), AttachError> {
-        let (Some(hooks), Some(programs)) = (&self.devices, object.device_programs()?) else { return Ok(()) };
+        let Some(hooks) = &self.devices else { return Ok(()) };
+        let programs = object.device_programs(&self.folder.current())?;
         let serve = || hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs);
         net::inside(self.netns.as_deref(), serve)?
             .map_err(|error| CallError::new("attach programs to", "devices", error).into())

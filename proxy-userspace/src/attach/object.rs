@@ -24,7 +24,7 @@ use crate::sys::{CallError, failed_call, passes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
 
-/// Every program of the object: the names of its hooks, of the pinned links and in `bpftool`.
+/// Every program for the cgroup: the names of its hooks, of the pinned links and in `bpftool`.
 pub const HOOKS: [&str; 9] = [
     "connect4",
     "connect6",
@@ -36,6 +36,9 @@ pub const HOOKS: [&str; 9] = [
     "sendmsg6",
     "sock_release",
 ];
+
+/// Programs at devices: for what comes in, and for what goes out.
+pub const DEVICE_HOOKS: [&str; 2] = ["tc_ingress", "tc_egress"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
@@ -62,7 +65,7 @@ pub enum ObjectError {
         #[source]
         source: aya::programs::ProgramError,
     },
-    #[error("program {0} is of a kind that cannot be attached to a cgroup")]
+    #[error("program {0} is not of the kind that is attached where it should go")]
     Kind(String),
     #[error("asking the kernel what hooks may do: {}", chain(.0))]
     Probe(#[source] aya::programs::ProgramError),
@@ -84,8 +87,14 @@ pub struct LoadedProgram<'a> {
 }
 
 impl Object {
-    /// Loads the programs over the tables pinned in `folder`, making and pinning those that are not there.
-    pub fn load(folder: &Path, capacity: &Capacity, netns_cookie: Option<u64>) -> Result<Self, ObjectError> {
+    /// Loads the programs over the tables pinned in `folder`, making and pinning those that are not there. Those for devices
+    /// are loaded where they are wanted.
+    pub fn load(
+        folder: &Path,
+        capacity: &Capacity,
+        netns_cookie: Option<u64>,
+        for_devices: bool,
+    ) -> Result<Self, ObjectError> {
         if OBJECT.is_empty() {
             return Err(ObjectError::Missing);
         }
@@ -106,14 +115,14 @@ impl Object {
         let mut object = Self { ebpf: loader.load(OBJECT).map_err(|error| refusal(error, &capacity))? };
         #[cfg(feature = "debug")]
         super::debug::follow(&mut object.ebpf);
-        object.load_programs()?;
+        object.load_programs(for_devices)?;
         Ok(object)
     }
 
     /// All at once: the verifier takes seconds of one CPU for the larger programs.
-    fn load_programs(&mut self) -> Result<(), ObjectError> {
+    fn load_programs(&mut self, for_devices: bool) -> Result<(), ObjectError> {
         std::thread::scope(|scope| {
-            let programs = self.ebpf.programs_mut();
+            let programs = self.ebpf.programs_mut().filter(|(_, program)| for_devices || !is_for_devices(program));
             let loading: Vec<_> = programs.map(|(name, program)| scope.spawn(move || load(name, program))).collect();
             let ended = loading.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
             ended.collect::<Vec<_>>().into_iter().collect()
@@ -122,33 +131,26 @@ impl Object {
 
     /// Those for the cgroup, in the order of their names: what a start does is the same each time.
     pub fn programs(&mut self) -> Vec<LoadedProgram<'_>> {
-        let of_cgroup = |(_, program): &(&str, &mut Program)| !matches!(program, Program::SchedClassifier(_));
-        let programs = self.ebpf.programs_mut().filter(of_cgroup);
+        let programs = self.ebpf.programs_mut().filter(|(_, program)| !is_for_devices(program));
         let programs = programs.map(|(name, program)| LoadedProgram { name, program });
         let mut programs: Vec<_> = programs.collect();
         programs.sort_unstable_by_key(|program| program.name);
         programs
     }
 
-    /// Those for devices, with the table that tells them where they are; `None` where the object has none.
-    pub fn device_programs(&self) -> Result<Option<Programs>, ObjectError> {
-        let (Some(ingress), Some(egress)) = (self.classifier("tc_ingress")?, self.classifier("tc_egress")?) else {
-            return Ok(None);
-        };
-        let fail = |error: io::Error| CallError::new("open map", name::DEVICES, error);
-        let Some(aya::maps::Map::HashMap(devices)) = self.ebpf.map(name::DEVICES) else {
-            return Err(fail(io::Error::from(io::ErrorKind::NotFound)).into());
-        };
-        let devices = devices.fd().as_fd().try_clone_to_owned().and_then(Map::new).map_err(fail)?;
-        Ok(Some(Programs { ingress, egress, devices }))
+    /// Those for devices, with the table that tells them where they are, which is pinned in `folder`.
+    pub fn device_programs(&self, folder: &Path) -> Result<Programs, ObjectError> {
+        let [ingress, egress] = DEVICE_HOOKS.map(|name| self.classifier(name));
+        Ok(Programs { ingress: ingress?, egress: egress?, devices: Map::open(&folder.join(name::DEVICES))? })
     }
 
-    fn classifier(&self, name: &str) -> Result<Option<OwnedFd>, ObjectError> {
-        let Some(Program::SchedClassifier(hook)) = self.ebpf.program(name) else { return Ok(None) };
+    fn classifier(&self, name: &str) -> Result<OwnedFd, ObjectError> {
+        let Some(Program::SchedClassifier(hook)) = self.ebpf.program(name) else {
+            return Err(ObjectError::Kind(name.to_owned()));
+        };
         let fd = hook.fd().map_err(|source| ObjectError::Program { program: name.to_owned(), source })?;
-        let owned =
-            fd.as_fd().try_clone_to_owned().map_err(|error| CallError::new("duplicate program", name, error))?;
-        Ok(Some(owned))
+        let owned = fd.as_fd().try_clone_to_owned();
+        Ok(owned.map_err(|error| CallError::new("duplicate program", name, error))?)
     }
 
     pub fn program_names(&self) -> Vec<String> {
@@ -171,6 +173,10 @@ fn refusal(error: EbpfError, capacity: &Capacity) -> ObjectError {
         }
         (_, error) => ObjectError::Load(error),
     }
+}
+
+fn is_for_devices(program: &Program) -> bool {
+    matches!(program, Program::SchedClassifier(_))
 }
 
 fn load(name: &str, program: &mut Program) -> Result<(), ObjectError> {

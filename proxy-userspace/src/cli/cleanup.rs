@@ -11,6 +11,7 @@ use super::PinDir;
 use crate::attach::devices;
 use crate::attach::pins::Folder;
 use crate::lock::{self, Lock, Role};
+use crate::ports;
 use crate::sys::net::inside;
 
 /// Remove programs, tables and lock files; Services stop being served on this node.
@@ -34,8 +35,11 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let take = |role| if args.force { Ok(None) } else { Lock::take(role, pin_dir).map(Some) };
     let _locks = [take(Role::Agent)?, take(Role::Reap)?];
     let folder = Folder::at(pin_dir);
-    // Filters outlive their pins.
+    // Filters outlive their pins, and so does what was set beside them.
     inside(args.netns.as_deref(), || devices::remove_all(&folder.links()))?.context("detach from devices")?;
+    if let Some(range) = ports::in_use(&folder.current()) {
+        ports::give_back(args.netns.as_deref(), range)?;
+    }
     let (mut removed, foreign) = folder.remove_all()?;
     for role in Role::ALL {
         let lock_file = lock::remove(role, pin_dir).context("remove the lock file")?;

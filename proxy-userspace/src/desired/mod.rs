@@ -19,12 +19,12 @@ mod this_node;
 
 use std::collections::BTreeMap;
 
-use proxy_common::abi::{Backend, Cidr, Config, FrontendKey, Version};
+use proxy_common::abi::{Backend, Cidr, Config, FrontendKey, PacketSettings, Version};
 use proxy_common::addr::{Addr, Be16, Family};
 
 pub use crate::model::ServicePortName;
 pub use node::{node, some_addresses};
-pub use this_node::{Detector, NodePortAddresses, ThisNode};
+pub use this_node::{Detector, NodePortAddresses, Packets, ThisNode};
 
 use crate::model::service::{Port, Service};
 use crate::model::{Dirty, Model};
@@ -77,6 +77,8 @@ pub struct WantedNode {
     /// ADDRS: flags by address, sorted by address.
     pub addresses: Vec<(Addr, u32)>,
     pub config: Config,
+    /// PACKETS: `None` where no programs are wanted at devices.
+    pub packets: Option<PacketSettings>,
 }
 
 /// Computes what `dirty` names again; with `dirty.everything` that is all there is.

@@ -3,18 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use proxy_common::abi::{Cidr, Config, SERVICE_CIDRS, address};
+use proxy_common::abi::{Cidr, Config, PacketSettings, SERVICE_CIDRS, address};
 use proxy_common::addr::{Addr, Family};
 
 use super::sources::cidr;
-use super::{NodePortAddresses, ThisNode, WantedNode};
+use super::{Detector, NodePortAddresses, Packets, ThisNode, WantedNode};
 use crate::model::Model;
 use crate::model::address::{cidr_family, family_of};
 use crate::model::service::FAMILIES;
 
-/// Computed as a whole: a walk over the ClusterIPs.
+/// Computed as a whole: a walk over the addresses of all Services.
 pub fn node(model: &Model, this: &ThisNode) -> WantedNode {
-    WantedNode { addresses: addresses(model, this), config: config(model, this) }
+    let packets = this.packets.as_ref().map(|packets| packet_settings(model, this, packets));
+    WantedNode { addresses: addresses(model, this), config: config(model, this), packets }
 }
 
 /// What some addresses should be, sorted; `None` for one that ADDRS need not know.
@@ -31,7 +32,8 @@ pub fn some_addresses(
 fn addresses(model: &Model, this: &ThisNode) -> Vec<(Addr, u32)> {
     let loopback = this.loopback_node_ports.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let own = this.own_addresses.iter().copied().chain(loopback);
-    let known = some_addresses(model, this, model.cluster_ips().chain(own));
+    let external = this.packets.iter().flat_map(|_| model.external_ips());
+    let known = some_addresses(model, this, model.cluster_ips().chain(external).chain(own));
     let mut flags: Vec<_> = known.into_iter().filter_map(|(addr, flags)| Some((addr, flags?))).collect();
     flags.dedup();
     flags
@@ -43,8 +45,11 @@ fn address(model: &Model, this: &ThisNode, ip: IpAddr) -> Option<u32> {
         Some(LOOPBACK_NODE_PORT)
     } else if this.owns(ip) {
         Some(own(model, this, ip))
+    } else if model.is_cluster_ip(ip) {
+        Some(address::CLUSTER_IP)
     } else {
-        model.is_cluster_ip(ip).then_some(address::CLUSTER_IP)
+        // Sockets ask FRONTENDS first, packets come here first.
+        (this.packets.is_some() && model.is_external_ip(ip)).then_some(address::EXTERNAL)
     }
 }
 
@@ -87,6 +92,21 @@ fn config(model: &Model, this: &ThisNode) -> Config {
         flags: detector_flags(model, this),
         udp_timeout: this.udp_timeout,
         udp_stream_timeout: this.udp_stream_timeout,
+    }
+}
+
+/// The detector by CIDR counts where [`Config`] says that its family has one.
+fn packet_settings(model: &Model, this: &ThisNode, packets: &Packets) -> PacketSettings {
+    let by_device = matches!(this.detector, Detector::BridgeInterface(_) | Detector::InterfaceNamePrefix(_));
+    let flag = |set, flag| if set { flag } else { 0 };
+    let node = model.node(&this.name);
+    PacketSettings {
+        pods: FAMILIES.map(|family| this.pods(node, family).map(cidr).unwrap_or_default()),
+        tcp: packets.tcp,
+        ports: packets.ports,
+        seed: packets.seed,
+        flags: flag(packets.masquerade_all, PacketSettings::MASQUERADE_ALL)
+            | flag(by_device, PacketSettings::PODS_BY_DEVICE),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use proxy_common::abi::{PortRange, TcpTimeouts};
 use proxy_common::addr::Family;
 
 use crate::model::Model;
@@ -29,6 +30,20 @@ pub struct ThisNode {
     /// Seconds a UDP flow keeps its backend: without replies, with replies.
     pub udp_timeout: u32,
     pub udp_stream_timeout: u32,
+    /// Programs at devices, if they are wanted.
+    pub packets: Option<Packets>,
+}
+
+/// What programs at devices are told besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packets {
+    /// `--masquerade-all`.
+    pub masquerade_all: bool,
+    pub tcp: TcpTimeouts,
+    /// Source ports that translations draw from.
+    pub ports: PortRange,
+    /// Unpredictable outside of this node, and the same after a restart.
+    pub seed: u32,
 }
 
 /// On which own addresses node ports are served (specification B7).
@@ -77,6 +92,7 @@ impl Default for ThisNode {
             loopback_node_ports: false,
             udp_timeout: 30,
             udp_stream_timeout: 120,
+            packets: None,
         }
     }
 }
@@ -99,11 +115,19 @@ impl ThisNode {
 
     /// True when pods can be told from others in this family.
     pub fn has_detector(&self, node: Option<&Node>, family: Family) -> bool {
-        let has = |ranges: &[IpNet]| ranges.iter().any(|range| cidr_family(range) == family);
         match &self.detector {
-            Detector::ClusterCidr(ranges) => has(ranges),
-            Detector::NodeCidr => node.is_some_and(|node| has(&node.pod_cidrs)),
+            Detector::ClusterCidr(_) | Detector::NodeCidr => self.pods(node, family).is_some(),
             Detector::BridgeInterface(name) | Detector::InterfaceNamePrefix(name) => !name.is_empty(),
         }
+    }
+
+    /// The range of pods that a detector by address goes by.
+    pub fn pods<'a>(&'a self, node: Option<&'a Node>, family: Family) -> Option<&'a IpNet> {
+        let ranges = match &self.detector {
+            Detector::ClusterCidr(ranges) => &ranges[..],
+            Detector::NodeCidr => node.map_or(&[][..], |node| &node.pod_cidrs),
+            Detector::BridgeInterface(_) | Detector::InterfaceNamePrefix(_) => &[],
+        };
+        ranges.iter().find(|range| cidr_family(range) == family)
     }
 }

@@ -27,6 +27,13 @@ pub struct Settings {
     pub detector: Detector,
 }
 
+impl Settings {
+    /// Whether any device may get programs.
+    pub fn wants_any(&self) -> bool {
+        self.network != Scope::None || self.pods != Scope::None
+    }
+}
+
 /// Which devices of one role are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {

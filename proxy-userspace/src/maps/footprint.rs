@@ -88,9 +88,11 @@ mod tests {
         Capacity { addrs: services, ..ledger.required() }
     }
 
+    /// Without programs at devices.
     fn first_sizes(needs: &Capacity) -> Capacity {
-        let smallest = growth::smallest(&Capacity::LIMIT);
-        growth::sizes(needs, &smallest, &Capacity::LIMIT).unwrap_or(smallest)
+        let limit = Capacity { flows: 0, ..Capacity::LIMIT };
+        let smallest = growth::smallest(&limit);
+        growth::sizes(needs, &smallest, &limit).unwrap_or(smallest)
     }
 
     /// Bytes of every table as a first start makes it, filled by such a cluster.
@@ -121,14 +123,30 @@ mod tests {
             (name::ABSENT, 64),
             (name::SOURCES, 0),
             (name::CONFIG, 0),
+            (name::PACKETS, 0),
+            (name::DEVICES, 0),
             (name::AFFINITY, 6),
             (name::SOCKETS, 4096),
             (name::SOCKETS_MORE, 0),
             (name::REASONS, 32),
+            (name::FLOWS4, 0),
+            (name::FLOWS6, 0),
+            (name::EMBRYONIC4, 0),
+            (name::EMBRYONIC6, 0),
+            (name::FRAGMENTS4, 0),
+            (name::FRAGMENTS6, 0),
         ];
         assert_eq!(kilobytes, expected);
         let all = all(10_000, 100_000);
         assert!(all <= 8_000_000, "{all} bytes");
+    }
+
+    #[test]
+    fn programs_at_devices_take_44_megabytes_whatever_the_cluster() {
+        let bytes = |sizes| layouts().map(|layout| bytes(layout, &sizes, 0, CPUS)).sum::<u64>();
+        let with = bytes(growth::smallest(&Capacity::LIMIT));
+        let without = bytes(growth::smallest(&Capacity { flows: 0, ..Capacity::LIMIT }));
+        assert_eq!((with - without) / 1_000_000, 44);
     }
 
     #[test]

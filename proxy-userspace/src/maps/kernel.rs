@@ -98,6 +98,7 @@ impl KernelStore {
             Op::Withdraw { key } => maps.frontends.remove(key).map_err(failed(name::FRONTENDS, "removing", key)),
             Op::ForgetAddress { addr } => maps.addrs.remove(addr).map_err(failed(name::ADDRS, "removing", addr)),
             Op::ForgetSource { key } => maps.sources.remove(key).map_err(failed(name::SOURCES, "removing", key)),
+            Op::Packets { value } => maps.packets.set(&0, value.as_ref()).map_err(failed(name::PACKETS, "writing", &0)),
             Op::Config { value } => maps.config.set(&0, value.as_ref()).map_err(failed(name::CONFIG, "writing", &0)),
             Op::Grace => self.wait_for_programs(),
             batched => unreachable!("{batched:?} is written in runs"),
@@ -170,7 +171,12 @@ fn run_length(ops: &[Op]) -> usize {
 fn is_batched(op: &Op) -> bool {
     !matches!(
         op,
-        Op::Withdraw { .. } | Op::ForgetAddress { .. } | Op::ForgetSource { .. } | Op::Config { .. } | Op::Grace
+        Op::Withdraw { .. }
+            | Op::ForgetAddress { .. }
+            | Op::ForgetSource { .. }
+            | Op::Config { .. }
+            | Op::Packets { .. }
+            | Op::Grace
     )
 }
 
@@ -218,6 +224,7 @@ pub fn option(table: &str) -> Option<&'static str> {
         name::SLOTS | name::BACKENDS | name::STATS => "--max-backends",
         name::AFFINITY => "--max-affinity",
         name::SOCKETS => "--max-sockets",
+        name::FLOWS4 | name::FLOWS6 | name::EMBRYONIC4 | name::EMBRYONIC6 => "--max-flows",
         _ => return None,
     })
 }

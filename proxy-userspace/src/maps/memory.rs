@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, SLOTS_PER_PAIR, ServiceWord,
-    SourceKey, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings,
+    SLOTS_PER_PAIR, ServiceWord, SourceKey, Version,
 };
 use proxy_common::addr::Addr;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
@@ -61,6 +61,7 @@ pub struct MemoryStore {
     pub absent: Vec<u64>,
     pub sources: BTreeSet<SourceKey>,
     pub config: Option<Config>,
+    pub packets: Option<PacketSettings>,
 }
 
 impl MemoryStore {
@@ -91,6 +92,7 @@ impl MemoryStore {
             absent: absent_words(&snapshot.absent),
             sources: snapshot.sources.into_iter().collect(),
             config: snapshot.config,
+            packets: snapshot.packets,
         }
     }
 
@@ -134,6 +136,7 @@ impl MemoryStore {
             absent: (0..).zip(self.absent.iter().copied()).filter(|(_, word)| *word != 0).collect(),
             sources: self.sources.iter().copied().collect(),
             config: self.config,
+            packets: self.packets,
         }
     }
 
@@ -171,6 +174,7 @@ impl MemoryStore {
             Op::AllowSource { key } => self.allow_source(*key)?,
             Op::ForgetSource { key } => _ = self.sources.remove(key),
             Op::Config { value } => self.config = Some(**value),
+            Op::Packets { value } => self.packets = Some(**value),
             Op::Grace => {}
         }
         Ok(())

@@ -12,7 +12,9 @@ pub mod kernel;
 #[cfg(feature = "io")]
 pub mod pinned;
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, ServiceWord, SourceKey, Version, Word};
+use proxy_common::abi::{
+    Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings, ServiceWord, SourceKey, Version, Word,
+};
 use proxy_common::addr::Addr;
 use proxy_common::tables::Capacity;
 
@@ -53,6 +55,8 @@ pub struct Snapshot {
     pub absent: Vec<(u32, u64)>,
     pub sources: Vec<SourceKey>,
     pub config: Option<Config>,
+    /// What the programs of devices are told; nothing where there never were any.
+    pub packets: Option<PacketSettings>,
 }
 
 impl Snapshot {

@@ -7,12 +7,13 @@ use std::path::Path;
 
 use aya::Pod;
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendId, FrontendKey, SLOTS_PER_PAIR,
-    ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
+    Affinity, AffinityKey, Backend, BackendStats, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    FrontendId, FrontendKey, PacketSettings, SLOTS_PER_PAIR, ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
 };
 use proxy_common::addr::Addr;
+use proxy_common::packet::ip::{V4, V6};
 use proxy_common::socket::More;
-use proxy_common::tables::{ABSENT_WORDS, Capacity, REASONS_CAPACITY, name};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, DEVICES_CAPACITY, REASONS_CAPACITY, name};
 
 use super::{MapError, Snapshot};
 use crate::sys::CallError;
@@ -83,6 +84,8 @@ const SHARED: &[Layout] = &[
     layout!(ABSENT, ARRAY, u32 => u64, FROZEN, Fixed(ABSENT_WORDS)),
     layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, Chosen(|c| c.sources)),
     layout!(CONFIG, ARRAY, u32 => Config, FROZEN, Fixed(1)),
+    layout!(PACKETS, ARRAY, u32 => PacketSettings, FROZEN, Fixed(1)),
+    layout!(DEVICES, HASH, u32 => Device, SPARSE | FROZEN, Chosen(devices)),
     layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, Chosen(|c| c.affinity)),
     layout!(SOCKETS, ARRAY, u32 => SocketFlow, MAPPED, Chosen(|c| c.sockets)),
 ];
@@ -91,7 +94,28 @@ const SHARED: &[Layout] = &[
 const PRIVATE: &[Layout] = &[
     layout!(SOCKETS_MORE, SK_STORAGE, u32 => More, SPARSE, Fixed(0)),
     layout!(REASONS, PERCPU_ARRAY, u32 => u64, 0, Fixed(REASONS_CAPACITY)),
+    layout!(FLOWS4, LRU_HASH, FlowKey<V4> => Flow<V4>, 0, Chosen(halves)),
+    layout!(FLOWS6, LRU_HASH, FlowKey<V6> => Flow<V6>, 0, Chosen(halves)),
+    layout!(EMBRYONIC4, LRU_HASH, FlowKey<V4> => Flow<V4>, 0, Chosen(halves)),
+    layout!(EMBRYONIC6, LRU_HASH, FlowKey<V6> => Flow<V6>, 0, Chosen(halves)),
+    layout!(FRAGMENTS4, LRU_HASH, FragmentKey<V4> => FragmentPorts, 0, Chosen(datagrams)),
+    layout!(FRAGMENTS6, LRU_HASH, FragmentKey<V6> => FragmentPorts, 0, Chosen(datagrams)),
 ];
+
+fn devices(capacity: &Capacity) -> u32 {
+    if capacity.flows == 0 { 1 } else { DEVICES_CAPACITY }
+}
+
+/// A flow has an entry for each direction. No table is empty, and where no programs are wanted at devices it is as small as
+/// can be.
+fn halves(capacity: &Capacity) -> u32 {
+    (2 * capacity.flows).max(1)
+}
+
+/// Datagrams that come in fragments at the same time: few of all.
+fn datagrams(capacity: &Capacity) -> u32 {
+    (capacity.flows / 4).max(1)
+}
 
 /// Every table that is pinned.
 pub fn layouts() -> impl Iterator<Item = &'static Layout> {
@@ -112,10 +136,13 @@ pub struct Pinned {
     pub absent: Map<u32, u64>,
     pub sources: Map<SourceKey, u32>,
     pub config: Map<u32, Config>,
+    pub packets: Map<u32, PacketSettings>,
     pub affinity: Map<AffinityKey, Affinity>,
     pub sockets: Map<u32, SocketFlow>,
     /// User space finds a socket by a descriptor of its own.
     pub sockets_more: Map<RawFd, More>,
+    /// The one that stands for all tables of flows: they are as large.
+    pub flows: Map<FlowKey<V4>, Flow<V4>>,
 }
 
 impl Pinned {
@@ -133,9 +160,11 @@ impl Pinned {
             absent: Map::open(&folder.join(name::ABSENT))?,
             sources: Map::open(&folder.join(name::SOURCES))?,
             config: Map::open(&folder.join(name::CONFIG))?,
+            packets: Map::open(&folder.join(name::PACKETS))?,
             affinity: Map::open(&folder.join(name::AFFINITY))?,
             sockets: Map::open(&folder.join(name::SOCKETS))?,
             sockets_more: Map::open(&folder.join(name::SOCKETS_MORE))?,
+            flows: Map::open(&folder.join(name::FLOWS4))?,
         })
     }
 
@@ -151,12 +180,14 @@ impl Pinned {
             sources: self.sources.max_entries(),
             affinity: self.affinity.max_entries(),
             sockets: self.sockets.max_entries(),
+            flows: self.flows.max_entries() / 2,
         }
     }
 
     /// Everything the agent writes, as found.
     pub fn read(&self) -> Result<Snapshot, MapError> {
         let config = read(name::CONFIG, &self.config)?.into_iter().next().map(|(_, config)| config);
+        let packets = read(name::PACKETS, &self.packets)?.into_iter().next().map(|(_, packets)| packets);
         Ok(Snapshot {
             frontends: read(name::FRONTENDS, &self.frontends)?,
             frontend: not_zero(read(name::FRONTEND, &self.frontend)?),
@@ -168,6 +199,7 @@ impl Pinned {
             absent: not_zero(read(name::ABSENT, &self.absent)?),
             sources: read(name::SOURCES, &self.sources)?.into_iter().map(|(key, _)| key).collect(),
             config: config.filter(|config| !is_zero(config)),
+            packets: packets.filter(|packets| !is_zero(packets)),
         })
     }
 }

@@ -15,8 +15,8 @@ pub struct Dirty {
     pub former_ports: BTreeSet<ServicePortName>,
     /// The tables about the node: ServiceCIDRs or node addresses changed.
     pub node: bool,
-    /// ClusterIPs that a Service got or lost.
-    pub cluster_ips: BTreeSet<IpAddr>,
+    /// Addresses that a Service got or lost.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 impl Dirty {
@@ -27,9 +27,9 @@ impl Dirty {
         }
     }
 
-    pub(super) fn add_cluster_ips(&mut self, ips: impl IntoIterator<Item = IpAddr>) {
+    pub(super) fn add_addresses(&mut self, ips: impl IntoIterator<Item = IpAddr>) {
         if !self.everything {
-            self.cluster_ips.extend(ips);
+            self.addresses.extend(ips);
         }
     }
 

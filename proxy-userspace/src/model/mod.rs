@@ -14,6 +14,7 @@ pub mod build;
 mod catalog;
 pub mod cidr;
 mod claims;
+mod counted;
 mod defaults;
 mod dirty;
 pub mod endpoints;
@@ -45,6 +46,7 @@ pub use problem::Problem;
 pub use slices::Joined;
 
 use catalog::Catalog;
+use counted::Counted;
 use kinds::Kind;
 use names::Names;
 use node::Node;
@@ -85,6 +87,8 @@ pub enum Event<T> {
 pub struct Model {
     names: Names,
     catalog: Catalog,
+    /// externalIPs and load-balancer addresses.
+    external_ips: Counted,
     nodes: BTreeMap<Arc<str>, Node>,
     cidrs: BTreeMap<Arc<str>, Box<[IpNet]>>,
     listings: kinds::Listings,
@@ -150,6 +154,15 @@ impl Model {
 
     pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
         self.catalog.is_cluster_ip(ip)
+    }
+
+    /// Every externalIP and load-balancer address, sorted.
+    pub fn external_ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.external_ips.iter()
+    }
+
+    pub fn is_external_ip(&self, ip: IpAddr) -> bool {
+        self.external_ips.has(ip)
     }
 
     pub fn node(&self, name: &str) -> Option<&Node> {
@@ -221,10 +234,13 @@ impl Model {
             return Vec::new();
         }
         self.dirty.add_services([name.clone()]);
+        let external = |of: Option<&Service>| of.map_or_else(Vec::new, |of| of.outside_ips().collect());
+        let changed = self.external_ips.replace(&external(self.catalog.service(name)), &external(new.as_ref()));
+        self.dirty.add_addresses(changed);
         let had = self.drop_service(name);
         let has: Vec<_> = new.iter().flat_map(Service::cluster_ips).collect();
         if had != has {
-            self.dirty.add_cluster_ips(had.into_iter().chain(has));
+            self.dirty.add_addresses(had.into_iter().chain(has));
         }
         new.map(|new| self.add_service(new)).unwrap_or_default()
     }

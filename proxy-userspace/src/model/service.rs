@@ -75,6 +75,11 @@ impl Service {
         v4.into_iter().chain(v6)
     }
 
+    /// Addresses from outside of the cluster: externalIPs and load balancers'.
+    pub fn outside_ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.external_ips().iter().chain(self.load_balancer_ips()).copied()
+    }
+
     pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
         match family {
             Family::V4 => self.cluster_ip_v4.map(IpAddr::from),

@@ -158,7 +158,9 @@ mod tests {
 
     fn read(routes: &[RouteMessage]) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        routes.iter().for_each(|route| add_route(&mut snapshot, route));
+        for route in routes {
+            add_route(&mut snapshot, route);
+        }
         snapshot
     }
 

@@ -18,6 +18,7 @@ const ROOM: Capacity = Capacity {
     sources: 0,
     affinity: 0,
     sockets: 0,
+    flows: 0,
 };
 
 /// Clients of a service port with affinity that should be remembered: clients are network namespaces of this node.
@@ -37,8 +38,8 @@ pub(super) fn clients(service_ports: u32) -> u32 {
 
 /// The tables of a node that has yet to learn what the cluster holds.
 pub fn smallest(limit: &Capacity) -> Capacity {
-    let Capacity { sources, sockets, .. } = *limit;
-    Capacity { affinity: NO_CLIENTS, sources, sockets, ..ROOM }.zip(limit, u32::min)
+    let Capacity { sources, sockets, flows, .. } = *limit;
+    Capacity { affinity: NO_CLIENTS, sources, sockets, flows, ..ROOM }.zip(limit, u32::min)
 }
 
 /// Whether a table is made larger before it is full; `entries` picks it.
@@ -55,13 +56,15 @@ pub fn grows(entries: fn(&Capacity) -> u32) -> bool {
 pub fn sizes(needs: &Capacity, now: &Capacity, limit: &Capacity) -> Option<Capacity> {
     // AFFINITY makes do with its limit.
     let needs = needs.zip(limit, u32::min);
+    // Flows cannot move: room for them is made where there is none yet.
+    let needs = Capacity { flows: if now.flows == 0 { needs.flows } else { 0 }, ..needs };
     if needs.zip(now, u32::max) == *now {
         return None;
     }
     let wanted = needs.zip(&ROOM, |need, room| need.saturating_add(room.max(need / 10)));
-    let affinity = needs.affinity;
+    let Capacity { affinity, flows, .. } = needs;
     let slots = wanted.slots.next_multiple_of(SLOTS_PER_PAIR);
-    let wanted = Capacity { affinity, slots, ..wanted }.zip(limit, u32::min);
+    let wanted = Capacity { affinity, flows, slots, ..wanted }.zip(limit, u32::min);
     let nearly_full = needs.zip(now, |need, now| u32::from(u64::from(need) * 5 >= u64::from(now) * 4));
     Some(wanted.zip(&nearly_full, |wanted, nearly_full| wanted * nearly_full).zip(now, u32::max))
 }
@@ -80,7 +83,7 @@ mod tests {
     fn tables_grow_with_a_tenth_of_room() {
         let large = first(&Capacity { backends: 100_001, services: 10_001, ..Capacity::default() });
         assert_eq!((large.backends, large.services, large.affinity), (110_001, 11_001, 64));
-        assert_eq!((large.sources, large.sockets), (LIMIT.sources, LIMIT.sockets));
+        assert_eq!((large.sources, large.sockets, large.flows), (LIMIT.sources, LIMIT.sockets, LIMIT.flows));
         assert_eq!(first(&Capacity { backends: 1025, ..Capacity::default() }).backends, 2049, "or some where few are");
     }
 
@@ -109,11 +112,19 @@ mod tests {
     }
 
     #[test]
+    fn room_for_flows_is_made_where_there_is_none_and_stays_as_it_is() {
+        let with = |flows| Capacity { flows, ..smallest(&LIMIT) };
+        let needs = Capacity { flows: 1000, ..Capacity::default() };
+        assert_eq!(sizes(&needs, &with(0), &LIMIT), Some(with(1000)));
+        assert_eq!(sizes(&needs, &with(500), &LIMIT), None);
+    }
+
+    #[test]
     fn what_grows_is_all_but_what_is_made_once_and_affinity_forgets_instead_of_being_full() {
         let kinds = |entries| (grows(entries), grows_before_it_is_full(entries));
         assert_eq!([kinds(|c| c.frontends), kinds(|c| c.slots), kinds(|c| c.addrs)], [(true, true); 3]);
         assert_eq!(kinds(|c| c.affinity), (true, false));
-        assert_eq!([kinds(|c| c.sources), kinds(|c| c.sockets)], [(false, false); 2]);
+        assert_eq!([kinds(|c| c.sources), kinds(|c| c.sockets), kinds(|c| c.flows)], [(false, false); 3]);
     }
 
     #[test]

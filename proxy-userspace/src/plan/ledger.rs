@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, Range, SourceKey, Word};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings, Range, SourceKey, Word};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
@@ -58,6 +58,7 @@ pub struct Ledger {
     pub(super) addrs: Vec<(Addr, u32)>,
     pub(super) absent: Absent,
     pub(super) config: Option<Config>,
+    pub(super) packets: Option<PacketSettings>,
     /// Service ports with affinity.
     pub(super) sticky: u32,
     /// Entries of FRONTENDS that were found damaged: they have no id and yet take room.
@@ -134,6 +135,7 @@ impl Ledger {
             affinity: growth::clients(self.sticky),
             sources: 0,
             sockets: 0,
+            flows: self.limit.flows,
         }
     }
 

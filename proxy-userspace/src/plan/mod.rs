@@ -10,7 +10,9 @@
 //!                               -> collect   a grace period, then what was retired may be used again; ABSENT is put right
 //! ```
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, ServiceWord, SourceKey, Version};
+use proxy_common::abi::{
+    Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings, ServiceWord, SourceKey, Version,
+};
 use proxy_common::addr::Addr;
 use proxy_common::tables::name;
 
@@ -91,6 +93,10 @@ pub enum Op {
     Config {
         value: Box<Config>,
     },
+    /// Boxed for the same reason.
+    Packets {
+        value: Box<PacketSettings>,
+    },
     /// Wait until every program that may have read an older value has ended (an RCU grace period).
     Grace,
 }
@@ -109,6 +115,7 @@ impl Op {
             Self::Absent { .. } => name::ABSENT,
             Self::AllowSource { .. } | Self::ForgetSource { .. } => name::SOURCES,
             Self::Config { .. } => name::CONFIG,
+            Self::Packets { .. } => name::PACKETS,
             Self::Grace => "grace period",
         }
     }

@@ -1,4 +1,4 @@
-//! ADDRS and CONFIG: what the tables say about the node as a whole.
+//! ADDRS, CONFIG and PACKETS: what the tables say about the node as a whole.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::ledger::{Full, Ledger};
 use crate::desired::WantedNode;
 
 impl Ledger {
-    /// The writes that bring ADDRS and CONFIG to `wanted`. Addresses past the capacity are left out and reported.
+    /// The writes that bring ADDRS, CONFIG and PACKETS to `wanted`. Addresses past the capacity are left out and reported.
     pub fn plan_node(&mut self, wanted: &WantedNode) -> (Vec<Op>, Option<Full>) {
         let addresses = fitting(&wanted.addresses, self.limit.addrs as usize);
         let full = Full { table: name::ADDRS, capacity: self.limit.addrs };
@@ -22,6 +22,10 @@ impl Ledger {
         if self.config != Some(wanted.config) {
             ops.push(Op::Config { value: Box::new(wanted.config) });
             self.config = Some(wanted.config);
+        }
+        if let Some(packets) = wanted.packets.filter(|packets| self.packets != Some(*packets)) {
+            ops.push(Op::Packets { value: Box::new(packets) });
+            self.packets = Some(packets);
         }
         (ops, full)
     }
@@ -96,7 +100,7 @@ mod tests {
     }
 
     fn wanted(addresses: &[(Addr, u32)]) -> WantedNode {
-        WantedNode { addresses: addresses.to_vec(), config: Config::default() }
+        WantedNode { addresses: addresses.to_vec(), config: Config::default(), packets: None }
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl Ledger {
             addrs,
             absent,
             config: snapshot.config,
+            packets: snapshot.packets,
             stray_backends,
             retired_sources: Vec::new(),
             full: BTreeMap::new(),

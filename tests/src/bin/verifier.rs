@@ -1,5 +1,4 @@
-//! Loads the kernel programs, those of sockets as the agent does, and prints what the verifier of this kernel had to do for
-//! each.
+//! Loads the kernel programs as the agent does, and prints what the verifier of this kernel had to do for each.
 //!
 //! Out: one line per program, `NAME INSTRUCTIONS STACK MICROSECONDS`: instructions verified, bytes of stack (of the
 //! program and of each of its functions), processor time of the load. Kernels before 5.16 say the first two only in the
@@ -16,9 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::tables::Capacity;
-use proxy_tests::packets::{self, PROGRAMS};
 use proxy_tests::world::{PINS, World};
-use proxy_userspace::attach::object::{HOOKS, Object};
+use proxy_userspace::attach::object::{DEVICE_HOOKS, HOOKS, Object};
 
 /// Tables have no part in what the verifier does: small ones load sooner.
 const CAPACITY: Capacity = Capacity { frontends: 64, services: 64, ..Capacity::DEFAULT };
@@ -27,11 +25,10 @@ fn main() -> Result<()> {
     let _world = World::new()?;
     let folder = Path::new(PINS).join("verifier");
     std::fs::DirBuilder::new().mode(0o700).create(&folder).context("make a pin folder")?;
-    Object::load(&folder, &CAPACITY, None)?;
-    packets::load()?;
+    Object::load(&folder, &CAPACITY, None, true)?;
     let mut loads = std::mem::take(&mut *LOADS.lock().expect("no panic under the lock"));
     loads.sort_by(|a, b| a.program.cmp(&b.program));
-    let wanted = HOOKS.len() + PROGRAMS.len();
+    let wanted = HOOKS.len() + DEVICE_HOOKS.len();
     ensure!(loads.len() == wanted, "{} programs were loaded, not {wanted}", loads.len());
     loads.iter().try_for_each(Load::print)
 }
@@ -99,7 +96,7 @@ extern "C" fn __wrap_syscall(
     // SAFETY: the second argument of a load points to its attributes, which the caller does not use meanwhile.
     let attributes = unsafe { &mut *(two as *mut LoadAttributes) };
     let name = String::from_utf8_lossy(&attributes.prog_name).trim_end_matches('\0').to_owned();
-    let is_wanted = HOOKS.contains(&name.as_str()) || PROGRAMS.contains(&name.as_str());
+    let is_wanted = [&HOOKS[..], &DEVICE_HOOKS[..]].concat().contains(&name.as_str());
     if attributes.log_level == 0 && is_wanted { observed(attributes, name, call) } else { call() }
 }
 

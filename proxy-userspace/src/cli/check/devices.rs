@@ -13,15 +13,23 @@ use crate::sys::net::inside;
 
 const AREA: &str = "device";
 
+const OFF: &str = "packet programs are off: clients outside of the node, and pods that no socket hook sees, are not served; \
+                   --network-devices=all and --pod-devices=all switch them on";
+
 /// `agent` is the command line of the one that runs: it says which devices are wanted, and in which network namespace.
 pub(super) fn findings(links: &Path, agent: Option<&args::Run>, netns: Option<&Path>) -> Vec<Finding> {
     let netns: Option<PathBuf> = netns.map(Path::to_owned).or_else(|| agent.and_then(|run| run.kernel.netns.clone()));
-    let settings = agent.and_then(|run| config::devices(run).ok()).unwrap_or_default();
-    let any_stands = links.join(FOLDER).exists();
+    let told = agent.and_then(|run| config::devices(run).ok());
+    // Without an agent: what it left behind should stand.
+    let wanted = told.as_ref().map_or_else(|| links.join(FOLDER).exists(), Settings::wants_any);
+    // Where nothing is wanted: what would be chosen.
+    let settings = told.filter(Settings::wants_any).unwrap_or_default();
+    let mut findings = if wanted { Vec::new() } else { vec![Finding::new(AREA, "all", Status::Note, OFF)] };
     match look(links, netns.as_deref(), &settings) {
-        Ok(found) => found.iter().map(|(choice, stands)| finding(choice, stands, any_stands)).collect(),
-        Err(error) => vec![Finding::new(AREA, "all", Status::Problem, format!("{error:#}"))],
+        Ok(found) => findings.extend(found.iter().map(|(choice, stands)| finding(choice, stands, wanted))),
+        Err(error) => findings.push(Finding::new(AREA, "all", Status::Problem, format!("{error:#}"))),
     }
+    findings
 }
 
 /// What stands at ingress and at egress.
@@ -38,8 +46,8 @@ fn look(links: &Path, netns: Option<&Path>, settings: &Settings) -> anyhow::Resu
     Ok(inside(netns, look)?)
 }
 
-/// `any_stands`: the agent has attached programs to devices at all.
-fn finding(choice: &Choice, stands: &Stands, any_stands: bool) -> Finding {
+/// `wanted`: programs should stand at devices that are chosen.
+fn finding(choice: &Choice, stands: &Stands, wanted: bool) -> Finding {
     let layer = if choice.format == Format::Network { 3 } else { 2 };
     let decided = match choice.role() {
         Role::LeftAlone => {
@@ -52,9 +60,9 @@ fn finding(choice: &Choice, stands: &Stands, any_stands: bool) -> Finding {
     let [ingress, egress] = stands;
     let both = format!("{}, {}", hook(Hook::Ingress, ingress), hook(Hook::Egress, egress));
     let lacks = stands.iter().any(|stands| matches!(stands, Ok(Standing::Nothing) | Err(_)));
-    let (status, more) = match (lacks, any_stands) {
+    let (status, more) = match (lacks, wanted) {
         (false, _) => (Status::Ok, both),
-        (true, false) => (Status::Note, "no program: packets are not translated yet".to_owned()),
+        (true, false) => (Status::Ok, "no program is wanted".to_owned()),
         (true, true) => {
             (Status::Problem, format!("{both}: an agent that runs attaches it again, its log says why not"))
         }
@@ -93,7 +101,7 @@ mod tests {
         let (hardware, tunnel) = (Reason::Hardware, Reason::Tunnel("wireguard".to_owned()));
         let tcx = || Ok(Standing::Tcx(12, vec![9, 12, 30]));
         let nothing = || Ok(Standing::Nothing);
-        for (choice, stands, any, status, detail) in [
+        for (choice, stands, wanted, status, detail) in [
             (
                 choice(hardware.clone(), Format::Ethernet),
                 [tcx(), Ok(Standing::Clsact(13))],
@@ -113,8 +121,8 @@ mod tests {
                 choice(hardware, Format::Ethernet),
                 [nothing(), nothing()],
                 false,
-                Status::Note,
-                "faces the network, layer 2: hardware; no program: packets are not translated yet",
+                Status::Ok,
+                "faces the network, layer 2: hardware; no program is wanted",
             ),
             (
                 choice(Reason::Ports("bridge".to_owned()), Format::Ethernet),
@@ -124,7 +132,7 @@ mod tests {
                 "left alone: bridge: its packets pass its ports",
             ),
         ] {
-            let finding = finding(&choice, &stands, any);
+            let finding = finding(&choice, &stands, wanted);
             assert_eq!((finding.status, finding.detail.as_str()), (status, detail));
         }
     }

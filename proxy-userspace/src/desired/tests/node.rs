@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use proxy_common::abi::{Config, address};
+use proxy_common::abi::{Cidr, Config, PacketSettings, PortRange, TcpTimeouts, address};
 
 use super::*;
-use crate::desired::{Detector, NodePortAddresses, node};
+use crate::desired::{Detector, NodePortAddresses, Packets, node};
 use crate::model::build;
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
@@ -105,6 +105,41 @@ fn addresses_are_sorted_and_each_is_there_once() {
     let addresses: Vec<_> =
         node(&model([web().apply()]), &twice).addresses.iter().map(|(addr, _)| addr.to_string()).collect();
     assert_eq!(addresses, ["10.0.0.1", "10.96.0.10", "192.0.2.1"]);
+}
+
+fn packets() -> Packets {
+    let ports = PortRange { first: 61_000, count: 1000 };
+    Packets { masquerade_all: true, tcp: TcpTimeouts::default(), ports, seed: 7 }
+}
+
+#[test]
+fn external_addresses_are_known_where_packets_ask_for_them_unless_the_node_owns_them() {
+    let service = build::service("shop/web").cluster_ip("10.96.0.1").port(80);
+    let service = service.external_ip("203.0.113.1").external_ip("192.0.2.1").load_balancer_ip("203.0.113.2");
+    let with = ThisNode { packets: Some(packets()), ..host() };
+    assert_eq!(with_flag(&with, [service.apply()], address::EXTERNAL), "203.0.113.1 203.0.113.2");
+    assert_eq!(with_flag(&host(), [service.apply()], address::EXTERNAL), "");
+    assert_eq!(with_flag(&with, [service.apply(), service.delete()], address::EXTERNAL), "");
+}
+
+#[test]
+fn packets_are_told_how_to_tell_pods_from_others() {
+    let told = |detector| {
+        let this = ThisNode { packets: Some(packets()), detector, ..host() };
+        let object = build::node(HERE).pod_cidr("10.244.1.0/24").pod_cidr("10.244.2.0/24");
+        let PacketSettings { pods, flags, .. } = node(&model([object.apply()]), &this).packets.unwrap();
+        (pods.map(|range| range.to_string()), flags)
+    };
+    let range = |text: &str| text.parse().unwrap();
+    let (none, all) = (Cidr::default().to_string(), PacketSettings::MASQUERADE_ALL);
+    for (detector, v4, v6, flags) in [
+        (Detector::NodeCidr, "10.244.1.0/24", &*none, all),
+        (Detector::ClusterCidr(vec![range("fd00::/48"), range("10.0.0.0/8")]), "10.0.0.0/8", "fd00::/48", all),
+        (Detector::BridgeInterface("cni0".to_owned()), &*none, &*none, all | PacketSettings::PODS_BY_DEVICE),
+    ] {
+        assert_eq!(told(detector.clone()), ([v4.to_owned(), v6.to_owned()], flags), "{detector:?}");
+    }
+    assert_eq!(node(&model([]), &host()).packets, None);
 }
 
 #[test]

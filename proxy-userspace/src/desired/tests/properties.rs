@@ -30,7 +30,7 @@ impl Tables {
         match &mut self.node {
             Some(known) if !dirty.node && !dirty.everything => {
                 let mut addresses: BTreeMap<_, _> = known.addresses.iter().copied().collect();
-                for (addr, flags) in some_addresses(model, &this(), dirty.cluster_ips) {
+                for (addr, flags) in some_addresses(model, &this(), dirty.addresses) {
                     addresses.remove(&addr);
                     addresses.extend(flags.map(|flags| (addr, flags)));
                 }

@@ -90,6 +90,7 @@ fn named(patterns: &[&str]) -> Scope {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_device_has_a_role_and_a_reason() {
     let network = Format::Network;
     for (case, node, told) in [

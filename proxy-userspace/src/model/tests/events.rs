@@ -80,11 +80,11 @@ fn updates_that_change_nothing_that_counts_are_passed_over() {
 fn the_tables_about_the_node_are_dirty_when_cluster_ips_change() {
     let mut model = Model::default();
     model.apply(web().apply());
-    assert!(!model.take_dirty().cluster_ips.is_empty(), "a new ClusterIP");
+    assert!(!model.take_dirty().addresses.is_empty(), "a new ClusterIP");
     model.apply(web().affinity(None).apply());
-    assert!(model.take_dirty().cluster_ips.is_empty(), "the same ClusterIP");
+    assert!(model.take_dirty().addresses.is_empty(), "the same ClusterIP");
     model.apply(web().delete());
-    assert!(!model.take_dirty().cluster_ips.is_empty(), "a ClusterIP less");
+    assert!(!model.take_dirty().addresses.is_empty(), "a ClusterIP less");
 }
 
 #[test]

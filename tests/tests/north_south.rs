@@ -1,0 +1,204 @@
+//! Clients outside of the cluster, and pods that no socket hook sees: translated at the devices of a node (issue 5, lines 1,
+//! 2 and 10).
+//!
+//! ```text
+//! outside --- node one, with the agent --- pod a
+//!         `-- node two ------------------- pod b
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::sys::signal::Signal;
+use proxy_tests::agent::{Agent, SMALL_TABLES, sluice};
+use proxy_tests::manifest::{Documents, Folder, Proto, Service, endpoints, service};
+use proxy_tests::node::{Node, Place};
+use proxy_tests::probe::{Client, Kind, Load, Traffic};
+use proxy_tests::stage::{Backend, PORT, TARGET, VIP4, VIP6, dialled};
+use proxy_tests::world::World;
+
+/// Node ports in front of the backend on node one, and of the one on node two.
+const NEAR: u16 = 30_080;
+const FAR: u16 = 30_081;
+/// externalIPs in front of both.
+const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
+const EXTERNAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5));
+const FAR_VIPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 11)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x11))];
+
+/// Where translations take their ports from.
+const OUR_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
+
+const PACKETS: [&str; 3] = ["--network-devices=all", "--pod-devices=all", "--cluster-cidr=10.244.0.0/16,fd00:244::/32"];
+
+struct Stage {
+    near: Backend,
+    _far: Backend,
+    manifests: Folder,
+    node: Node,
+    _other: Node,
+    outside: Place,
+    world: World,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let world = World::new().unwrap();
+        let (node, other) = (world.node("one").unwrap(), world.node("two").unwrap());
+        // Distributions have it so: who answers must be routed to where the question came from.
+        node.netns.sysctl(&[("ipv4/conf/all/rp_filter", "1"), ("ipv4/conf/eth0/rp_filter", "1")]).unwrap();
+        let (near, far) = (Backend::start(&node, "a").unwrap(), Backend::start(&other, "b").unwrap());
+        let manifests = Folder::new().unwrap();
+        let both = |name: &str, vips: &[IpAddr], node_port: u16| -> Service {
+            let service = service(name).cluster_ips(vips).node_port(Proto::Tcp, PORT, node_port);
+            service.node_port(Proto::Udp, PORT, node_port)
+        };
+        let slices =
+            |name: &str, pod| endpoints(name).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET).pod(pod);
+        let objects: [&dyn Documents; 4] = [
+            &both("near", &[VIP4, VIP6], NEAR).external_ip(EXTERNAL4),
+            &slices("near", &near.pod),
+            &both("far", &FAR_VIPS, FAR).external_ip(EXTERNAL6),
+            &slices("far", &far.pod),
+        ];
+        manifests.write("manifest", &objects).unwrap();
+        let outside = world.outside().unwrap();
+        let routes =
+            [format!("route add {EXTERNAL4} via {}", node.v4), format!("route add {EXTERNAL6} via {}", node.v6)];
+        outside.netns.ip(&routes).unwrap();
+        Self { near, _far: far, manifests, node, _other: other, outside, world }
+    }
+
+    fn agent(&self, more: &[&str]) -> Agent {
+        Agent::start_with(&self.node, &self.manifests, &[&SMALL_TABLES[..], more].concat()).unwrap()
+    }
+
+    fn on_node(&self, port: u16) -> [SocketAddr; 2] {
+        proxy_tests::stage::on(&self.node, port)
+    }
+}
+
+/// The client's address in the family of `like`.
+fn outside_address(like: SocketAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::new(192, 0, 2, 1).into() } else { "2001:db8::1".parse().unwrap() }
+}
+
+#[test]
+fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
+    let stage = Stage::new();
+    let _agent = stage.agent(&PACKETS);
+    let client = Client::start(&stage.outside).unwrap();
+    for kind in [Kind::Tcp, Kind::Udp] {
+        for to in stage.on_node(NEAR).into_iter().chain([dialled(EXTERNAL4)]) {
+            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
+            assert_eq!((answer.by.as_str(), answer.from), ("a", Some(to)), "{kind:?}");
+            assert_eq!(answer.seen_as.ip(), outside_address(to), "{kind:?} {to}");
+        }
+        for to in stage.on_node(FAR).into_iter().chain([dialled(EXTERNAL6)]) {
+            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
+            assert_eq!((answer.by.as_str(), answer.from), ("b", Some(to)), "{kind:?}");
+            let node = if to.is_ipv4() { IpAddr::from(stage.node.v4) } else { stage.node.v6.into() };
+            assert_eq!(answer.seen_as.ip(), node, "{kind:?} {to}");
+            assert!(OUR_PORTS.contains(&answer.seen_as.port()), "{kind:?} {to}: {}", answer.seen_as);
+        }
+    }
+}
+
+#[test]
+fn without_programs_at_devices_nobody_outside_is_served() {
+    let stage = Stage::new();
+    let _agent = stage.agent(&[]);
+    let client = Client::start(&stage.outside).unwrap();
+    for to in stage.on_node(NEAR) {
+        assert_eq!(client.dial(Kind::Tcp, to), Err("ECONNREFUSED".to_owned()), "{to}");
+    }
+}
+
+#[test]
+fn a_pod_that_no_socket_hook_sees_reaches_cluster_ips() {
+    let stage = Stage::new();
+    let _agent = stage.agent(&PACKETS);
+    let pod = stage.node.pod("sandbox").unwrap();
+    // Below the cgroup of no node.
+    let unseen = Place::new(pod.place.netns.clone(), stage.world.cgroup().join("unseen")).unwrap();
+    proxy_tests::stage::eventually("the pod's device is served", || {
+        check(&stage.node).iter().any(|line| line.contains("pod2") && line.contains("ingress program"))
+    });
+    let client = Client::start(&unseen).unwrap();
+    for kind in [Kind::Tcp, Kind::Udp] {
+        for (vip, by) in [(VIP4, "a"), (VIP6, "a"), (FAR_VIPS[0], "b"), (FAR_VIPS[1], "b")] {
+            let to = dialled(vip);
+            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
+            assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+            assert_eq!(answer.seen_as.ip(), pod.address_like(vip), "a pod keeps its address, {kind:?} {to}");
+        }
+    }
+}
+
+#[test]
+fn nobody_notices_that_the_agent_is_killed_and_comes_back() {
+    let stage = Stage::new();
+    // Datagrams of a new socket each take a port for half a minute, and connections that were closed for two.
+    let arguments = [&PACKETS[..], &["--source-ports=10000-29999"]].concat();
+    let mut agent = stage.agent(&arguments);
+    let [near4, near6] = stage.on_node(NEAR);
+    let [far4, far6] = stage.on_node(FAR);
+    let mut loads: Vec<(SocketAddr, Load)> = [
+        (Traffic::Tcp, near4),
+        (Traffic::Tcp, far6),
+        (Traffic::Udp, far4),
+        (Traffic::Udp, near6),
+        (Traffic::Datagrams, near4),
+        (Traffic::Datagrams, far6),
+    ]
+    .into_iter()
+    .map(|(traffic, to)| (to, Load::start(&stage.outside, traffic, to).unwrap()))
+    .collect();
+    let mut go_on = || loads.iter_mut().for_each(|(_, load)| drop(load.after(100).unwrap()));
+    go_on();
+    agent.end_with(Signal::SIGKILL).unwrap();
+    go_on();
+    let agent = stage.agent(&arguments);
+    go_on();
+    for (to, load) in loads {
+        let report = load.stop().unwrap();
+        assert_eq!(report.failed, 0, "{to}: {report:?}");
+    }
+    drop(agent);
+}
+
+#[test]
+fn check_shows_each_device_and_cleanup_leaves_it_as_it_was() {
+    let stage = Stage::new();
+    let reserved = || stage.node.netns.output("cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]).unwrap();
+    assert_eq!(reserved().trim(), "");
+    let mut agent = stage.agent(&PACKETS);
+    assert_eq!(reserved().trim(), "61000-65535");
+    let lines = check(&stage.node);
+    for (device, reason) in [
+        ("eth0", "faces the network, layer 2: a default route leads there; ingress program "),
+        ("pod1", "faces a pod, layer 2: veth, its other end is in another network namespace; ingress program "),
+        ("pods", "left alone: bridge: its packets pass its ports"),
+        ("lo", "left alone: traffic of the node with itself is translated at its sockets"),
+    ] {
+        let line = format!("{device}: {reason}");
+        assert!(lines.iter().any(|found| found.starts_with(&line)), "{line} is missing in {lines:#?}");
+    }
+    agent.end_with(Signal::SIGTERM).unwrap();
+    let pin_dir = stage.node.pin_dir().display().to_string();
+    let cleaned = sluice(&stage.node, &["cleanup", "--pin-dir", &pin_dir]).unwrap();
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    assert_eq!(reserved().trim(), "");
+    let left = stage.node.netns.output("bpftool", &["net", "show"]).unwrap();
+    assert!(!left.contains("tc_ingress") && !left.contains("tc_egress"), "{left}");
+    assert_eq!(stage.near.pod.name, "a");
+}
+
+/// What `sluice check` says about devices, a line each.
+fn check(node: &Node) -> Vec<String> {
+    let pin_dir = node.pin_dir().display().to_string();
+    let output = sluice(node, &["check", "--pin-dir", &pin_dir, "-o", "json"]).unwrap();
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |finding: &serde_json::Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
+    let devices = findings.iter().filter(|finding| finding["area"] == "device");
+    devices.map(|finding| format!("{}: {}", text(finding, "item"), text(finding, "detail"))).collect()
+}
