@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::compiler::{self, BPF_TARGET, Compiler};
 use crate::linker::{self, Linker};
 use crate::places::Places;
-use crate::{object_check, step};
+use crate::{object_check, step, strip};
 
 /// Which programs to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub(crate) fn run(places: &Places, flavour: Flavour) -> Result<()> {
     step::run("compile the kernel programs", &mut command(places, &compiler, &linker, flavour))?;
     let built = places.target.join("ebpf").join(BPF_TARGET).join("release/sluice-bpf");
     let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
+    let bytes = strip::strip(&bytes).with_context(|| format!("strip {}", built.display()))?;
     let contents = object_check::inspect(&bytes).with_context(|| format!("check {}", built.display()))?;
     let object = flavour.object(places);
     let changed = replace(&object, &bytes)?;

@@ -17,6 +17,7 @@ mod privilege;
 mod product;
 mod setup;
 mod step;
+mod strip;
 mod test;
 
 use std::process::ExitCode;
