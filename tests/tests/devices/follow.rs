@@ -1,0 +1,88 @@
+//! Devices come, go and come back: programs are there soon, and nothing of who left stays.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use proxy_tests::stage::eventually;
+use proxy_userspace::attach::devices::Way;
+
+use crate::stage::{Stage, WAYS, run};
+
+/// How soon a change must be known.
+const SOON: Duration = Duration::from_millis(250);
+
+#[test]
+fn a_device_that_comes_is_followed_and_one_that_goes_is_forgotten() {
+    for way in WAYS {
+        let stage = Stage::new();
+        stage.uplink();
+        let agent = stage.agent(way);
+        let up = stage.index("uplink");
+        assert!(stage.stands_at(up), "what is there at the start is served before the agent goes on ({way:?})");
+        stage.veth("pod1");
+        let pod = stage.index("pod1");
+        eventually("the pod's device is served", || stage.stands_at(pod) && stage.is_known(pod));
+        run("ip link del pod1");
+        let gone = || !stage.is_known(pod) && !stage.pins().iter().any(|pin| pin.starts_with(&format!("{pod}-")));
+        eventually("nothing of the pod's device is left", gone);
+        assert!(agent.hooks.lock().unwrap().failed().is_empty());
+    }
+}
+
+#[test]
+fn a_device_that_comes_back_under_its_old_number_is_served_again() {
+    for way in WAYS {
+        let stage = Stage::new();
+        let agent = stage.agent(way);
+        stage.veth("pod1");
+        let pod = stage.index("pod1");
+        eventually("the device is served", || stage.stands_at(pod));
+        let again = format!(
+            "link del pod1\nlink add pod1 index {pod} up type veth peer name p-pod1 netns {}",
+            stage.outside.path()
+        );
+        stage.node.ip(&again.lines().collect::<Vec<_>>()).unwrap();
+        eventually("its successor is served", || stage.stands_at(pod));
+        agent.end();
+    }
+}
+
+#[test]
+fn five_hundred_veths_a_minute_are_each_known_within_a_quarter_of_a_second() {
+    let stage = Stage::new();
+    let crowd: Vec<String> = (0..200)
+        .map(|number| {
+            format!("link add old{number} up type veth peer name p-old{number} netns {}", stage.outside.path())
+        })
+        .collect();
+    stage.node.ip(&crowd).unwrap();
+    let _agent = stage.agent(Way::Tcx);
+    let pace = Duration::from_mins(1) / 500;
+    let (mut took, mut due) = (Vec::new(), Instant::now());
+    for number in 0..100 {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += pace;
+        let name = format!("new{number}");
+        stage.veth(&name);
+        let added = SystemTime::now();
+        let device = stage.index(&name);
+        eventually("a new device is served", || stage.stands_at(device));
+        took.push(since(added, stage.pinned_at(device)));
+        if number >= 10 {
+            let name = format!("new{}", number - 10);
+            let device = stage.index(&name);
+            stage.node.ip(&[format!("link del {name}")]).unwrap();
+            let removed = SystemTime::now();
+            eventually("a device is forgotten", || !stage.is_known(device));
+            took.push(since(removed, stage.unpinned_at()));
+        }
+    }
+    // One in twenty may wait longer for a processor, or for the lock of all devices of this machine.
+    took.sort_unstable();
+    assert!(took[took.len() * 19 / 20] <= SOON, "{took:?}");
+}
+
+/// None when the agent was sooner than the command.
+fn since(change: SystemTime, known: SystemTime) -> Duration {
+    known.duration_since(change).unwrap_or_default()
+}
