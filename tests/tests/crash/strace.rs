@@ -54,6 +54,11 @@ impl Call {
         lasts && own_map && result.starts_with(|first: char| first.is_ascii_digit())
     }
 
+    /// Of these there are as many as there are tables, one like the other.
+    pub(crate) fn pins_a_table_in_staging(&self) -> bool {
+        self.text.contains("bpf(BPF_OBJ_PIN,") && self.text.contains("-new/")
+    }
+
     /// Ends whoever makes this call, or one so many earlier or later, before the kernel does it. Of other calls than bpf(2)
     /// there are few, always in the same order.
     pub(crate) fn kill(&self, away: isize) -> String {
@@ -92,10 +97,10 @@ pub(crate) fn calls() -> Vec<Call> {
     calls
 }
 
-/// The calls of the thread that makes the first one.
+/// The calls of the thread that is the first to change something.
 pub(crate) fn calls_of_the_first_thread() -> Vec<Call> {
     let mut calls = calls();
-    let first = calls.first().map(|call| call.thread);
+    let first = calls.iter().find(|call| call.has_lasted()).map(|call| call.thread);
     calls.retain(|call| Some(call.thread) == first);
     calls
 }
