@@ -64,6 +64,22 @@ pub fn number_of_this_boot() -> u32 {
     told.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
+/// Set in a process that took the place of one that could not go on.
+const BEGUN_AGAIN: &str = "SLUICE_BEGUN_AGAIN";
+
+/// Whether this process is the second try of another.
+pub fn has_begun_again() -> bool {
+    std::env::var_os(BEGUN_AGAIN).is_some()
+}
+
+/// Runs the same command in the place of this process, under its number. Comes back only with an error.
+pub fn begin_again() -> io::Error {
+    use std::os::unix::process::CommandExt;
+    let mut words = std::env::args_os();
+    let program = words.next().unwrap_or_default();
+    std::process::Command::new("/proc/self/exe").arg0(program).args(words).env(BEGUN_AGAIN, "1").exec()
+}
+
 /// Lets large blocks go back to the system as soon as they are free, and keeps all threads to one heap: left alone, the C
 /// library holds on to what a cold start took for as long as the agent lives.
 #[expect(unsafe_code, reason = "settings of the C library")]

@@ -104,6 +104,31 @@ fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
 }
 
 #[test]
+fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
+    let stage = Stage::new();
+    let Node { netns, v4, v6, .. } = &stage.node;
+    let lines = ["addr flush dev eth0", "link add br0 type bridge mcast_snooping 0", "link set eth0 master br0"];
+    netns.ip(&lines).unwrap();
+    let lines = [
+        "link set br0 up".to_owned(),
+        format!("addr add {v4}/24 dev br0"),
+        format!("addr add {v6}/64 dev br0 nodad"),
+        format!("route replace default via {}", outside_address(SocketAddr::from((*v4, 0)))),
+        format!("route replace default via {}", outside_address(SocketAddr::from((*v6, 0)))),
+    ];
+    netns.ip(&lines).unwrap();
+    let _agent = stage.agent(&PACKETS);
+    assert!(check(&stage.node).contains(&"br0: left alone: bridge: its packets pass its ports".to_owned()));
+    let client = Client::start(&stage.outside).unwrap();
+    for (port, by) in [(NEAR, "a"), (FAR, "b")] {
+        for (kind, to) in stage.on_node(port).into_iter().flat_map(|to| [(Kind::Tcp, to), (Kind::Udp, to)]) {
+            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
+            assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+        }
+    }
+}
+
+#[test]
 fn without_programs_at_devices_nobody_outside_is_served() {
     let stage = Stage::new();
     let _agent = stage.agent(&[]);

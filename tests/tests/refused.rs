@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy_common::tables::Capacity;
+use proxy_common::tables::{Capacity, name};
 use proxy_tests::agent::{Agent, SMALL_TABLES, list};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::map_for_no_program;
@@ -94,7 +94,14 @@ fn every_table_is_refused(closed: &Path) {
     for layout in layouts() {
         fs::create_dir(&one).unwrap();
         pin(Pin::open(&closed.join(layout.name)).unwrap().fd.as_fd(), &one.join(layout.name)).unwrap();
-        let refusal = Object::load(&one, &growth::smallest(&Capacity::LIMIT), None, false).unwrap_err().to_string();
+        let for_packets = [&name::OF_FLOWS[..], &[name::PACKETS, name::DEVICES]].concat().contains(&layout.name);
+        let object = Object::load(&one, &growth::smallest(&Capacity::LIMIT), None, for_packets);
+        let refused = if for_packets {
+            object.expect("sockets do not need this table").device_programs(&one).map(drop)
+        } else {
+            object.map(drop)
+        };
+        let refusal = refused.unwrap_err().to_string();
         assert!(refusal.starts_with("the kernel refused program "), "{}: {refusal}", layout.name);
         fs::remove_dir_all(&one).unwrap();
     }
@@ -129,6 +136,31 @@ fn a_start_whose_programs_load_over_no_pinned_table_serves_from_new_ones_and_say
     let third = second.restart().unwrap();
     assert!(!third.log().contains(OTHER_TABLES), "{}", third.log());
     assert_eq!(tables(&stage), made);
+    crowd.goes_on();
+    crowd.was_never_refused();
+}
+
+#[test]
+fn programs_for_devices_that_are_refused_leave_sockets_served_and_are_tried_again() {
+    let stage = Stage::new().unwrap();
+    stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
+    let options = [&SMALL_TABLES[..], &["--network-devices=all", "--max-flows=64"]].concat();
+    let mut first = Agent::start_with(&stage.node, &stage.manifests, &options).unwrap();
+    first.end_with(Signal::SIGKILL).unwrap();
+    let (layout, pinned) =
+        (layouts().find(|layout| layout.name == name::FLOWS4).unwrap(), stage.node.pin_dir().join("v1/FLOWS4"));
+    let entries = map_info(Pin::open(&pinned).unwrap().fd.as_fd()).unwrap().max_entries;
+    fs::remove_file(&pinned).unwrap();
+    pin(map_for_no_program(layout, entries).unwrap().as_fd(), &pinned).unwrap();
+    let (before, mut crowd) = (tables(&stage), Crowd::start(&stage));
+
+    let second = first.restart().unwrap();
+    for wait in [1, 2] {
+        let said = format!("only sockets are served: no programs for devices, the next try is in {wait} s: ");
+        let said = second.logged(&said).unwrap();
+        assert!(said.contains("the kernel refused program tc_"), "{said}");
+    }
+    assert_eq!(tables(&stage), before, "no table is made anew for it");
     crowd.goes_on();
     crowd.was_never_refused();
 }

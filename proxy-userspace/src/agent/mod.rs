@@ -4,6 +4,7 @@
 //! of changes makes larger batches, not a longer queue.
 
 mod intake;
+mod retry;
 mod signals;
 mod source;
 mod tell;
@@ -22,8 +23,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, error, info};
 
+use crate::attach::devices::DeviceHooks;
 use crate::attach::devices::follow::{self, Hooks};
-use crate::attach::devices::{DeviceHooks, Way};
 use crate::attach::pins::Folder;
 use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
@@ -35,6 +36,7 @@ use crate::news::News;
 use crate::plan::{Alarm, Ledger, first, growth};
 use crate::{log, ports, sys};
 use intake::Intake;
+use retry::Retry;
 use signals::Signals;
 use source::Prepared;
 use tell::{tell, tell_pressure};
@@ -45,8 +47,6 @@ use tidiness::Untidy;
 const QUEUE: usize = 64;
 /// Who cannot load the programs should learn it soon, whatever the server does.
 const SIZES_WITHIN: Duration = Duration::from_secs(3);
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Runs until a signal ends it, and gives the exit code that the signal asks for. What was put into the kernel stays and
 /// keeps serving.
@@ -97,7 +97,7 @@ async fn serve(config: &Config) -> Result<u8> {
 
 /// Opens the datapath. What serves already can wait until the kernel has again what it lacks.
 async fn open(options: &Options, sizes: Latest<Option<Capacity>>) -> Result<Datapath> {
-    let mut failures = 0;
+    let mut retry = Retry::default();
     loop {
         let (options, sizes, runtime) = (options.clone(), sizes.clone(), Handle::current());
         let opening = move || {
@@ -105,11 +105,17 @@ async fn open(options: &Options, sizes: Latest<Option<Capacity>>) -> Result<Data
             Datapath::open_sized(&options, sizes)
         };
         let opened = spawn_blocking(opening).await.context("load the kernel programs")?;
-        let Err(error @ AttachError::NotNow(_)) = opened else { return opened.map_err(last_words) };
-        failures += 1;
-        let wait = retry_after(failures);
+        let another = opened.as_ref().is_err_and(AttachError::takes_another_process) && !sys::has_begun_again();
+        let error = match opened {
+            Err(error) if another || matches!(error, AttachError::NotNow(_)) => error,
+            opened => return opened.map_err(last_words),
+        };
+        let wait = retry.failed();
         error!("{error}; the next try is in {} s", wait.as_secs());
         sleep(wait).await;
+        if another {
+            return Err(sys::begin_again()).context("begin again");
+        }
     }
 }
 
@@ -127,22 +133,16 @@ fn last_words(error: AttachError) -> anyhow::Error {
     }
 }
 
-/// How long to wait after so many failures in a row.
-fn retry_after(failures: u32) -> Duration {
-    (FIRST_RETRY * 2_u32.saturating_pow(failures - 1)).min(LONGEST_RETRY)
-}
-
 struct Agent {
     converger: Converger<Datapath>,
     host: Latest<Host>,
     settings: ThisNode,
     intake: Intake,
-    failures: u32,
-    retry_at: Option<Instant>,
-    /// When to try again to make tables larger. Every try loads all programs; until one succeeds only what is new is not
-    /// served.
-    grow_at: Option<Instant>,
-    growth_failures: u32,
+    converging: Retry,
+    /// Making tables larger. Every try loads all programs; until one succeeds only what is new is not served.
+    growing: Retry,
+    /// Programs for devices.
+    devices: Retry,
     untidy: Untidy,
     alarm: Alarm,
     /// Everything was up to date once.
@@ -156,10 +156,9 @@ impl Agent {
             host,
             settings: settings(config),
             intake,
-            failures: 0,
-            retry_at: None,
-            grow_at: None,
-            growth_failures: 0,
+            converging: Retry::default(),
+            growing: Retry::default(),
+            devices: Retry::default(),
             untidy: Untidy::default(),
             alarm: Alarm::default(),
             converged: false,
@@ -180,8 +179,12 @@ impl Agent {
                     let host = self.host.borrow_and_update().clone();
                     self.converger.set_node(this_node(&self.settings, &host));
                 }
-                () = until(self.retry_at) => {}
-                () = until(self.grow_at) => {}
+                () = until(self.converging.at()) => self.converging.begin(),
+                () = until(self.growing.at()) => {
+                    self.growing.begin();
+                    self.converger.try_to_grow();
+                }
+                () = until(self.devices.at()) => self.serve_devices(),
                 () = until(self.intake.patience.deadline()) => self.intake.patience.run_out(&self.settings)?,
                 () = until(tidy_at) => {
                     idle = true;
@@ -203,25 +206,15 @@ impl Agent {
     }
 
     fn work(&mut self, idle: bool) {
-        if !self.intake.patience.is_over() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+        if !self.intake.patience.is_over() || self.converging.is_early() {
             return;
         }
-        if self.grow_at.is_some_and(|at| Instant::now() >= at) {
-            self.grow_at = None;
-            self.converger.try_to_grow();
-        }
-        let result = if idle { self.tidy() } else { self.converge() };
-        self.retry_at = result.err().map(|error| {
-            self.failures += 1;
-            let wait = retry_after(self.failures);
-            error!(
-                "tables are not up to date, the next try in {} s starts from what they hold: {error}",
-                wait.as_secs()
-            );
-            Instant::now() + wait
-        });
-        if self.retry_at.is_none() {
-            self.failures = 0;
+        match if idle { self.tidy() } else { self.converge() } {
+            Ok(()) => self.converging = Retry::default(),
+            Err(error) => {
+                let wait = self.converging.failed().as_secs();
+                error!("tables are not up to date, the next try in {wait} s starts from what they hold: {error}");
+            }
         }
     }
 
@@ -229,6 +222,9 @@ impl Agent {
         let started = Instant::now();
         let report = self.converger.converge()?;
         self.converger.store_mut().go_live()?;
+        if !self.devices.is_early() {
+            self.serve_devices();
+        }
         self.heed_growth(&report);
         tell(&report, self.converger.is_cramped());
         tell_pressure(&mut self.alarm, self.converger.ledger());
@@ -251,12 +247,22 @@ impl Agent {
     /// A growth that failed is told, and tried again later each time.
     fn heed_growth(&mut self, report: &Report) {
         if let Some(error) = &report.cramped {
-            self.growth_failures += 1;
-            let wait = retry_after(self.growth_failures);
-            error!("the tables cannot grow, the next try is in {} s: {error}", wait.as_secs());
-            self.grow_at = Some(Instant::now() + wait);
+            let wait = self.growing.failed().as_secs();
+            error!("the tables cannot grow, the next try is in {wait} s: {error}");
         } else if !self.converger.is_cramped() {
-            self.growth_failures = 0;
+            self.growing = Retry::default();
+        }
+    }
+
+    /// Sockets are served whatever becomes of devices.
+    fn serve_devices(&mut self) {
+        self.devices.begin();
+        match self.converger.store_mut().serve_devices() {
+            Ok(()) => self.devices = Retry::default(),
+            Err(error) => {
+                let wait = self.devices.failed().as_secs();
+                error!("only sockets are served: no programs for devices, the next try is in {wait} s: {error}");
+            }
         }
     }
 
@@ -283,8 +289,8 @@ async fn until(deadline: Option<Instant>) {
 }
 
 fn device_hooks(config: &Config) -> Hooks {
-    let way = config.device_way.unwrap_or_else(Way::of_this_kernel);
-    Arc::new(Mutex::new(DeviceHooks::new(&Folder::at(&config.kernel.pin_dir).links(), way, config.device_order)))
+    let links = Folder::at(&config.kernel.pin_dir).links();
+    Arc::new(Mutex::new(DeviceHooks::new(&links, config.device_way, config.device_order)))
 }
 
 /// What the command line says about this node; addresses come from the kernel.

@@ -97,11 +97,20 @@ impl AttachError {
         }
     }
 
+    /// Whether only another process can try again.
+    pub fn takes_another_process(&self) -> bool {
+        match self {
+            Self::NotNow(error) => error.takes_another_process(),
+            Self::Object(error) => matches!(error, ObjectError::Unsaid),
+            _ => false,
+        }
+    }
+
     /// Whether the kernel lacked something that comes back.
     fn is_passing(&self) -> bool {
         // aya makes a table that it cannot open, and meets its pin.
         let could_not_open = |error: &io::Error| error.raw_os_error() == Some(libc::EEXIST);
-        failed_call(self).is_some_and(|error| passes(error) || could_not_open(error))
+        self.takes_another_process() || failed_call(self).is_some_and(|error| passes(error) || could_not_open(error))
     }
 }
 
@@ -114,6 +123,8 @@ pub struct Datapath {
     /// The tables that larger ones succeed, until their last program has ended.
     predecessor: Option<Predecessor>,
     live: bool,
+    /// Where programs are wanted at devices, they are those over these tables.
+    served_devices: bool,
     _lock: Lock,
 }
 
@@ -170,7 +181,7 @@ impl Datapath {
             Some(store) => place.take_over(store, &limit)?,
             None => (place.begin(&sizes(), &growth::smallest(&limit))?, None),
         };
-        let mut datapath = Self { place, limit, tables, predecessor, live: false, _lock: lock };
+        let mut datapath = Self { place, limit, tables, predecessor, live: false, served_devices: false, _lock: lock };
         if takes_over {
             datapath.go_live()?;
             info!(folder = %datapath.place.folder.current().display(), "took over the pinned tables");
@@ -195,7 +206,7 @@ impl Datapath {
         for program in object.programs() {
             links::ensure(&links, program, cgroup)?;
         }
-        self.place.serve_devices(object)?;
+        self.served_devices = self.place.serve_devices(object).is_ok();
         if let Some((old, copied)) = &self.predecessor {
             store.wait_for_programs()?;
             copied.hand_over(old.maps(), store.maps())?;
@@ -204,6 +215,16 @@ impl Datapath {
         self.live = true;
         if self.predecessor.take().is_some_and(|(old, _)| old.capacity() != store.capacity()) {
             info!("made larger tables");
+        }
+        Ok(())
+    }
+
+    /// Serves devices too, where that is wanted and could not be done when the tables went live. Sockets are served
+    /// whatever comes of it. May be repeated.
+    pub fn serve_devices(&mut self) -> Result<(), AttachError> {
+        if self.live && !self.served_devices {
+            self.place.serve_devices(&mut self.tables.object)?;
+            self.served_devices = true;
         }
         Ok(())
     }
@@ -315,7 +336,7 @@ impl Place {
     }
 
     /// Devices are served from the current tables from now on.
-    fn serve_devices(&self, object: &Object) -> Result<(), AttachError> {
+    fn serve_devices(&self, object: &mut Object) -> Result<(), AttachError> {
         let Some(hooks) = &self.devices else { return Ok(()) };
         let programs = object.device_programs(&self.folder.current())?;
         let serve = || hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs);

@@ -67,10 +67,20 @@ pub enum ObjectError {
     },
     #[error("program {0} is not of the kind that is attached where it should go")]
     Kind(String),
+    /// aya asks once in a process.
+    #[error("the kernel did not say whether programs may have constants, which this process does not ask again")]
+    Unsaid,
     #[error("asking the kernel what hooks may do: {}", chain(.0))]
     Probe(#[source] aya::programs::ProgramError),
     #[error(transparent)]
     Table(#[from] CallError),
+}
+
+impl ObjectError {
+    /// Whether a program for devices was refused, and nothing else.
+    fn is_of_device(&self) -> bool {
+        matches!(self, Self::Program { program, .. } if DEVICE_HOOKS.contains(&program.as_str()))
+    }
 }
 
 /// The loaded programs.
@@ -88,7 +98,7 @@ pub struct LoadedProgram<'a> {
 
 impl Object {
     /// Loads the programs over the tables pinned in `folder`, making and pinning those that are not there. Those for devices
-    /// are loaded where they are wanted.
+    /// are loaded where they are wanted; that they are refused is said by [`Self::device_programs`].
     pub fn load(
         folder: &Path,
         capacity: &Capacity,
@@ -97,6 +107,10 @@ impl Object {
     ) -> Result<Self, ObjectError> {
         if OBJECT.is_empty() {
             return Err(ObjectError::Missing);
+        }
+        // Every kernel that we run on allows them (5.2): the question itself was refused.
+        if !aya::features().bpf_global_data() {
+            return Err(ObjectError::Unsaid);
         }
         let has_set_retval = u8::from(probe_set_retval().map_err(ObjectError::Probe)?);
         let cookie = netns_cookie.unwrap_or(0);
@@ -115,17 +129,18 @@ impl Object {
         let mut object = Self { ebpf: loader.load(OBJECT).map_err(|error| refusal(error, &capacity))? };
         #[cfg(feature = "debug")]
         super::debug::follow(&mut object.ebpf);
-        object.load_programs(for_devices)?;
-        Ok(object)
+        let refusals = object.load_programs(|program| for_devices || !is_for_devices(program));
+        // Sockets can be served without those for devices.
+        refusals.into_iter().find(|refusal| !refusal.is_of_device()).map_or(Ok(object), Err)
     }
 
-    /// All at once: the verifier takes seconds of one CPU for the larger programs.
-    fn load_programs(&mut self, for_devices: bool) -> Result<(), ObjectError> {
+    /// All at once: the verifier takes seconds of one CPU for the larger programs. The answer is what went wrong.
+    fn load_programs(&mut self, which: impl Fn(&Program) -> bool) -> Vec<ObjectError> {
         std::thread::scope(|scope| {
-            let programs = self.ebpf.programs_mut().filter(|(_, program)| for_devices || !is_for_devices(program));
+            let programs = self.ebpf.programs_mut().filter(|(_, program)| which(program));
             let loading: Vec<_> = programs.map(|(name, program)| scope.spawn(move || load(name, program))).collect();
             let ended = loading.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            ended.collect::<Vec<_>>().into_iter().collect()
+            ended.filter_map(Result::err).collect()
         })
     }
 
@@ -138,8 +153,11 @@ impl Object {
         programs
     }
 
-    /// Those for devices, with the table that tells them where they are, which is pinned in `folder`.
-    pub fn device_programs(&self, folder: &Path) -> Result<Programs, ObjectError> {
+    /// Those for devices, with the table that tells them where they are, which is pinned in `folder`. What is not loaded is
+    /// loaded now.
+    pub fn device_programs(&mut self, folder: &Path) -> Result<Programs, ObjectError> {
+        let refusals = self.load_programs(|program| is_for_devices(program) && program.fd().is_err());
+        refusals.into_iter().next().map_or(Ok(()), Err)?;
         let [ingress, egress] = DEVICE_HOOKS.map(|name| self.classifier(name));
         Ok(Programs { ingress: ingress?, egress: egress?, devices: Map::open(&folder.join(name::DEVICES))? })
     }

@@ -25,7 +25,8 @@ fn main() -> Result<()> {
     let _world = World::new()?;
     let folder = Path::new(PINS).join("verifier");
     std::fs::DirBuilder::new().mode(0o700).create(&folder).context("make a pin folder")?;
-    Object::load(&folder, &CAPACITY, None, true)?;
+    // That those for devices are refused is said by who asks for them.
+    Object::load(&folder, &CAPACITY, None, true)?.device_programs(&folder)?;
     let mut loads = std::mem::take(&mut *LOADS.lock().expect("no panic under the lock"));
     loads.sort_by(|a, b| a.program.cmp(&b.program));
     let wanted = HOOKS.len() + DEVICE_HOOKS.len();

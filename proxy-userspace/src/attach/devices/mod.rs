@@ -136,9 +136,10 @@ type Wanted = BTreeMap<u32, Choice>;
 #[derive(Debug)]
 pub struct DeviceHooks {
     folder: PathBuf,
-    way: Way,
+    /// What was asked for.
+    way: Option<Way>,
     order: Order,
-    programs: Option<Programs>,
+    programs: Option<(Programs, Way)>,
     /// `None`: nobody has said yet.
     wanted: Option<Wanted>,
     /// What could not be attached, and was told.
@@ -146,8 +147,8 @@ pub struct DeviceHooks {
 }
 
 impl DeviceHooks {
-    /// `links` is the folder of the links.
-    pub fn new(links: &Path, way: Way, order: Order) -> Self {
+    /// `links` is the folder of the links. Without a way it is the better one that the kernel has.
+    pub fn new(links: &Path, way: Option<Way>, order: Order) -> Self {
         let folder = links.join(FOLDER);
         Self { folder, way, order, programs: None, wanted: None, failed: BTreeMap::new() }
     }
@@ -155,7 +156,7 @@ impl DeviceHooks {
     /// Attaches these programs wherever one is wanted. Those that stood there until now are replaced at once.
     pub fn serve_by(&mut self, programs: Programs) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        self.programs = Some(programs);
+        self.programs = Some((programs, self.way.unwrap_or_else(Way::of_this_kernel)));
         self.audit();
         Ok(())
     }
@@ -194,8 +195,8 @@ impl DeviceHooks {
     }
 
     fn put(&mut self, choice: &Choice) {
-        let Some(programs) = &self.programs else { return };
-        match put(&self.folder, programs, self.way, self.order, choice) {
+        let Some((programs, way)) = &self.programs else { return };
+        match put(&self.folder, programs, *way, self.order, choice) {
             Ok(()) => drop(self.failed.remove(&choice.index)),
             // It is gone, and soon will be from the choice.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
@@ -213,7 +214,7 @@ impl DeviceHooks {
         if let Err(error) = take_away(&self.folder, device) {
             warn!("device {device} keeps a program that is not wanted there: {error}");
         }
-        let entry = self.programs.as_ref().map_or(Ok(()), |programs| programs.devices.remove(&device));
+        let entry = self.programs.as_ref().map_or(Ok(()), |(programs, _)| programs.devices.remove(&device));
         if let Err(error) = entry {
             warn!("device {device} stays in DEVICES: {error}");
         }
