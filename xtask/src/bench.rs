@@ -15,7 +15,7 @@ use crate::{kubernetes, privilege, product};
 pub(crate) enum What {
     /// What it costs to remember a socket's flow, by place (docs/socket-state.md).
     Sockets,
-    /// What the programs of devices cost for each packet (docs/performance.md).
+    /// What Services cost where packets pass a device, also through kube-proxy (docs/performance.md).
     Packet,
     /// What a Service costs who dials it, through Sluice and through kube-proxy (docs/performance.md).
     Connect,
@@ -26,8 +26,8 @@ pub(crate) enum What {
 impl What {
     pub(crate) const fn needs(self) -> &'static [Need] {
         match self {
-            Self::Sockets | Self::Packet => &[Need::Ebpf, Need::Namespaces],
-            Self::Connect | Self::Sync => &[Need::Ebpf, Need::Namespaces, Need::Go],
+            Self::Sockets => &[Need::Ebpf, Need::Namespaces],
+            Self::Packet | Self::Connect | Self::Sync => &[Need::Ebpf, Need::Namespaces, Need::Go],
         }
     }
 }
@@ -50,7 +50,8 @@ pub(crate) struct Options {
     /// Put what it comes to, a sentence or two, between such marks in this Markdown file.
     #[arg(long, value_name = "FILE")]
     headline: Option<PathBuf>,
-    /// Measure only this part; may be given more than once. `bench sync` has parts and names them when one is unknown.
+    /// Measure only this part; may be given more than once. `bench sync` and `bench packet` have parts and name them when one is
+    /// unknown.
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
 }
@@ -74,14 +75,9 @@ impl Options {
 
 pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> {
     match what {
-        What::Sockets => alone(places, "socket-costs", options),
-        What::Packet => alone(places, "bench-packet", options),
-        What::Connect => {
-            // Programs that do less than any hook stand beside it.
-            build_ebpf::run(places, Flavour::Tests)?;
-            let kube_proxy = kubernetes::program(places, "kube-proxy")?;
-            beside(places, "bench-connect", options, &[kube_proxy])
-        }
+        What::Sockets => sockets(places, options),
+        What::Packet => beside_tests(places, "bench-packet", options),
+        What::Connect => beside_tests(places, "bench-connect", options),
         What::Sync => beside(places, "bench-sync", options, &kubernetes::programs(places)?),
     }
 }
@@ -93,11 +89,16 @@ fn beside(places: &Places, program: &str, options: &Options, programs: &[(&str, 
     measure(places, program, why, options, named.collect())
 }
 
-/// Programs of a kind, each beside the others.
-fn alone(places: &Places, program: &str, options: &Options) -> Result<()> {
+/// As [`beside`], with programs of the test object in it and kube-proxy alone.
+fn beside_tests(places: &Places, program: &str, options: &Options) -> Result<()> {
     build_ebpf::run(places, Flavour::Tests)?;
-    let why = "the benchmark runs kernel programs, in a cgroup and a network namespace of its own";
-    measure(places, program, why, options, Vec::new())
+    beside(places, program, options, &[kubernetes::program(places, "kube-proxy")?])
+}
+
+fn sockets(places: &Places, options: &Options) -> Result<()> {
+    build_ebpf::run(places, Flavour::Tests)?;
+    let why = "the benchmark attaches kernel programs to a cgroup of its own";
+    measure(places, "socket-costs", why, options, Vec::new())
 }
 
 /// Builds the agent as users get it and the benchmark, and runs the latter, which is told what it cannot see itself.

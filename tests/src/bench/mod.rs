@@ -8,16 +8,21 @@
 //!
 //! Speed is only ever judged as a ratio of two things that one run measured in turn.
 
+mod api;
 mod document;
 mod machine;
 mod plot;
 mod report;
+pub mod sockets;
 mod summary;
+mod turn;
 
+pub use api::Api;
 pub use machine::{Machine, pin_to_one_cpu};
 pub use plot::{Bar, Kind, Line, Plot};
 pub use report::{Bound, Report, Row, Table, Target};
 pub use summary::{Percentile, Summary};
+pub use turn::in_turn;
 
 use std::path::PathBuf;
 
@@ -41,6 +46,16 @@ pub struct Options {
     /// Put what it comes to, a sentence or two, between such marks in this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub headline: Option<PathBuf>,
+}
+
+/// `Sluice, 1,000 Services`.
+pub fn services_text(who: &str, services: u32) -> String {
+    let (thousands, rest) = (services / 1000, services % 1000);
+    match (thousands, rest) {
+        (0, 1) => format!("{who}, 1 Service"),
+        (0, rest) => format!("{who}, {rest} Services"),
+        _ => format!("{who}, {thousands},{rest:03} Services"),
+    }
 }
 
 impl Options {

@@ -1,10 +1,9 @@
 //! What was measured, as tables, targets and plots.
 
-use proxy_tests::bench::{Bar, Bound, Kind, Line, Percentile, Plot, Report, Summary, Table, Target};
+use proxy_tests::bench::{Bar, Bound, Kind, Line, Percentile, Plot, Report, Summary, Table, Target, services_text};
 use proxy_tests::kube_proxy::Mode;
 
 use crate::lane::Metric;
-use crate::scene::services_text;
 use crate::{Measured, Sizes};
 
 const LOOPBACK: &str = "loopback, ";

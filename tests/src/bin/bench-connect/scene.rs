@@ -4,27 +4,23 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use proxy_tests::agent::Agent;
-use proxy_tests::apiserver::node_object;
-use proxy_tests::bench::Kind;
+use proxy_tests::bench::sockets::Server;
+use proxy_tests::bench::{Api, Kind, services_text};
 use proxy_tests::cluster::{self, PORT};
-use proxy_tests::kube_proxy::{KubeProxy, Mode};
+use proxy_tests::kube_proxy::Mode;
 use proxy_tests::netns::Netns;
-use proxy_tests::node::Node;
-use proxy_tests::replay::{Lists, Replay};
+
 use proxy_tests::world::World;
 use serde_json::{Value, json};
 
 use crate::floors::{FLOORS, Floors};
 use crate::inside::Inside;
 use crate::lane::{Lane, Standpoint, enter_cgroup};
-use crate::sockets::Server;
 use crate::{Samples, Sizes};
 
 /// Addresses of the client pod, of the server pod (the first of many), and of a server beside its client.
@@ -34,10 +30,6 @@ const BESIDE: Ipv4Addr = Ipv4Addr::new(10, 244, 252, 2);
 const ENDPOINTS: u32 = 10;
 /// Where servers listen: a port for each cluster.
 const FIRST_PORT: u16 = 8100;
-/// Where the API server of each cluster listens.
-const FIRST_API_PORT: u16 = 6100;
-/// A first sync of many Services takes long on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(10);
 /// Somebody else's rule that makes the kernel track connections.
 const FOREIGN_RULE: &str =
     "table inet foreign { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }";
@@ -100,19 +92,15 @@ struct Cluster {
     services: u32,
     /// Where its endpoints listen.
     port: u16,
-    replay: Replay,
-    kubeconfig: PathBuf,
+    api: Api,
 }
 
 /// Every Service with its TCP port, and the hot one, in the middle, with UDP too.
 impl Cluster {
     fn start(world: &World, number: u16, services: u32) -> Result<Self> {
         let port = FIRST_PORT + number;
-        let api = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), FIRST_API_PORT + number);
-        let replay = Replay::start(&world.uplink, api, Lists::Streamed)?;
-        replay.apply(&cluster::service_cidr());
         let addresses: Vec<Ipv4Addr> = (0..ENDPOINTS).map(|number| add(SERVER, number)).collect();
-        let cluster = Self { services, port, replay, kubeconfig: kubeconfig(api)? };
+        let cluster = Self { services, port, api: Api::start(world, number)? };
         for number in 0..services {
             cluster.publish(&cluster::service_name(number), cluster::cluster_ip(number), &addresses);
         }
@@ -128,8 +116,8 @@ impl Cluster {
             add_port(&mut service["spec"]["ports"], &json!({ "name": "dns", "protocol": "UDP", "port": PORT }));
             add_port(&mut slice["ports"], &json!({ "name": "dns", "protocol": "UDP", "port": self.port }));
         }
-        self.replay.apply(&service);
-        self.replay.apply(&slice);
+        self.api.apply(&service);
+        self.api.apply(&slice);
     }
 
     fn hot(&self) -> Ipv4Addr {
@@ -144,35 +132,10 @@ impl Cluster {
     fn all(&self) -> Vec<SocketAddrV4> {
         (0..self.services).map(|number| at(cluster::cluster_ip(number))).collect()
     }
-
-    /// The kernel tables of a node of this cluster, as the agent leaves them: it tidies up in the first pause after a
-    /// start, and only then ABSENT says where nothing is.
-    fn program_by_sluice(&self, node: &Node) -> Result<()> {
-        self.replay.apply(&node_object(node));
-        let agent = Agent::start_following(node, &self.kubeconfig, &["--v=2"])?;
-        agent.logged_within(PATIENCE, "gave back what went out of use").map(drop)
-    }
-
-    fn program_by_kube_proxy(&self, node: &Node, mode: Mode) -> Result<()> {
-        self.replay.apply(&node_object(node));
-        KubeProxy::start(node, mode, &self.kubeconfig)?.wait_until_programmed(PATIENCE)
-    }
 }
 
 fn add_port(ports: &mut Value, port: &Value) {
     ports.as_array_mut().expect("a list of ports").push(port.clone());
-}
-
-fn kubeconfig(api: SocketAddr) -> Result<PathBuf> {
-    let path = PathBuf::from(format!("/run/kubeconfig-{}", api.port()));
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "replay",
-        "contexts": [{ "name": "replay", "context": { "cluster": "replay", "user": "nobody" } }],
-        "clusters": [{ "name": "replay", "cluster": { "server": format!("http://{api}") } }],
-        "users": [{ "name": "nobody", "user": {} }],
-    });
-    fs::write(&path, config.to_string()).with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
 }
 
 fn at(address: Ipv4Addr) -> SocketAddrV4 {
@@ -319,7 +282,7 @@ impl<'a> Builder<'a> {
         let cluster = &self.clusters[number];
         let (services, port, hot, beside) = (cluster.services, cluster.port, at(cluster.hot()), at(cluster.beside()));
         let node = self.world.node(&format!("sluice-{services}"))?;
-        cluster.program_by_sluice(&node)?;
+        cluster.api.program_by_sluice(&node, &[])?;
         let all = cluster.all();
         let cgroup = node.host()?.cgroup;
         let name = services_text("Sluice", services);
@@ -360,7 +323,7 @@ impl<'a> Builder<'a> {
         let node = self.world.node(&format!("{short}-{services}"))?;
         let pods = Pods::join(&node.netns)?;
         self.others.push(pods.clone());
-        cluster.program_by_kube_proxy(&node, mode)?;
+        cluster.api.program_by_kube_proxy(&node, mode)?;
         let all = cluster.all();
         let cgroup = node.host()?.cgroup;
         let server = serve(&cgroup, pods.server, port)?;
@@ -401,14 +364,4 @@ impl<'a> Builder<'a> {
 fn serve(cgroup: &Path, netns: Netns, port: u16) -> Result<Rc<Server>> {
     Standpoint { cgroup: cgroup.to_owned(), netns }.enter()?;
     Ok(Rc::new(Server::bind(port)?))
-}
-
-/// `Sluice, 1,000 Services`.
-pub(crate) fn services_text(who: &str, services: u32) -> String {
-    let (thousands, rest) = (services / 1000, services % 1000);
-    match (thousands, rest) {
-        (0, 1) => format!("{who}, 1 Service"),
-        (0, rest) => format!("{who}, {rest} Services"),
-        _ => format!("{who}, {thousands},{rest:03} Services"),
-    }
 }

@@ -1,112 +1,56 @@
-//! What the programs of devices cost for each packet, in both families (`cargo xtask bench packet`).
+//! What Services cost where packets pass a device (`cargo xtask bench packet`).
 //!
-//! In: the test object, and the packet cases of every day with the tables they meet. Out: a report. Each packet goes through
-//! `BPF_PROG_TEST_RUN` many times in a row, made anew before each run by a first program that all lanes have in common; lanes
-//! take turns, so that all meet the same moments of a noisy machine. One comes twice: how much the two differ is the noise.
-//! Time is the kernel's own count.
+//! Out: a report of two parts: what the programs take for each packet, and what a client outside of a node has of that, beside
+//! kube-proxy.
 
-mod figures;
-mod lane;
-mod node;
+mod outside;
+mod programs;
 
-use std::any::Any;
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::env;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
-use aya::Pod;
-use proxy_common::abi::{Flow, FlowKey, FragmentKey};
-use proxy_common::packet::cases::observe::{Run, observe};
-use proxy_common::packet::cases::run_everyday;
-use proxy_common::packet::ip::{V4, V6};
-use proxy_tests::bench::{Options, Report, pin_to_one_cpu};
-use proxy_tests::hooks::program_alone;
-use proxy_tests::packets::twin::Tables;
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use proxy_tests::apiserver::program;
+use proxy_tests::bench::{Options, Report};
+use proxy_tests::world::World;
 
-use lane::LANES;
-use node::Node;
-
-/// How much is measured.
-#[derive(Clone, Copy)]
-pub(crate) struct Scale {
-    rounds: usize,
-    /// Flows that are established, and room for as many that begin; a power of two.
-    flows: u32,
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Nanoseconds that the programs take for a packet.
+    Programs,
+    /// A client outside of the node dials a node port.
+    Outside,
 }
 
-const SCALE: Scale = Scale { rounds: 200, flows: 1 << 17 };
-const QUICK: Scale = Scale { rounds: 3, flows: 1 << 14 };
-/// What tables of flows have room for by default.
-const DEFAULT_FLOWS: u32 = 32_768;
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Measure only this; may be given more than once.
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+}
 
 fn main() -> Result<()> {
-    let options = Options::parse();
-    program_alone(|_| measure(&options))
-}
-
-fn measure(options: &Options) -> Result<()> {
-    let mut report = Report::begin("packet", options)?;
-    pin_to_one_cpu()?;
-    let scale = if options.quick { QUICK } else { SCALE };
-    // An LRU keeps some of its entries apart for each CPU.
-    let mut roomy = Node::load(scale.flows + scale.flows / 8)?;
-    let mut full = Node::load(DEFAULT_FLOWS)?;
-    let (four, six) = everyday();
-    report.note(format!("{} rounds; in each, every lane has its batch of packets in a row.", scale.rounds));
-    figures::tell(&mut report, "IPv4", &rounds(&mut roomy, &mut full, &four, scale)?);
-    figures::tell(&mut report, "IPv6", &rounds(&mut roomy, &mut full, &six, scale)?);
-    report.finish(options)
-}
-
-/// The packets of every day, with the tables that each met.
-fn everyday() -> (Vec<Run<V4>>, Vec<Run<V6>>) {
-    let seen = Rc::new(RefCell::new((Vec::new(), Vec::new())));
-    let keep = Rc::clone(&seen);
-    observe(move |run: &dyn Any| {
-        let (four, six) = &mut *keep.borrow_mut();
-        four.extend(run.downcast_ref::<Run<V4>>().cloned());
-        six.extend(run.downcast_ref::<Run<V6>>().cloned());
-    });
-    run_everyday();
-    seen.take()
-}
-
-/// Nanoseconds of a packet, a sample for each batch.
-pub(crate) struct Measured {
-    /// The empty program without the first one.
-    pub(crate) alone: Vec<f64>,
-    /// By lane, the first program included.
-    pub(crate) lanes: Vec<Vec<f64>>,
-}
-
-/// Every lane's batches, in turn.
-fn rounds<A: Tables>(roomy: &mut Node, full: &mut Node, runs: &[Run<A>], scale: Scale) -> Result<Measured>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-    FragmentKey<A>: Pod,
-{
-    roomy.prepare(runs)?;
-    full.prepare(runs)?;
-    roomy.establish(runs, scale.flows)?;
-    let (mut batches, alone) = (Vec::new(), roomy.batch(&LANES[0], runs, scale.flows)?);
-    for lane in &LANES {
-        let mut batch = roomy.batch(lane, runs, scale.flows)?;
-        if lane.is_full {
-            full.fill(&mut batch, 2 * DEFAULT_FLOWS)?;
+    let Arguments { options, only } = Arguments::parse();
+    let wants = |part| only.is_empty() || only.contains(&part);
+    let mut report = Report::begin("packet", &options)?;
+    let world = World::new()?;
+    if wants(Part::Outside) {
+        let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
+        if beside {
+            report.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
+            report.machine.program("nft", Command::new("nft").arg("--version"))?;
+            report.machine.program("iptables", Command::new("iptables").arg("--version"))?;
+        } else {
+            report.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
         }
-        batches.push(batch);
+        outside::measure(&mut report, &world, options.quick, beside)?;
     }
-    let mut measured = Measured { alone: Vec::new(), lanes: vec![Vec::new(); LANES.len()] };
-    for _ in 0..scale.rounds {
-        measured.alone.push(roomy.alone(&alone)?);
-        for ((lane, batch), samples) in LANES.iter().zip(&mut batches).zip(&mut measured.lanes) {
-            let node = if lane.is_full { &mut *full } else { &mut *roomy };
-            samples.push(node.run(batch).with_context(|| lane.name)?);
-        }
+    if wants(Part::Programs) {
+        programs::measure(&mut report, options.quick)?;
     }
-    let begun = 2 * scale.rounds * lane::NEW as usize;
-    let found = roomy.entries::<FlowKey<A>, Flow<A>>(A::EMBRYONIC)?;
-    ensure!(found == begun, "{found} entries of {begun} are left where there was room for all");
-    Ok(measured)
+    report.finish(&options)
 }

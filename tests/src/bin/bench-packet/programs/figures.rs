@@ -2,8 +2,8 @@
 
 use proxy_tests::bench::{Bar, Bound, Kind, Percentile, Plot, Report, Summary, Table, Target};
 
-use crate::Measured;
-use crate::lane::{
+use super::Measured;
+use super::lane::{
     AGAIN, EMPTY, Flows, LANES, LOOK_UP, NEW_FULL, NEW_ROOM, REPLY, REPLY_ENTERS, REQUEST, REQUEST_LEAVES,
 };
 

@@ -15,7 +15,7 @@ use proxy_common::stress::Again;
 use proxy_tests::packets::twin::{Tables, Twin};
 use proxy_tests::packets::{load_for, program};
 
-use crate::lane::{Becomes, CONNECT, Flows, Lane};
+use super::lane::{Becomes, CONNECT, Flows, Lane};
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const AGAIN: &str = "AGAIN";

@@ -19,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const BUFFER: usize = 128 << 10;
 
 /// Who is dialled in the end: a TCP listener and a UDP socket on one port.
-pub(crate) struct Server {
+pub struct Server {
     listener: TcpListener,
     receiver: UdpSocket,
 }
 
 impl Server {
-    pub(crate) fn bind(port: u16) -> Result<Self> {
+    pub fn bind(port: u16) -> Result<Self> {
         let any = (Ipv4Addr::UNSPECIFIED, port);
         let listener = TcpListener::bind(any).with_context(|| format!("listen at port {port}"))?;
         let receiver = UdpSocket::bind(any).with_context(|| format!("bind port {port}"))?;
@@ -35,13 +35,13 @@ impl Server {
     }
 
     /// The connection that has just been made.
-    pub(crate) fn accept(&self) -> Result<OwnedFd> {
+    pub fn accept(&self) -> Result<OwnedFd> {
         let accepted = patiently(|| self.listener.accept()).context("accept")?;
         Ok(accepted.0.into())
     }
 
     /// Takes the datagrams that have arrived: all that were sent.
-    pub(crate) fn drain(&self, expected: usize) -> Result<()> {
+    pub fn drain(&self, expected: usize) -> Result<()> {
         let mut buffer = [0; 8];
         for number in 0..expected {
             patiently(|| self.receiver.recv(&mut buffer))
@@ -65,20 +65,20 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T> {
     }
 }
 
-pub(crate) fn tcp() -> Result<OwnedFd> {
+pub fn tcp() -> Result<OwnedFd> {
     Ok(socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-pub(crate) fn udp() -> Result<OwnedFd> {
+pub fn udp() -> Result<OwnedFd> {
     Ok(socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-pub(crate) fn address(to: SocketAddrV4) -> SockaddrIn {
+pub fn address(to: SocketAddrV4) -> SockaddrIn {
     to.into()
 }
 
 /// Connects, and says how long the system call took.
-pub(crate) fn timed_connect(socket: &OwnedFd, to: &SockaddrIn) -> Result<Duration> {
+pub fn timed_connect(socket: &OwnedFd, to: &SockaddrIn) -> Result<Duration> {
     let start = Instant::now();
     let connected = connect(socket.as_raw_fd(), to);
     let took = start.elapsed();
@@ -86,24 +86,24 @@ pub(crate) fn timed_connect(socket: &OwnedFd, to: &SockaddrIn) -> Result<Duratio
     Ok(took)
 }
 
-pub(crate) fn send_one(socket: &OwnedFd, to: &SockaddrIn) -> Result<()> {
+pub fn send_one(socket: &OwnedFd, to: &SockaddrIn) -> Result<()> {
     sendto(socket.as_raw_fd(), b"x", to, MsgFlags::empty()).with_context(|| format!("send to {to}")).map(drop)
 }
 
 /// Closing then resets: no port is kept waiting.
-pub(crate) fn reset_at_close(socket: &OwnedFd) -> Result<()> {
+pub fn reset_at_close(socket: &OwnedFd) -> Result<()> {
     Ok(setsockopt(socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?)
 }
 
 /// Both ends of a connection.
-pub(crate) struct Session {
+pub struct Session {
     client: OwnedFd,
     server: OwnedFd,
 }
 
 impl Session {
     /// Buffers that hold a whole stream and never grow: how far the kernel would let them grow is chance.
-    pub(crate) fn open(to: &SockaddrIn, server: &Server) -> Result<Self> {
+    pub fn open(to: &SockaddrIn, server: &Server) -> Result<Self> {
         let client = tcp()?;
         setsockopt(&client, SndBuf, &BUFFER)?;
         timed_connect(&client, to)?;
@@ -117,13 +117,13 @@ impl Session {
     }
 
     /// One byte there, one byte back.
-    pub(crate) fn ask(&self) -> Result<()> {
+    pub fn ask(&self) -> Result<()> {
         pass(&self.client, &self.server)?;
         pass(&self.server, &self.client)
     }
 
     /// Sends as many bytes as `buffer` holds, as fast as they can be taken.
-    pub(crate) fn stream(&self, buffer: &mut [u8]) -> Result<()> {
+    pub fn stream(&self, buffer: &mut [u8]) -> Result<()> {
         let (mut sent, mut received) = (0, 0);
         while received < buffer.len() {
             if sent < buffer.len() {
