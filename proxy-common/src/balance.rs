@@ -13,6 +13,10 @@ use crate::tables::Tables;
 
 /// Who dials, and the moment. Asked only for what is needed: in the kernel an answer may be a helper call.
 pub trait Client {
+    /// Whether it is steered at all. Who is not is left alone.
+    fn is_steered(&self) -> bool {
+        true
+    }
     /// Where it is, as policies see it. A pod is a pod, whether there is a detector or not.
     fn place(&self) -> Place;
     /// What source ranges are held against.

@@ -16,6 +16,40 @@ pub enum Place {
     Outside,
 }
 
+/// Whose sockets are steered to backends where they dial (`--socket-lb`). The packets of all others keep the Service's
+/// address until a hook at a device sees them: for meshes that redirect them first, and for sandboxes that no cgroup sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Steered {
+    #[default]
+    Everybody = 0,
+    /// Processes in the node's own network namespace, no pods of theirs.
+    TheNode = 1,
+    Nobody = 2,
+}
+
+impl Steered {
+    /// Who was meant by `as u8`. What nobody means is everybody: Services must not stop for a number.
+    #[inline(always)]
+    pub const fn read(number: u8) -> Self {
+        match number {
+            1 => Self::TheNode,
+            2 => Self::Nobody,
+            _ => Self::Everybody,
+        }
+    }
+
+    /// Whether who dials is among them; where it is, is only asked when that matters.
+    #[inline(always)]
+    pub fn has(self, place: impl FnOnce() -> Place) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::TheNode => matches!(place(), Place::Node),
+            Self::Nobody => false,
+        }
+    }
+}
+
 /// What the policies of specification B5 depend on, besides the service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Settings {
@@ -143,6 +177,13 @@ mod tests {
                     assert_eq!((set, masquerade), expected, "{sentence}, kind {kind}, {settings:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_number_of_who_is_steered_means_the_same_to_whoever_reads_it() {
+        for steered in [Steered::Everybody, Steered::TheNode, Steered::Nobody] {
+            assert_eq!(Steered::read(steered as u8), steered);
         }
     }
 

@@ -127,6 +127,10 @@ enum Route {
 
 #[inline(always)]
 fn route(tables: &impl Tables, client: &impl Client, socket: &mut impl Socket, dialled: &FrontendKey) -> Route {
+    // Also who has flows from before the setting changed: from now on its datagrams are served at devices.
+    if !client.is_steered() {
+        return Route::Leave;
+    }
     if dialled.proto == UDP
         && let Some(flow) = continued(tables, client, socket, dialled)
     {

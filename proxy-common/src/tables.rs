@@ -25,6 +25,7 @@ pub mod name {
     pub const REASONS: &str = "REASONS";
     pub const PACKETS: &str = "PACKETS";
     pub const DEVICES: &str = "DEVICES";
+    pub const UNSTEERED: &str = "UNSTEERED";
     pub const FLOWS4: &str = "FLOWS4";
     pub const FLOWS6: &str = "FLOWS6";
     pub const EMBRYONIC4: &str = "EMBRYONIC4";
@@ -38,6 +39,11 @@ pub mod name {
 
 /// Devices that have programs, at most.
 pub const DEVICES_CAPACITY: u32 = 4096;
+
+/// Cgroups whose processes are not steered, those below them not counted.
+pub const UNSTEERED_CAPACITY: u32 = 1024;
+/// How many levels below the root of the hierarchy such a cgroup may be. A hook asks for each.
+pub const UNSTEERED_LEVELS: i32 = 8;
 
 /// Entries of REASONS: more than there are, so that a new reason changes no layout.
 pub const REASONS_CAPACITY: u32 = 64;

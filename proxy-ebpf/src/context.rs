@@ -8,15 +8,18 @@ use core::marker::PhantomData;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_set_retval};
+use aya_ebpf::helpers::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_set_retval,
+};
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::abi::{AffinityKey, FrontendKey};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::balance::{Client, Origin};
 use proxy_common::policy::Place;
 use proxy_common::socket::{Steering, TCP, UDP};
+use proxy_common::tables::UNSTEERED_LEVELS;
 
-use crate::maps::{KernelSocket, has_set_retval, node_netns_cookie};
+use crate::maps::{KernelSocket, has_set_retval, has_unsteered, is_unsteered, node_netns_cookie, steered};
 
 /// What a hook returns so that the system call goes on.
 pub(crate) const ALLOW: i32 = 1;
@@ -226,6 +229,17 @@ impl<H: Hook> SockAddr<H> {
     }
 }
 
+/// Whether a cgroup of the process that calls, or one above it, is left out. Containers come and go below the cgroup of a
+/// pod, which is there before them.
+#[inline(always)]
+fn is_left_out() -> bool {
+    (1..=UNSTEERED_LEVELS).any(|level| {
+        // SAFETY: no pointers; 0 where the process is not so deep.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        cgroup != 0 && is_unsteered(cgroup)
+    })
+}
+
 /// The verifier knows the global and drops the call on kernels that lack it.
 #[inline(always)]
 fn fail(errno: i32) -> i32 {
@@ -260,6 +274,12 @@ impl<H: Hook> SockAddr<H> {
 }
 
 impl<H: Hook> Client for SockAddr<H> {
+    /// The verifier knows the global: where everybody is steered nothing is asked.
+    #[inline(always)]
+    fn is_steered(&self) -> bool {
+        steered().has(|| self.place()) && !(has_unsteered() && is_left_out())
+    }
+
     /// A namespace other than the node's own is a pod of this node.
     #[inline(always)]
     fn place(&self) -> Place {

@@ -17,9 +17,10 @@ use proxy_common::abi::{
     ServiceWord, SlotPair, SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::Addr;
+use proxy_common::policy::Steered;
 use proxy_common::reason::Reason;
 use proxy_common::socket::{More, Socket};
-use proxy_common::tables::{ABSENT_WORDS, Capacity, REASONS_CAPACITY, Tables};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, REASONS_CAPACITY, Tables, UNSTEERED_CAPACITY};
 
 const CAPACITY: Capacity = Capacity::DEFAULT;
 /// Memory of a hash follows its use. `BPF_F_RDONLY_PROG` lets the verifier prove that no program writes.
@@ -52,6 +53,8 @@ static SOURCES: LpmTrie<SourceData, u32, { CAPACITY.sources as usize }, { SPARSE
 #[btf_map]
 static CONFIG: Array<Config, 1, FROZEN> = Array::new();
 #[btf_map]
+static UNSTEERED: HashMap<u64, u32, { UNSTEERED_CAPACITY as usize }, { SPARSE | FROZEN }> = HashMap::new();
+#[btf_map]
 static AFFINITY: LruHashMap<AffinityKey, Affinity, { CAPACITY.affinity as usize }> = LruHashMap::new();
 #[btf_map]
 static SOCKETS: Array<SocketFlow, { CAPACITY.sockets as usize }, MAPPED> = Array::new();
@@ -67,6 +70,12 @@ mod global {
     /// Cookie of the network namespace that is this node; 0 for the initial one.
     #[unsafe(no_mangle)]
     pub(super) static NODE_NETNS_COOKIE: u64 = 0;
+    /// [`Steered`] as a number.
+    #[unsafe(no_mangle)]
+    pub(super) static STEERED: u8 = 0;
+    /// 1 where UNSTEERED counts.
+    #[unsafe(no_mangle)]
+    pub(super) static HAS_UNSTEERED: u8 = 0;
     /// 1 where programs of this type may call `bpf_set_retval`.
     #[unsafe(no_mangle)]
     pub(super) static HAS_SET_RETVAL: u8 = 0;
@@ -87,6 +96,21 @@ macro_rules! global {
 
 pub(crate) fn node_netns_cookie() -> u64 {
     global!(NODE_NETNS_COOKIE)
+}
+
+pub(crate) fn steered() -> Steered {
+    Steered::read(global!(STEERED))
+}
+
+pub(crate) fn has_unsteered() -> bool {
+    global!(HAS_UNSTEERED) != 0
+}
+
+/// Whether the cgroup with this id is left out.
+#[inline(always)]
+pub(crate) fn is_unsteered(cgroup: u64) -> bool {
+    // SAFETY: only whether it is there counts.
+    unsafe { UNSTEERED.get(&cgroup) }.is_some()
 }
 
 pub(crate) fn has_set_retval() -> bool {

@@ -85,6 +85,16 @@ pub struct Run {
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub iptables_localhost_nodeports: bool,
 
+    /// Whose sockets are steered to backends where they dial: `all`; `host`, processes in the node's network namespace and no
+    /// pods (service meshes, VMs); or `off`. Who is left out is served at devices: see --pod-devices and --network-devices.
+    #[arg(long, value_name = "all|host|off", default_value = "all")]
+    pub socket_lb: String,
+
+    /// Cgroups that are left out of --socket-lb with all below them: paths from the cgroup root, where `*` stands for any part
+    /// of a name (`kubepods.slice/*/kubepods-*-pod0123*`), at most eight levels deep.
+    #[arg(long, value_name = "PATH,...", value_delimiter = ',')]
+    pub socket_lb_exclude: Vec<String>,
+
     /// Devices that face the network and get packet programs, which serve clients outside of the node: all that do by what
     /// they are, `none`, or those of these names (`eth*,wg0`), whatever they are.
     #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "none")]

@@ -13,11 +13,13 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use proxy_common::abi::PortRange;
 use proxy_common::addr::Family;
-use proxy_common::tables::Capacity;
+use proxy_common::policy::Steered;
+use proxy_common::tables::{Capacity, UNSTEERED_LEVELS};
 
 use crate::attach::devices::{Order, Way};
 use crate::desired::{Detector, NodePortAddresses};
-use crate::{args, attach};
+use crate::devices::Scope;
+use crate::{args, attach, unsteered};
 pub(crate) use devices::devices;
 
 /// `sluice run`, understood.
@@ -87,13 +89,28 @@ impl Config {
             loopback_node_ports: mode == Mode::Iptables && run.iptables_localhost_nodeports,
             healthz: healthz(&run.healthz_bind_address)?,
             verbosity: run.verbosity,
-            kernel: kernel(&run.kernel, devices.wants_any())?,
+            kernel: attach::Options {
+                steered: steered(&run.socket_lb)?,
+                unsteered: unsteered(&run.socket_lb_exclude)?,
+                ..kernel(&run.kernel, devices.wants_any())?
+            },
             devices,
             masquerade_all: run.masquerade_all,
             source_ports: devices::source_ports(&run.source_ports)?,
             device_order: devices::device_order(&run.device_order)?,
             device_way: devices::device_way(&run.device_hooks)?,
         })
+    }
+
+    /// Who is served neither at its sockets nor at devices, and what would help; `None`: nobody.
+    pub fn unserved(&self) -> Option<&'static str> {
+        let pods = self.devices.pods == Scope::None;
+        match self.kernel.steered {
+            Steered::Everybody => None,
+            Steered::TheNode => pods.then_some("pods of this node; add --pod-devices=all"),
+            Steered::Nobody if pods => Some("this node and its pods; use --socket-lb=host with --pod-devices=all"),
+            Steered::Nobody => Some("processes of this node itself; use --socket-lb=host"),
+        }
     }
 }
 
@@ -231,8 +248,32 @@ fn kernel(run: &args::Kernel, packets: bool) -> Result<attach::Options> {
         cgroup_root: run.cgroup_root.clone(),
         netns: run.netns.clone(),
         limit: if packets { limit } else { Capacity { flows: 0, ..limit } },
-        devices: None,
+        ..attach::Options::default()
     })
+}
+
+fn steered(typed: &str) -> Result<Steered> {
+    match typed {
+        "all" => Ok(Steered::Everybody),
+        "host" => Ok(Steered::TheNode),
+        "off" => Ok(Steered::Nobody),
+        _ => invalid("socket-lb", format!("{typed:?} is not one of all, host, off")),
+    }
+}
+
+fn unsteered(typed: &[String]) -> Result<Vec<unsteered::Pattern>> {
+    let pattern = |text: &String| match unsteered::Pattern::new(text) {
+        Some(pattern) if pattern.depth() <= UNSTEERED_LEVELS as usize => Ok(pattern),
+        Some(_) => {
+            let reason = format!("{text:?} leads deeper than {UNSTEERED_LEVELS} levels; name a cgroup further up");
+            invalid("socket-lb-exclude", reason)
+        }
+        None => {
+            let reason = format!("{text:?} is no path of a cgroup; write it like kubepods.slice/*/kubepods-*-pod0123*");
+            invalid("socket-lb-exclude", reason)
+        }
+    };
+    typed.iter().map(pattern).collect()
 }
 
 /// What tables may grow to. Those that depend on others grow with them: while a service port changes, its old and its new

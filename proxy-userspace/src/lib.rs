@@ -28,6 +28,7 @@ pub mod converge;
 pub mod desired;
 pub mod devices;
 pub mod facts;
+mod glob;
 mod hash;
 #[cfg(feature = "io")]
 pub mod lock;
@@ -48,5 +49,7 @@ pub mod ports;
 pub mod reap;
 #[cfg(feature = "io")]
 pub mod sys;
+#[cfg(feature = "io")]
+pub mod unsteered;
 #[cfg(feature = "io")]
 pub mod watch;

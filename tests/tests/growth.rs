@@ -250,7 +250,7 @@ fn ten_thousand_services_take_what_was_calculated_and_less_than_eight_megabytes(
         cgroup_root: Some(node.cgroup.clone()),
         limit,
         netns: Some(node.netns.path().into()),
-        devices: None,
+        ..Options::default()
     };
     let mut datapath = Datapath::open(&options).unwrap();
     datapath.grow(&sizes).unwrap();

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use nix::sys::signal::Signal;
 use proxy_tests::agent::{Agent, SMALL_TABLES, sluice};
 use proxy_tests::manifest::{Documents, Folder, Proto, Service, endpoints, service};
-use proxy_tests::node::{Node, Place};
+use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
 use proxy_tests::stage::{Backend, PORT, TARGET, VIP4, VIP6, dialled};
 use proxy_tests::world::World;
@@ -157,6 +157,55 @@ fn a_pod_that_no_socket_hook_sees_reaches_cluster_ips() {
             assert_eq!(answer.seen_as.ip(), pod.address_like(vip), "a pod keeps its address, {kind:?} {to}");
         }
     }
+}
+
+/// As meshes do: what the pod sends to the far Service goes to a listener of the pod.
+fn redirect(to: &Pod) -> String {
+    let Pod { v4, v6, .. } = to;
+    format!(
+        "table inet mesh {{
+            chain output {{
+                type nat hook output priority -100
+                ip daddr {} tcp dport {PORT} dnat ip to {v4}:{TARGET}
+                ip6 daddr {} tcp dport {PORT} dnat ip6 to [{v6}]:{TARGET}
+            }}
+        }}",
+        FAR_VIPS[0], FAR_VIPS[1]
+    )
+}
+
+#[test]
+fn a_pods_own_redirection_sees_the_service_where_only_the_host_is_steered() {
+    let stage = Stage::new();
+    let (pod, host) = (&stage.near.pod.place, &stage.node.host().unwrap());
+    let served_by = |arguments: &[&str], place: &Place| {
+        let _agent = stage.agent(&[&PACKETS[..], arguments].concat());
+        let client = Client::start(place).unwrap();
+        FAR_VIPS.map(|vip| client.dial(Kind::Tcp, dialled(vip)).unwrap_or_else(|error| panic!("{vip}: {error}")).by)
+    };
+    assert_eq!(served_by(&["--socket-lb=host"], pod), ["b", "b"], "without rules of the pod");
+    pod.netns.nft(&redirect(&stage.near.pod)).unwrap();
+    assert_eq!(served_by(&["--socket-lb=host"], pod), ["a", "a"], "the pod's rules decide");
+    assert_eq!(served_by(&["--socket-lb=all"], pod), ["b", "b"], "steered before its rules");
+    assert_eq!(served_by(&["--socket-lb=host"], host), ["b", "b"], "the host is steered");
+}
+
+#[test]
+fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below_them() {
+    let stage = Stage::new();
+    let netns = &stage.near.pod.place.netns;
+    netns.nft(&redirect(&stage.near.pod)).unwrap();
+    let cgroup = |path: &str| stage.node.cgroup.join("mesh.slice").join(path);
+    let served_by = |path: &str| {
+        let client = Client::start(&Place::new(netns.clone(), cgroup(path)).unwrap()).unwrap();
+        FAR_VIPS.map(|vip| client.dial(Kind::Tcp, dialled(vip)).unwrap_or_else(|error| panic!("{vip}: {error}")).by)
+    };
+    let _agent = stage.agent(&[&PACKETS[..], &["--socket-lb-exclude=none.slice/*,mesh.slice/pod-*/"]].concat());
+    assert_eq!(served_by("other-1"), ["b", "b"], "no pattern names it");
+    std::fs::create_dir_all(cgroup("pod-1")).unwrap();
+    proxy_tests::stage::eventually("a pod that came later is left out", || served_by("pod-1") == ["a", "a"]);
+    assert_eq!(served_by("pod-1/containers/one"), ["a", "a"], "a container of this pod, made now");
+    assert_eq!(served_by("other-2"), ["b", "b"], "no pattern names it");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn options(node: &Node) -> Options {
         cgroup_root: Some(node.cgroup.clone()),
         limit: SMALL,
         netns: Some(node.netns.path().into()),
-        devices: None,
+        ..Options::default()
     }
 }
 

@@ -55,7 +55,7 @@ impl Stage {
             cgroup_root: Some(node.cgroup.clone()),
             limit: Capacity { sockets, backends: 4096, ..Capacity::DEFAULT },
             netns: Some(node.netns.path().into()),
-            devices: None,
+            ..Options::default()
         };
         let mut datapath = Datapath::open(&options).unwrap();
         datapath.grow(&options.limit).unwrap();

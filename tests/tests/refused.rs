@@ -13,7 +13,7 @@ use proxy_tests::crowd::Crowd;
 use proxy_tests::map_for_no_program;
 use proxy_tests::stage::{Stage, eventually, web};
 use proxy_tests::world::PINS;
-use proxy_userspace::attach::object::Object;
+use proxy_userspace::attach::object::{Constants, Object};
 use proxy_userspace::maps::carry;
 use proxy_userspace::maps::pinned::{Pinned, layouts};
 use proxy_userspace::plan::growth;
@@ -95,7 +95,7 @@ fn every_table_is_refused(closed: &Path) {
         fs::create_dir(&one).unwrap();
         pin(Pin::open(&closed.join(layout.name)).unwrap().fd.as_fd(), &one.join(layout.name)).unwrap();
         let for_packets = [&name::OF_FLOWS[..], &[name::PACKETS, name::DEVICES]].concat().contains(&layout.name);
-        let object = Object::load(&one, &growth::smallest(&Capacity::LIMIT), None, for_packets);
+        let object = Object::load(&one, &growth::smallest(&Capacity::LIMIT), &Constants::default(), for_packets);
         let refused = if for_packets {
             object.expect("sockets do not need this table").device_programs(&one).map(drop)
         } else {

@@ -7,7 +7,7 @@ use super::FakeService;
 use crate::abi::{AffinityKey, Backend, Frontend, FrontendKey, SocketFlow, Version};
 use crate::addr::{Addr, Be16};
 use crate::balance::{Client, Origin};
-use crate::policy::Place;
+use crate::policy::{Place, Steered};
 use crate::reason::Reason;
 use crate::socket::{More, NO_FLOW, Socket, TCP};
 use crate::tables::FLOWS_MORE;
@@ -15,6 +15,7 @@ use crate::tables::FLOWS_MORE;
 /// A client of namespace 7, which is the node's own for [`FakeClient::host`].
 pub(crate) struct FakeClient {
     pub(crate) host: bool,
+    pub(crate) steered: Steered,
     /// Somebody wanted to know `host`: a helper call in the kernel.
     pub(crate) asked: Cell<bool>,
     pub(crate) namespace: u64,
@@ -27,7 +28,15 @@ pub(crate) struct FakeClient {
 impl FakeClient {
     pub(crate) fn host() -> Self {
         let (random, now) = (Cell::new(0), Cell::new(1_000_000_000_000));
-        Self { host: true, asked: Cell::new(false), namespace: 7, source: None, random, now }
+        Self {
+            host: true,
+            steered: Steered::Everybody,
+            asked: Cell::new(false),
+            namespace: 7,
+            source: None,
+            random,
+            now,
+        }
     }
 
     pub(crate) fn pod() -> Self {
@@ -40,6 +49,10 @@ impl FakeClient {
 }
 
 impl Client for FakeClient {
+    fn is_steered(&self) -> bool {
+        self.steered.has(|| self.place())
+    }
+
     fn place(&self) -> Place {
         self.asked.set(true);
         if self.host { Place::Node } else { Place::Pod }

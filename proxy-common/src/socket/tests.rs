@@ -4,6 +4,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::fake::{FakeClient, FakeSocket, FakeTables, cluster_ip, vip};
+use crate::policy::Steered;
 
 /// A UDP frontend of [`world`].
 fn udp(last: u8) -> FrontendKey {
@@ -42,6 +43,24 @@ fn the_peer_of_a_connection_is_what_was_dialled() {
         assert_eq!(peer(&mut socket, addr, port), Some((vip(1).addr, vip(1).port)), "{place}");
         assert_eq!(peer(&mut socket, addr, Be16::new(1)), None, "another port, {place}");
         assert_eq!(peer(&mut socket, Addr::v4([192, 0, 2, 1]), port), None, "another address, {place}");
+    }
+}
+
+#[test]
+fn who_is_not_steered_is_left_alone_also_with_flows_from_before() {
+    let (tables, mut socket) = (world(), FakeSocket::new());
+    sent(send(&tables, &FakeClient::pod(), &mut socket, &udp(1)));
+    for (steered, host, pod) in
+        [(Steered::Everybody, true, true), (Steered::TheNode, true, false), (Steered::Nobody, false, false)]
+    {
+        for (client, is_steered) in [(FakeClient::host(), host), (FakeClient::pod(), pod)] {
+            let client = FakeClient { steered, ..client };
+            for steering in
+                [connect(&tables, &client, &mut socket, &vip(2)), send(&tables, &client, &mut socket, &udp(1))]
+            {
+                assert_eq!(steering != Steering::Leave, is_steered, "{steered:?}: {steering:?}");
+            }
+        }
     }
 }
 

@@ -4,12 +4,14 @@
 //! of changes makes larger batches, not a longer queue.
 
 mod intake;
+mod left_out;
 mod retry;
 mod signals;
 mod source;
 mod tell;
 mod tidiness;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use tokio::sync::watch::{self, Receiver as Latest};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::attach::devices::DeviceHooks;
 use crate::attach::devices::follow::{self, Hooks};
@@ -36,6 +38,7 @@ use crate::news::News;
 use crate::plan::{Alarm, Ledger, first, growth};
 use crate::{log, ports, sys};
 use intake::Intake;
+use left_out::LeftOut;
 use retry::Retry;
 use signals::Signals;
 use source::Prepared;
@@ -64,6 +67,9 @@ async fn serve(config: &Config) -> Result<u8> {
         let (sender, mut news) = mpsc::channel(QUEUE);
         // Sources first: what is wrong with their settings needs no privileges to be seen.
         let source = Prepared::new(config, &sender).await?;
+        if let Some(who) = config.unserved() {
+            warn!("nothing here serves {who}");
+        }
         let hooks = device_hooks(config);
         let host = follow::start(config.kernel.netns.as_deref(), config.devices.clone(), hooks.clone()).await?;
         let devices = config.devices.wants_any().then_some(hooks);
@@ -86,8 +92,9 @@ async fn serve(config: &Config) -> Result<u8> {
         started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
         drop(sender);
         let this = this_node(&settings(config), &host.borrow());
+        let left_out = LeftOut::begin(&datapath, &config.kernel.unsteered)?;
         let converger = Converger::knowing(model, datapath, this);
-        Agent::new(config, converger, host, intake).follow(news).await
+        Agent::new(config, converger, host, left_out, intake).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -136,6 +143,7 @@ fn last_words(error: AttachError) -> anyhow::Error {
 struct Agent {
     converger: Converger<Datapath>,
     host: Latest<Host>,
+    left_out: LeftOut,
     settings: ThisNode,
     intake: Intake,
     converging: Retry,
@@ -150,10 +158,17 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(config: &Config, converger: Converger<Datapath>, host: Latest<Host>, intake: Intake) -> Self {
+    fn new(
+        config: &Config,
+        converger: Converger<Datapath>,
+        host: Latest<Host>,
+        left_out: LeftOut,
+        intake: Intake,
+    ) -> Self {
         Self {
             converger,
             host,
+            left_out,
             settings: settings(config),
             intake,
             converging: Retry::default(),
@@ -179,6 +194,7 @@ impl Agent {
                     let host = self.host.borrow_and_update().clone();
                     self.converger.set_node(this_node(&self.settings, &host));
                 }
+                cgroups = self.left_out.changed() => self.leave_out(&cgroups?),
                 () = until(self.converging.at()) => self.converging.begin(),
                 () = until(self.growing.at()) => {
                     self.growing.begin();
@@ -195,6 +211,13 @@ impl Agent {
                 self.intake.take(self.converger.model_mut(), news);
             }
             self.work_if_synced(idle);
+        }
+    }
+
+    /// The next change tries again.
+    fn leave_out(&self, cgroups: &BTreeSet<u64>) {
+        if let Err(error) = self.converger.store().leave_out(cgroups) {
+            error!("not everybody whom --socket-lb-exclude names is left out: {error}");
         }
     }
 

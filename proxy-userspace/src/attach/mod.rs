@@ -27,29 +27,32 @@ pub mod object;
 pub mod pins;
 pub mod rights;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use proxy_common::tables::{Capacity, name};
+use proxy_common::policy::Steered;
+use proxy_common::tables::{Capacity, UNSTEERED_CAPACITY, name};
 use tracing::{info, warn};
 
 use crate::bell::Rope;
 use crate::lock::{Lock, LockError, Role};
 use crate::maps::carry::{self, Copied};
 use crate::maps::kernel::KernelStore;
-use crate::maps::pinned::Pinned;
+use crate::maps::pinned::{Pinned, read};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore, Snapshot};
 use crate::plan::{Op, growth};
 use crate::sys::{CallError, failed_call, net, passes};
+use crate::unsteered;
 use cgroup::{Cgroup, CgroupError};
 use devices::follow::Hooks;
-use object::{Object, ObjectError};
+use object::{Constants, Object, ObjectError};
 use pins::{Folder, PinError, TableError, TablePin};
 use rights::RightsError;
 
 /// Where the datapath goes and how large it may become.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     pub pin_dir: PathBuf,
     /// The cgroup to attach to; `None` finds the root of the cgroup2 tree.
@@ -58,6 +61,10 @@ pub struct Options {
     pub limit: Capacity,
     /// The node's network namespace; `None` is the one we run in.
     pub netns: Option<PathBuf>,
+    /// Whose sockets are steered.
+    pub steered: Steered,
+    /// Cgroups that are left out of that.
+    pub unsteered: Vec<unsteered::Pattern>,
     /// Who keeps programs at devices; `None`: nobody.
     pub devices: Option<Hooks>,
 }
@@ -136,7 +143,7 @@ type Predecessor = (KernelStore, Copied);
 struct Place {
     folder: Folder,
     cgroup: Cgroup,
-    netns_cookie: Option<u64>,
+    constants: Constants,
     netns: Option<PathBuf>,
     devices: Option<Hooks>,
 }
@@ -171,8 +178,10 @@ impl Datapath {
         let folder = Folder::prepare(&options.pin_dir)?;
         let lock = Lock::take(Role::Agent, &options.pin_dir)?;
         let netns_cookie = net::netns_cookie(options.netns.as_deref())?;
+        let constants =
+            Constants { netns_cookie, steered: options.steered, has_unsteered: !options.unsteered.is_empty() };
         let (netns, devices) = (options.netns.clone(), options.devices.clone());
-        let place = Place { folder, cgroup, netns_cookie, netns, devices };
+        let place = Place { folder, cgroup, constants, netns, devices };
         let limit = options.limit;
         place.folder.recover()?;
         let found = place.find_current()?;
@@ -227,6 +236,28 @@ impl Datapath {
             self.served_devices = true;
         }
         Ok(())
+    }
+
+    /// The cgroup that the programs for sockets are attached to.
+    pub fn cgroup(&self) -> &Path {
+        &self.place.cgroup.path
+    }
+
+    /// Leaves these cgroups out, and no others.
+    pub fn leave_out(&self, cgroups: &BTreeSet<u64>) -> Result<(), MapError> {
+        let table = name::UNSTEERED;
+        let map = &self.tables.store.maps().unsteered;
+        let fail = |source| MapError { table, action: "writing", source };
+        let known: BTreeSet<u64> = read(table, map)?.into_iter().map(|(cgroup, _)| cgroup).collect();
+        known.difference(cgroups).try_for_each(|gone| map.remove(gone)).map_err(fail)?;
+        let kept = known.intersection(cgroups).count();
+        let room = (UNSTEERED_CAPACITY as usize).saturating_sub(kept);
+        let new: Vec<&u64> = cgroups.difference(&known).collect();
+        if new.len() > room {
+            let fit = kept + room;
+            warn!("--socket-lb-exclude names {} cgroups, of which {fit} fit: name those above them", cgroups.len());
+        }
+        new.into_iter().take(room).try_for_each(|cgroup| map.set(cgroup, &1)).map_err(fail)
     }
 
     fn make_larger(&mut self, sizes: &Capacity) -> Result<(), AttachError> {
@@ -332,7 +363,7 @@ impl Place {
     }
 
     fn load_object(&self, folder: &Path, sizes: &Capacity) -> Result<Object, ObjectError> {
-        Object::load(folder, sizes, self.netns_cookie, self.devices.is_some())
+        Object::load(folder, sizes, &self.constants, self.devices.is_some())
     }
 
     /// Devices are served from the current tables from now on.

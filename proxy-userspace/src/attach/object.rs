@@ -13,6 +13,7 @@ use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use proxy_common::abi::SocketFlow;
+use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
 
 use super::devices::Programs;
@@ -83,6 +84,16 @@ impl ObjectError {
     }
 }
 
+/// What the programs know for as long as they are loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Constants {
+    /// Of the network namespace that is the node; `None` where kernels do not tell (before 5.14): the initial one.
+    pub netns_cookie: Option<u64>,
+    pub steered: Steered,
+    /// Whether some cgroups are left out, and UNSTEERED must be asked.
+    pub has_unsteered: bool,
+}
+
 /// The loaded programs.
 #[derive(Debug)]
 pub struct Object {
@@ -102,7 +113,7 @@ impl Object {
     pub fn load(
         folder: &Path,
         capacity: &Capacity,
-        netns_cookie: Option<u64>,
+        constants: &Constants,
         for_devices: bool,
     ) -> Result<Self, ObjectError> {
         if OBJECT.is_empty() {
@@ -113,11 +124,14 @@ impl Object {
             return Err(ObjectError::Unsaid);
         }
         let has_set_retval = u8::from(probe_set_retval().map_err(ObjectError::Probe)?);
-        let cookie = netns_cookie.unwrap_or(0);
+        let (cookie, steered) = (constants.netns_cookie.unwrap_or(0), constants.steered as u8);
+        let has_unsteered = u8::from(constants.has_unsteered);
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let sockets_mask = capacity.sockets - 1;
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
+        loader.override_global("STEERED", &steered, true);
+        loader.override_global("HAS_UNSTEERED", &has_unsteered, true);
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         for layout in layouts() {

@@ -47,6 +47,23 @@ fn devices_are_all_or_none_or_those_of_some_names() {
 }
 
 #[test]
+fn sockets_are_steered_for_all_for_the_host_or_for_nobody_and_who_is_left_unserved_is_said() {
+    let unserved = |words: &[&str]| config(words).unwrap().unserved();
+    assert_eq!(config(&[]).unwrap().kernel.steered, Steered::Everybody);
+    assert_eq!(unserved(&[]), None);
+    assert_eq!(unserved(&["--socket-lb=host", "--pod-devices=all"]), None);
+    assert!(unserved(&["--socket-lb=host", "--pod-devices=none"]).unwrap().starts_with("pods of this node;"));
+    assert!(unserved(&["--socket-lb=off", "--pod-devices=all"]).unwrap().starts_with("processes of this node itself;"));
+    assert!(unserved(&["--socket-lb=off", "--pod-devices=none"]).unwrap().starts_with("this node and its pods;"));
+    for path in ["", "a//b", "1/2/3/4/5/6/7/8/9"] {
+        let error = config(&["--socket-lb-exclude", path]).unwrap_err();
+        assert!(error.starts_with(&format!("--socket-lb-exclude: {path:?} ")), "{error}");
+    }
+    let error = config(&["--socket-lb=pods"]).unwrap_err();
+    assert_eq!(error, "--socket-lb: \"pods\" is not one of all, host, off");
+}
+
+#[test]
 fn an_ipv6_bind_address_makes_ipv6_the_primary_family() {
     assert_eq!(config(&["--bind-address=::"]).unwrap().primary_family, Family::V6);
     let concrete = config(&["--bind-address=2001:db8::7"]).unwrap();

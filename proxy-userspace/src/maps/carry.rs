@@ -37,6 +37,7 @@ pub fn copy(old: &Pinned, new: &Pinned) -> Result<Copied, MapError> {
     rows(name::SOURCES, &old.sources, &new.sources)?;
     rows(name::CONFIG, &old.config, &new.config)?;
     rows(name::PACKETS, &old.packets, &new.packets)?;
+    rows(name::UNSTEERED, &old.unsteered, &new.unsteered)?;
     // One map in both, unless the programs do not load over the old one.
     rows(name::SOCKETS, &old.sockets, &new.sockets)?;
     let stats = rows(name::STATS, &old.stats, &new.stats)?;

@@ -125,6 +125,7 @@ mod tests {
             (name::CONFIG, 0),
             (name::PACKETS, 0),
             (name::DEVICES, 0),
+            (name::UNSTEERED, 16),
             (name::AFFINITY, 6),
             (name::SOCKETS, 4096),
             (name::SOCKETS_MORE, 0),

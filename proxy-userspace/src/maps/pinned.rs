@@ -13,7 +13,7 @@ use proxy_common::abi::{
 use proxy_common::addr::Addr;
 use proxy_common::packet::ip::{V4, V6};
 use proxy_common::socket::More;
-use proxy_common::tables::{ABSENT_WORDS, Capacity, DEVICES_CAPACITY, REASONS_CAPACITY, name};
+use proxy_common::tables::{ABSENT_WORDS, Capacity, DEVICES_CAPACITY, REASONS_CAPACITY, UNSTEERED_CAPACITY, name};
 
 use super::{MapError, Snapshot};
 use crate::sys::CallError;
@@ -86,6 +86,7 @@ const SHARED: &[Layout] = &[
     layout!(CONFIG, ARRAY, u32 => Config, FROZEN, Fixed(1)),
     layout!(PACKETS, ARRAY, u32 => PacketSettings, FROZEN, Fixed(1)),
     layout!(DEVICES, HASH, u32 => Device, SPARSE | FROZEN, Chosen(devices)),
+    layout!(UNSTEERED, HASH, u64 => u32, SPARSE | FROZEN, Fixed(UNSTEERED_CAPACITY)),
     layout!(AFFINITY, LRU_HASH, AffinityKey => Affinity, 0, Chosen(|c| c.affinity)),
     layout!(SOCKETS, ARRAY, u32 => SocketFlow, MAPPED, Chosen(|c| c.sockets)),
 ];
@@ -137,6 +138,8 @@ pub struct Pinned {
     pub sources: Map<SourceKey, u32>,
     pub config: Map<u32, Config>,
     pub packets: Map<u32, PacketSettings>,
+    /// By the id of a cgroup.
+    pub unsteered: Map<u64, u32>,
     pub affinity: Map<AffinityKey, Affinity>,
     pub sockets: Map<u32, SocketFlow>,
     /// User space finds a socket by a descriptor of its own.
@@ -161,6 +164,7 @@ impl Pinned {
             sources: Map::open(&folder.join(name::SOURCES))?,
             config: Map::open(&folder.join(name::CONFIG))?,
             packets: Map::open(&folder.join(name::PACKETS))?,
+            unsteered: Map::open(&folder.join(name::UNSTEERED))?,
             affinity: Map::open(&folder.join(name::AFFINITY))?,
             sockets: Map::open(&folder.join(name::SOCKETS))?,
             sockets_more: Map::open(&folder.join(name::SOCKETS_MORE))?,

@@ -14,19 +14,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
+use proxy_common::policy::Steered;
 use proxy_common::tables::Capacity;
 use proxy_tests::world::{PINS, World};
-use proxy_userspace::attach::object::{DEVICE_HOOKS, HOOKS, Object};
+use proxy_userspace::attach::object::{Constants, DEVICE_HOOKS, HOOKS, Object};
 
 /// Tables have no part in what the verifier does: small ones load sooner.
 const CAPACITY: Capacity = Capacity { frontends: 64, services: 64, ..Capacity::DEFAULT };
+/// The settings with which the programs do most: the verifier leaves out what a constant rules out.
+const CONSTANTS: Constants = Constants { netns_cookie: None, steered: Steered::TheNode, has_unsteered: true };
 
 fn main() -> Result<()> {
     let _world = World::new()?;
     let folder = Path::new(PINS).join("verifier");
     std::fs::DirBuilder::new().mode(0o700).create(&folder).context("make a pin folder")?;
     // That those for devices are refused is said by who asks for them.
-    Object::load(&folder, &CAPACITY, None, true)?.device_programs(&folder)?;
+    Object::load(&folder, &CAPACITY, &CONSTANTS, true)?.device_programs(&folder)?;
     let mut loads = std::mem::take(&mut *LOADS.lock().expect("no panic under the lock"));
     loads.sort_by(|a, b| a.program.cmp(&b.program));
     let wanted = HOOKS.len() + DEVICE_HOOKS.len();
