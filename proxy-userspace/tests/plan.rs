@@ -477,7 +477,7 @@ impl Damage {
                 _ => version.flags = value,
             }),
             4 => self.pick(&mut snapshot.slots, |slot| *slot = value),
-            5 => self.pick(&mut snapshot.absent, |(_, word)| *word = u64::from(value) << (self.field * 8)),
+            5 => self.pick(&mut snapshot.absent, |word| *word = u64::from(value) << (self.field * 8)),
             _ => self.pick(&mut snapshot.backends, |(_, backend)| match self.field {
                 0 => backend.service = value,
                 1 => backend.flags = value as u16,

@@ -52,7 +52,8 @@ pub struct Snapshot {
     pub slots: Vec<u32>,
     pub backends: Vec<(u32, Backend)>,
     pub addrs: Vec<(Addr, u32)>,
-    pub absent: Vec<(u32, u64)>,
+    /// Word by word; those that are missing are zero.
+    pub absent: Vec<u64>,
     pub sources: Vec<SourceKey>,
     pub config: Option<Config>,
     /// What the programs of devices are told; nothing where there never were any.

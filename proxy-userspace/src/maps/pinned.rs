@@ -200,7 +200,7 @@ impl Pinned {
             slots: arena(&read(name::SLOTS, &self.slots)?),
             backends: not_zero(read(name::BACKENDS, &self.backends)?),
             addrs: read(name::ADDRS, &self.addrs)?,
-            absent: not_zero(read(name::ABSENT, &self.absent)?),
+            absent: read(name::ABSENT, &self.absent)?.into_iter().map(|(_, word)| word).collect(),
             sources: read(name::SOURCES, &self.sources)?.into_iter().map(|(key, _)| key).collect(),
             config: config.filter(|config| !is_zero(config)),
             packets: packets.filter(|packets| !is_zero(packets)),

@@ -23,12 +23,10 @@ pub(super) struct Absent {
 }
 
 impl Absent {
-    /// What the table holds, its words that are not zero by index; `present` has every address with an entry.
-    pub(super) fn restore(held: &[(u32, u64)], present: impl Iterator<Item = Addr>) -> Self {
-        let mut words = vec![0; ABSENT_WORDS as usize];
-        for (index, word) in held {
-            words[*index as usize] = *word;
-        }
+    /// What the table holds, word by word; those that are missing are zero. `present` has every address with an entry.
+    pub(super) fn restore(held: &[u64], present: impl Iterator<Item = Addr>) -> Self {
+        let mut words = held.to_vec();
+        words.resize(ABSENT_WORDS as usize, 0);
         let right = without(present);
         let (untidy, mut damaged) = (words != right, BTreeSet::new());
         for ((index, word), right) in (0..).zip(&mut words).zip(&right) {
@@ -148,7 +146,7 @@ mod tests {
     #[test]
     fn what_was_found_hidden_is_uncovered_and_a_restart_on_a_tidy_table_writes_nothing() {
         let bit = AbsentBit::of(&addr(1));
-        let held: Vec<_> = (0..ABSENT_WORDS).map(|index| (index, u64::MAX)).collect();
+        let held = vec![u64::MAX; ABSENT_WORDS as usize];
         let mut damaged = Absent::restore(&held, [addr(1)].into_iter());
         assert_eq!(damaged.damaged().collect::<Vec<_>>(), [bit.word]);
         assert_eq!(damaged.repair(), [Op::Absent { index: bit.word, word: !bit.mask }]);
