@@ -65,4 +65,6 @@ reasons! {
     FlowMoved = "flow_moved",
     /// An echo request to an address of a Service was answered.
     EchoAnswered = "echo_answered",
+    /// Ports of our own are scarce: a flow took the one of a connection that had ended, or of one that never began.
+    PortTakenOver = "port_taken_over",
 }

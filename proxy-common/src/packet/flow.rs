@@ -213,14 +213,15 @@ impl<A: Ip> Flow<A> {
         tcp::state(request, reply)
     }
 
-    /// Seconds that it outlives its last packet; `udp` are those without and with replies.
+    /// Seconds that it outlives its last packet; `udp` are those of a question with or without its answer, and of those that
+    /// went on. Conntrack too keeps no port for two minutes because of one question to a name server.
     #[inline(always)]
     fn timeout(&self, key: &FlowKey<A>, settings: &PacketSettings, udp: (u32, u32)) -> u32 {
         if self.proto == TCP {
             return self.tcp_state(key).timeout(&settings.tcp);
         }
-        let (_, reply) = self.seen_by(key);
-        if reply & seen::SPOKE == 0 { udp.0 } else { udp.1 }
+        let (request, _) = self.seen_by(key);
+        if request & seen::ACK == 0 { udp.0 } else { udp.1 }
     }
 
     /// False for a flow that conntrack would have forgotten by `now` (seconds).
@@ -231,7 +232,7 @@ impl<A: Ip> Flow<A> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::abi::TcpTimeouts;
     use crate::addr::{Addr, Be16};
@@ -240,7 +241,7 @@ mod tests {
 
     const PORTS: PortRange = PortRange { first: 61_000, count: 1000 };
 
-    fn flow<A: Ip>(addr: impl Fn(u8) -> Addr, source_port: u16) -> Flow<A> {
+    pub(in crate::packet) fn flow<A: Ip>(addr: impl Fn(u8) -> Addr, source_port: u16) -> Flow<A> {
         let a = |last| A::of(&addr(last));
         let flow = Flow {
             client: a(1),
@@ -263,11 +264,11 @@ mod tests {
         flow.sealed()
     }
 
-    fn v4(last: u8) -> Addr {
+    pub(in crate::packet) fn v4(last: u8) -> Addr {
         Addr::v4([10, 0, 0, last])
     }
 
-    fn v6(last: u8) -> Addr {
+    pub(in crate::packet) fn v6(last: u8) -> Addr {
         let mut octets = [0; 16];
         (octets[0], octets[15]) = (0xfd, last);
         Addr::new(octets)
@@ -358,7 +359,8 @@ mod tests {
             ("TCP, established", TCP, ack, seen::SPOKE | seen::SYN, 86_400),
             ("TCP, half closed", TCP, ack | seen::FIN, ack | seen::ACK_AFTER_FIN, 3_600),
             ("UDP, no reply", UDP, seen::SPOKE, 0, 30),
-            ("UDP, replies", UDP, seen::SPOKE, seen::SPOKE, 120),
+            ("UDP, one question and its answers", UDP, seen::SPOKE, seen::SPOKE, 30),
+            ("UDP, a question after an answer", UDP, seen::SPOKE | seen::ACK, seen::SPOKE, 120),
         ] {
             let request = Flow { proto, seen, seen_other, used: 1000, ..flow::<V4>(v4, 61_000) };
             let entries = [(request.request_key(), request), (request.reply_key(PORTS), request.mirrored())];

@@ -9,10 +9,10 @@ use crate::balance::{Choice, Client, Found, Verdict, find, has_detector, serve};
 use crate::packet::caller::{Caller, address_flags};
 use crate::packet::ip::Ip;
 use crate::packet::parse::{Parsed, SCTP, Tuple};
-use crate::packet::ports::TRIES;
+use crate::packet::ports::{HELD_TRIES, TRIES};
 use crate::packet::state::State;
 use crate::packet::tcp::{self, seen};
-use crate::packet::track;
+use crate::packet::track::{self, hold};
 use crate::packet::{Node, NotAdded, Stop, Table, spoof};
 use crate::policy::{Settings, Target, replaces_source};
 use crate::reason::Reason;
@@ -141,35 +141,77 @@ fn begun<A: Ip>(tuple: &Tuple<A>, choice: &Choice, masquerade: bool, flags: u8) 
     }
 }
 
-/// Gives the flow the port that the backend sees: one that tells it from all other flows there.
+/// Gives the flow the port that the backend sees: one that tells it from all other flows there. Of those tried, the first
+/// that nobody has, else the one whose owner gives way soonest.
 #[inline(always)]
 pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
-    if !state.found.flow.is_masqueraded() && state.port == SourcePort::Kept && is_open(node, state) {
-        return Ok(());
-    }
-    let ports = track::own_ports(node);
-    let hash = state.found.flow.request_hash(node.settings().map_or(0, |settings| settings.seed));
-    for number in 0..TRIES {
-        let flow = &mut state.found.flow;
-        let Some(candidate) = ports.candidate(flow.client_port.get(), hash, number) else { break };
-        flow.source_port = Be16::new(candidate);
-        if !node.has_socket(flow) && is_open(node, state) {
+    if !state.found.flow.is_masqueraded() && state.port == SourcePort::Kept {
+        state.key = state.found.flow.reply_key(track::own_ports(node));
+        if held(node, state) == hold::NONE {
             return Ok(());
         }
     }
-    Err(Stop::Reject(Reason::PortsExhausted))
+    state.hash = state.found.flow.request_hash(node.settings().map_or(0, |settings| settings.seed));
+    state.loosest = (hold::FIRM, 0);
+    for number in 0..TRIES {
+        if !try_port(node, state, number) {
+            continue;
+        }
+        if number >= HELD_TRIES {
+            if is_filed(node, &state.key) {
+                continue;
+            }
+            seal(state);
+            return Ok(());
+        }
+        let held = held(node, state);
+        if held == hold::NONE {
+            return Ok(());
+        }
+        if held < state.loosest.0 {
+            state.loosest = (held, number);
+        }
+    }
+    let (held, number) = state.loosest;
+    if held == hold::FIRM || !try_port(node, state, number) {
+        return Err(Stop::Reject(Reason::PortsExhausted));
+    }
+    node.count(Reason::PortTakenOver);
+    seal(state);
+    Ok(())
 }
 
-/// Seals the flow and says whether its reply key is to be had: nobody has it, the flow itself, or one that is over.
+/// Gives the flow its candidate `number`, and makes the reply key that goes with it [`State::key`]. False where there is
+/// none, or a process has the port.
 #[inline(never)]
-fn is_open<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> bool {
-    let flow = &mut state.found.flow;
-    flow.seal = flow.seal_of_fields();
-    state.key = flow.reply_key(track::own_ports(node));
-    let Some(other) = glance(node, Table::Established, state).or_else(|| glance(node, Table::Embryonic, state)) else {
-        return true;
-    };
-    other.seal == state.found.flow.seal || !track::is_alive(node, &state.key, &other)
+fn try_port<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>, number: u32) -> bool {
+    let (ports, flow) = (track::own_ports(node), &mut state.found.flow);
+    let Some(candidate) = ports.candidate(flow.client_port.get(), state.hash, number) else { return false };
+    flow.source_port = Be16::new(candidate);
+    state.key = flow.reply_key(ports);
+    !node.has_socket(flow)
+}
+
+#[inline(always)]
+fn seal<A: Ip>(state: &mut State<A>) {
+    state.found.flow.seal = state.found.flow.seal_of_fields();
+}
+
+#[inline(always)]
+fn is_filed<A: Ip>(node: &mut impl Node<A>, key: &FlowKey<A>) -> bool {
+    node.flow(Table::Established, key).is_some() || node.flow(Table::Embryonic, key).is_some()
+}
+
+/// Seals the flow and says how firmly another one holds the reply key at [`State::key`].
+#[inline(never)]
+fn held<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> u32 {
+    seal(state);
+    let established = glance(node, Table::Established, state);
+    let table = if established.is_some() { Table::Established } else { Table::Embryonic };
+    match established.or_else(|| glance(node, Table::Embryonic, state)) {
+        Some(other) if other.seal != state.found.flow.seal => hold(node, table, &state.key, &other),
+        _ => hold::NONE,
+    }
 }
 
 /// As much of the flow at the key as tells whose it is and how old.
@@ -238,10 +280,9 @@ fn claim_reply<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Claim {
         let _ = node.add_flow(rival.table, &flow.request_key(), &rival.flow);
         return Claim::Known;
     }
-    if track::is_alive(node, key, &rival.flow) {
+    if hold(node, rival.table, key, &rival.flow) == hold::FIRM {
         return Claim::Taken;
     }
-    // Its owner is gone and nobody has cleared up yet.
     track::close(node, rival);
     rival.flow = flow.mirrored();
     if claim(node, key, &rival.flow).is_ok() { Claim::Ours } else { Claim::Taken }

@@ -5,6 +5,10 @@ use crate::abi::PortRange;
 /// More is not tried: a range so full is exhausted, and the client hears of it.
 pub const TRIES: u32 = 16;
 
+/// Of so many, the first ones, it is asked who has them: where a range is full of what has ended, any will do.
+pub const HELD_TRIES: u32 = 4;
+const _: () = assert!(HELD_TRIES <= TRIES);
+
 impl PortRange {
     #[inline(always)]
     pub const fn contains(self, port: u16) -> bool {

@@ -34,6 +34,11 @@ pub struct State<A> {
     /// How the flow begins: after one that lost its backend, with another port.
     pub moved: bool,
     pub port: SourcePort,
+    /// Decides which ports are tried.
+    pub hash: u32,
+    /// Of the ports tried, how firmly the one is held whose owner gives way soonest ([`crate::packet::track::hold`]), and its
+    /// number.
+    pub loosest: (u32, u32),
     /// A flow that has what this one wants, or this one as its other entry holds it.
     pub rival: Found<A>,
     /// Why it ends here.
@@ -135,6 +140,8 @@ impl<A: Ip> State<A> {
             },
             moved: false,
             port: SourcePort::Kept,
+            hash: 0,
+            loosest: (0, 0),
             rival: found,
             stop: Stop::Pass,
         }

@@ -14,10 +14,11 @@ pub const ACK: u8 = 1 << 4;
 
 /// What one direction of a flow has shown.
 pub mod seen {
-    /// Anything at all. The only bit of protocols without states.
+    /// Anything at all.
     pub const SPOKE: u8 = 1;
     pub const SYN: u8 = 1 << 1;
-    /// An acknowledgement that is no part of opening a connection.
+    /// An acknowledgement that is no part of opening a connection. Of protocols without states: the client spoke after the
+    /// backend had.
     pub const ACK: u8 = 1 << 2;
     pub const FIN: u8 = 1 << 3;
     pub const RST: u8 = 1 << 4;

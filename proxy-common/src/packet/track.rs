@@ -73,8 +73,38 @@ pub fn standing<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>, fl
     }
 }
 
+/// How firmly a flow holds its reply key against one that wants it: the lower, the sooner it gives way.
+pub mod hold {
+    /// Nobody uses it any more.
+    pub const NONE: u32 = 0;
+    /// Added to the second of its last packet where nobody spoke after an answer yet. Without it: of a connection that ended.
+    pub const EMBRYONIC: u32 = 1 << 31;
+    /// It gives way to nobody.
+    pub const FIRM: u32 = u32::MAX;
+}
+
+/// Seconds in which a datagram may still be answered: to give its port away before that misdirects the answer.
+const ANSWERS_WITHIN: u32 = 2;
+
+/// [`hold`] of the flow that `key`, a reply key, files in `table`. A connection that ended goes first, though its port is kept
+/// from others for as long as there are better ones: the backend may remember it. Then those that may never become one: who
+/// floods a service takes ports from the flood.
 #[inline(always)]
-pub(super) fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+pub(super) fn hold<A: Ip>(node: &impl Node<A>, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
+    if !is_alive(node, key, flow) {
+        return hold::NONE;
+    }
+    // A second that is never NONE, EMBRYONIC or FIRM.
+    let used = flow.used.clamp(1, hold::EMBRYONIC - 2);
+    if flow.proto == TCP && flow.tcp_state(key).is_over() {
+        return used;
+    }
+    let may_be_answered = flow.proto != TCP && seconds(node).saturating_sub(flow.used) < ANSWERS_WITHIN;
+    if table == Table::Established || may_be_answered { hold::FIRM } else { hold::EMBRYONIC | used }
+}
+
+#[inline(always)]
+fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let udp = node.config().map_or((0, 0), |config| (config.udp_timeout, config.udp_stream_timeout));
     let now = seconds(node);
     node.settings().is_some_and(|settings| flow.is_alive(key, settings, udp, now))
@@ -92,11 +122,12 @@ fn is_served<A: Ip>(tables: &impl Tables, flow: &Flow<A>) -> bool {
 #[inline(always)]
 pub fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
     let flow = &state.found.flow;
+    let is_answered = state.key.direction == FlowKey::<A>::REQUEST && flow.seen_other & seen::SPOKE != 0;
     let shown = match flow.proto {
         TCP => tcp::shown(state.parsed.flags, flow.seen, flow.seen_other),
+        _ if is_answered => flow.seen | seen::SPOKE | seen::ACK,
         _ => flow.seen | seen::SPOKE,
     };
-    let is_answered = state.key.direction == FlowKey::<A>::REQUEST && flow.seen_other & seen::SPOKE != 0;
     note(node, state, shown);
     is_answered && state.found.table == Table::Embryonic
 }

@@ -134,11 +134,23 @@ fn moves<A: Ip>() {
     assert_eq!(node.leave(UP, &udp("local:8080 > client:4000")), "pass", "so are its answers");
     assert_eq!(node.leave(UP, &udp("remote:8080 > client:4000")), "vip:80 > client:4000 udp");
 
-    node.without_endpoints();
-    let refused = node.enter(UP, &question);
-    assert!(refused.starts_with("answer: vip > client port unreachable"), "nobody serves: {refused}");
-    assert!(refused.ends_with("no_endpoints"), "{refused}");
-    assert_eq!(node.count(), (0, 0));
+    let served = node.tables.clone();
+    let mut refused = |sentence, change: fn(&mut TestNode<A>), reason| {
+        about::<A>(sentence);
+        change(&mut node);
+        let found = node.enter(UP, &question);
+        assert!(found.starts_with("answer: vip > client port unreachable"), "{sentence}: {found}");
+        assert!(found.ends_with(reason), "{sentence}: {found}");
+        assert_eq!(node.count(), (0, 0), "{sentence}");
+        node.tables = served.clone();
+        assert_eq!(node.enter(UP, &question), "client:4000 > remote:8080 udp", "{sentence}, and somebody serves again");
+    };
+    refused("nobody serves", TestNode::without_endpoints, "no_endpoints");
+    let deleted = |node: &mut TestNode<A>| {
+        node.without_endpoints();
+        node.tables.frontends.get_mut().clear();
+    };
+    refused("the Service is gone", deleted, "undefined_port");
 }
 
 #[cfg_attr(test, test)]
@@ -182,18 +194,24 @@ fn a_udp_flow_that_was_forgotten_finds_the_same_backend_again() {
 
 fn expires<A: Ip>() {
     let question = udp("client:4000 > lb:80");
-    for (sentence, seconds, answered, expected) in [
-        ("UDP, unanswered, in time", 30, false, "local"),
-        ("UDP, unanswered, too late", 31, false, "remote"),
-        ("UDP, answered, in time", 120, true, "local"),
-        ("UDP, answered, too late", 121, true, "remote"),
+    let answer = udp("local:8080 > client:4000");
+    for (sentence, seconds, packets, expected) in [
+        ("UDP, unanswered, in time", 30, 1, "local"),
+        ("UDP, unanswered, too late", 31, 1, "remote"),
+        ("UDP, one question and its answer, in time", 30, 2, "local"),
+        ("UDP, one question and its answer, too late", 31, 2, "remote"),
+        ("UDP, one more question, in time", 120, 3, "local"),
+        ("UDP, one more question, too late", 121, 3, "remote"),
     ] {
         about::<A>(sentence);
         let mut node = Setup::default().node::<A>();
         node.choose_from(0, 1);
-        node.enter(UP, &question);
-        if answered {
-            node.leave(UP, &udp("local:8080 > client:4000"));
+        for number in 0..packets {
+            if number % 2 == 0 {
+                node.enter(UP, &question);
+            } else {
+                node.leave(UP, &answer);
+            }
         }
         node.choose_from(1, 1);
         node.pass(seconds);

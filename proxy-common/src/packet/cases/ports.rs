@@ -4,19 +4,22 @@ use std::collections::HashSet;
 use std::format;
 use std::string::String;
 
-use super::build::{syn, tcp};
+use super::build::{syn, tcp, udp};
 use super::family;
 use super::world::{On, PORTS, Setup, TestNode};
 use super::{Case, about, cases, in_both_families};
 use crate::abi::PortRange;
 use crate::packet::ip::Ip;
-use crate::packet::tcp::{ACK, RST, SYN};
+use crate::packet::tcp::{ACK, FIN, RST, SYN};
 
 pub(super) const CASES: &[Case] = cases![
     one_client_port_to_two_frontends_with_one_backend_is_two_flows,
     every_masqueraded_flow_to_a_backend_has_a_port_of_its_own,
     the_clients_own_port_is_taken_where_it_fits_and_that_of_a_process_never,
     a_client_hears_of_it_when_no_port_is_left_and_expired_flows_give_theirs_back,
+    the_port_of_a_connection_that_ended_is_taken_at_once_when_there_is_no_other,
+    connections_that_never_began_take_ports_from_each_other_and_never_from_one_that_did,
+    a_question_gives_its_port_away_once_its_answer_cannot_be_on_its_way,
     a_masqueraded_flow_keeps_the_address_of_the_device_it_first_left_by,
     a_connection_straight_to_the_backend_is_left_alone_and_the_service_takes_another_port,
     a_backend_that_refuses_is_heard,
@@ -80,30 +83,129 @@ fn the_clients_own_port_is_taken_where_it_fits_and_that_of_a_process_never() {
     in_both_families!(client_port_fits());
 }
 
+/// A connection from the client's port to the only backend, elsewhere; what the client heard if there is none.
+fn establish<A: Ip>(node: &mut TestNode<A>, client: u16) -> Result<u16, String> {
+    let port = own_port(node, &format!("client:{client} > lb:80"))?;
+    node.leave(UP, &tcp(format!("remote:8080 > client:{port}")).flags(SYN | ACK));
+    node.enter(UP, &tcp(format!("client:{client} > lb:80")));
+    Ok(port)
+}
+
 fn exhausted<A: Ip>() {
     let mut node = Setup::with("R").node::<A>();
     node.settings.ports = PortRange { first: 61_000, count: 8 };
     let mut served = 0;
-    let refused = (0..40).find_map(|i| match node.enter(UP, &syn(format!("client:{} > lb:80", 4000 + i))) {
-        found if found.starts_with("client:61") => {
+    let refused = (0..40).find_map(|i| match establish(&mut node, 4000 + i) {
+        Ok(_) => {
             served += 1;
             None
         }
-        found => Some(found),
+        Err(found) => Some(found),
     });
-    let refused = refused.expect("eight ports serve eight flows");
+    let refused = refused.expect("eight ports serve eight connections");
     assert!(served >= 6, "{served} of 8 were found in 16 tries each");
     assert!(refused.starts_with("answer: lb > client port unreachable"), "{refused}");
     assert!(refused.ends_with("ports_exhausted"), "{refused}");
-    assert_eq!(node.count(), (0, served));
+    assert_eq!(node.count(), (served, 0));
     // What nobody uses any more is given away, agent or not.
-    node.pass(121);
+    node.pass(86_401);
     assert!(node.enter(UP, &syn("stranger:4000 > lb:80")).starts_with("stranger:61"));
 }
 
 #[cfg_attr(test, test)]
 fn a_client_hears_of_it_when_no_port_is_left_and_expired_flows_give_theirs_back() {
     in_both_families!(exhausted());
+}
+
+/// A node with one port of its own and one backend, elsewhere.
+fn with_one_port<A: Ip>() -> TestNode<A> {
+    let mut node = Setup::with("R").node::<A>();
+    node.settings.ports = PortRange { first: 61_000, count: 1 };
+    node
+}
+
+fn ended<A: Ip>() {
+    let (fin, taken) = (FIN | ACK, "stranger:61000 > remote:8080 tcp S, port_taken_over");
+    let client = |flags| (true, flags);
+    let backend = |flags| (false, flags);
+    for (sentence, segments, is_over) in [
+        ("both closed", &[client(fin), backend(fin), client(ACK)][..], true),
+        ("the backend reset it", &[backend(RST | ACK)], true),
+        ("the client closed", &[client(fin), backend(ACK)], false),
+        ("the last FIN is on its way", &[client(fin), backend(fin)], false),
+        ("it goes on", &[client(ACK), backend(ACK)], false),
+    ] {
+        about::<A>(sentence);
+        let mut node = with_one_port::<A>();
+        establish(&mut node, 4000).unwrap();
+        for (from_client, flags) in segments {
+            if *from_client {
+                node.enter(UP, &tcp("client:4000 > lb:80").flags(*flags));
+            } else {
+                node.leave(UP, &tcp("remote:8080 > client:61000").flags(*flags));
+            }
+        }
+        let next = node.enter(UP, &syn("stranger:4000 > lb:80"));
+        assert_eq!(next == taken, is_over, "{sentence}: {next}");
+        assert_eq!(node.count(), if is_over { (0, 1) } else { (1, 0) }, "{sentence}: the old flow goes as a whole");
+    }
+    let mut node = Setup::with("R").node::<A>();
+    node.settings.ports = PortRange { first: 61_000, count: 2 };
+    let first = establish(&mut node, 4000).unwrap();
+    node.enter(UP, &tcp("client:4000 > lb:80").flags(RST));
+    for client in 5000..5032 {
+        node.settings.seed = client;
+        let mut node = node.clone();
+        assert_ne!(
+            own_port(&mut node, &format!("stranger:{client} > lb:80")),
+            Ok(first),
+            "as long as there is another"
+        );
+    }
+}
+
+#[cfg_attr(test, test)]
+fn the_port_of_a_connection_that_ended_is_taken_at_once_when_there_is_no_other() {
+    in_both_families!(ended());
+}
+
+fn never_began<A: Ip>() {
+    let mut node = with_one_port::<A>();
+    for client in 4000..4010 {
+        let found = node.enter(UP, &syn(format!("client:{client} > lb:80")));
+        let expected = if client == 4000 { "" } else { ", port_taken_over" };
+        assert_eq!(found, format!("client:61000 > remote:8080 tcp S{expected}"));
+        assert_eq!(node.count(), (0, 1), "whoever had the port before is gone");
+    }
+    assert_eq!(establish(&mut node, 4009), Ok(61_000));
+    for client in 5000..5010 {
+        let found = node.enter(UP, &syn(format!("stranger:{client} > lb:80")));
+        assert!(found.ends_with("ports_exhausted"), "no flood takes the port of a connection: {found}");
+    }
+    assert_eq!(node.enter(UP, &tcp("client:4009 > lb:80")), "client:61000 > remote:8080 tcp A");
+}
+
+#[cfg_attr(test, test)]
+fn connections_that_never_began_take_ports_from_each_other_and_never_from_one_that_did() {
+    in_both_families!(never_began());
+}
+
+fn unanswered<A: Ip>() {
+    let mut node = with_one_port::<A>();
+    assert_eq!(node.enter(UP, &udp("client:4000 > lb:80")), "client:61000 > remote:8080 udp");
+    node.pass(1);
+    let early = node.enter(UP, &udp("stranger:4000 > lb:80"));
+    assert!(early.ends_with("ports_exhausted"), "the answer is still on its way: {early}");
+    assert_eq!(node.leave(UP, &udp("remote:8080 > client:61000")), "lb:80 > client:4000 udp");
+    node.pass(2);
+    let later = node.enter(UP, &udp("stranger:4000 > lb:80"));
+    assert_eq!(later, "stranger:61000 > remote:8080 udp, port_taken_over");
+    assert_eq!(node.leave(UP, &udp("remote:8080 > client:61000")), "pass", "that one asked for nothing");
+}
+
+#[cfg_attr(test, test)]
+fn a_question_gives_its_port_away_once_its_answer_cannot_be_on_its_way() {
+    in_both_families!(unanswered());
 }
 
 fn leaves_by<A: Ip>() {
