@@ -20,6 +20,7 @@ pub mod answer;
 pub mod caller;
 #[cfg(any(test, feature = "cases"))]
 pub mod cases;
+pub mod expiry;
 pub mod flow;
 pub mod fragment;
 pub mod hook;

@@ -123,6 +123,23 @@ pub struct Run {
     #[arg(long, value_name = "WAY", default_value = "auto")]
     pub device_hooks: String,
 
+    /// How long an idle TCP connection through a device is remembered; 0: as `nf_conntrack_tcp_timeout_established` says.
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub conntrack_tcp_timeout_established: String,
+
+    /// How long a half closed one is; 0: as `nf_conntrack_tcp_timeout_close_wait` says.
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub conntrack_tcp_timeout_close_wait: String,
+
+    /// How long a UDP flow is remembered that may have had its answer and did not go on; 0: as `nf_conntrack_udp_timeout`
+    /// says.
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub conntrack_udp_timeout: String,
+
+    /// How long one is that went on after an answer; 0: as `nf_conntrack_udp_timeout_stream` says.
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub conntrack_udp_timeout_stream: String,
+
     /// How much to log: 0 what an operator must know, 2 every change of the tables, 4 every object, 6 the HTTP client.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
     pub verbosity: u8,

@@ -6,6 +6,7 @@
 mod devices;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use proxy_common::tables::{Capacity, UNSTEERED_LEVELS};
 use crate::attach::devices::{Order, Way};
 use crate::desired::{Detector, NodePortAddresses};
 use crate::devices::Scope;
+use crate::timeouts::Asked;
 use crate::{args, attach, unsteered};
 pub(crate) use devices::devices;
 
@@ -40,6 +42,7 @@ pub struct Config {
     pub devices: crate::devices::Settings,
     pub masquerade_all: bool,
     pub source_ports: PortRange,
+    pub timeouts: Asked,
     pub device_order: Order,
     /// `None`: the better one that the kernel has.
     pub device_way: Option<Way>,
@@ -97,6 +100,7 @@ impl Config {
             devices,
             masquerade_all: run.masquerade_all,
             source_ports: devices::source_ports(&run.source_ports)?,
+            timeouts: timeouts::timeouts(run)?,
             device_order: devices::device_order(&run.device_order)?,
             device_way: devices::device_way(&run.device_hooks)?,
         })

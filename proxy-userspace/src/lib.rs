@@ -28,6 +28,8 @@ pub mod converge;
 pub mod desired;
 pub mod devices;
 pub mod facts;
+#[cfg(feature = "io")]
+pub mod flows;
 mod glob;
 mod hash;
 #[cfg(feature = "io")]
@@ -49,6 +51,8 @@ pub mod ports;
 pub mod reap;
 #[cfg(feature = "io")]
 pub mod sys;
+#[cfg(feature = "io")]
+pub mod timeouts;
 #[cfg(feature = "io")]
 pub mod unsteered;
 #[cfg(feature = "io")]

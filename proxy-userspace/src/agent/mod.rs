@@ -33,10 +33,11 @@ use crate::config::Config;
 use crate::converge::{Converger, Report};
 use crate::desired::{Packets, ThisNode};
 use crate::model::Model;
-use crate::netdev::{self, Host};
+use crate::netdev::Host;
 use crate::news::News;
 use crate::plan::{Alarm, Ledger, first, growth};
-use crate::{log, ports, sys};
+use crate::timeouts::Timeouts;
+use crate::{flows, log, ports, sys};
 use intake::Intake;
 use left_out::LeftOut;
 use retry::Retry;
@@ -76,6 +77,7 @@ async fn serve(config: &Config) -> Result<u8> {
         if devices.is_some() {
             let before = ports::in_use(&Folder::at(&config.kernel.pin_dir).current());
             ports::keep(config.kernel.netns.as_deref(), config.source_ports, before)?;
+            flows::start(Folder::at(&config.kernel.pin_dir)).context("start to look after flows")?;
         }
         let kernel = Options { devices, ..config.kernel.clone() };
         // What is pinned is taken over while lists are read; new tables are made when it is known for how much.
@@ -318,27 +320,22 @@ fn device_hooks(config: &Config) -> Hooks {
 
 /// What the command line says about this node; addresses come from the kernel.
 fn settings(config: &Config) -> ThisNode {
-    let (udp_timeout, udp_stream_timeout) = netdev::udp_timeouts(config.kernel.netns.as_deref());
+    let timeouts = Timeouts::of_node(config.kernel.netns.as_deref(), &config.timeouts);
     ThisNode {
         name: config.node_name.as_str().into(),
         bind_address: config.bind_address,
         node_port_addresses: config.node_ports.clone(),
         detector: config.detector.clone(),
         loopback_node_ports: config.loopback_node_ports,
-        udp_timeout,
-        udp_stream_timeout,
-        packets: config.devices.wants_any().then(|| packets(config)),
+        udp_timeout: timeouts.udp,
+        udp_stream_timeout: timeouts.udp_stream,
+        packets: config.devices.wants_any().then(|| packets(config, timeouts.tcp)),
         ..ThisNode::default()
     }
 }
 
-fn packets(config: &Config) -> Packets {
-    Packets {
-        masquerade_all: config.masquerade_all,
-        tcp: TcpTimeouts::default(),
-        ports: config.source_ports,
-        seed: sys::number_of_this_boot(),
-    }
+fn packets(config: &Config, tcp: TcpTimeouts) -> Packets {
+    Packets { masquerade_all: config.masquerade_all, tcp, ports: config.source_ports, seed: sys::number_of_this_boot() }
 }
 
 fn this_node(settings: &ThisNode, host: &Host) -> ThisNode {

@@ -64,6 +64,21 @@ fn sockets_are_steered_for_all_for_the_host_or_for_nobody_and_who_is_left_unserv
 }
 
 #[test]
+fn timeouts_are_kube_proxys_and_zero_leaves_them_to_the_kernel() {
+    let asked = Asked { tcp_established: 86_400, tcp_close_wait: 3_600, udp: 0, udp_stream: 0 };
+    assert_eq!(config(&[]).unwrap().timeouts, asked);
+    for (typed, seconds) in [("0", 0), ("0s", 0), ("90s", 90), ("1h30m0s", 5_400), ("1.5h", 5_400), ("2500ms", 2)] {
+        let flag = format!("--conntrack-udp-timeout-stream={typed}");
+        assert_eq!(config(&[&flag]).unwrap().timeouts, Asked { udp_stream: seconds, ..asked }, "{typed}");
+    }
+    for typed in ["", "1", "-1s", "-100ms", "soon", "200000000h"] {
+        let error = config(&[&format!("--conntrack-tcp-timeout-established={typed}")]).unwrap_err();
+        let expected = "--conntrack-tcp-timeout-established: ";
+        assert!(error.starts_with(expected) && error.contains("not a duration such as 24h"), "{typed}: {error}");
+    }
+}
+
+#[test]
 fn an_ipv6_bind_address_makes_ipv6_the_primary_family() {
     assert_eq!(config(&["--bind-address=::"]).unwrap().primary_family, Family::V6);
     let concrete = config(&["--bind-address=2001:db8::7"]).unwrap();

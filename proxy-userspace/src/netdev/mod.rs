@@ -180,24 +180,6 @@ fn tell_of_ipvs(snapshot: &Snapshot) {
     }
 }
 
-/// How long a UDP flow keeps its backend without and with replies: what conntrack would say, where it is.
-pub fn udp_timeouts(netns: Option<&Path>) -> (u32, u32) {
-    // Where the namespace cannot be entered, `follow` has said so.
-    let namespace = netns.and_then(|path| File::open(path).ok());
-    let told = namespace.and_then(|namespace| in_namespace(&namespace, conntrack_timeouts).ok());
-    let (new, stream) = told.unwrap_or_else(conntrack_timeouts);
-    (new.unwrap_or(30), stream.unwrap_or(120))
-}
-
-/// As the calling thread's network namespace has them; none without conntrack.
-fn conntrack_timeouts() -> (Option<u32>, Option<u32>) {
-    let seconds = |name: &str| {
-        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/{name}")).ok()?;
-        text.trim().parse().ok()
-    };
-    (seconds("nf_conntrack_udp_timeout"), seconds("nf_conntrack_udp_timeout_stream"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

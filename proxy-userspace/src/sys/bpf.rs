@@ -491,24 +491,38 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     /// All elements, in few calls where the kernel has batches.
     pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
-        match self.lookup_batches() {
-            Err(error) if no_batches(&error) => self.walk(),
+        let mut entries = Vec::new();
+        self.each_batch(BATCH, |keys, values| {
+            entries.extend(keys.iter().copied().zip(values.iter().copied()));
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Shows all elements to `visit`, about `room` at a time, one by one where the kernel has no batches.
+    pub fn each_batch(&self, room: usize, mut visit: impl FnMut(&[K], &[V]) -> io::Result<()>) -> io::Result<()> {
+        match self.lookup_batches(room, &mut visit) {
+            Err(error) if no_batches(&error) => self.walk(visit),
             result => result,
         }
     }
 
-    fn lookup_batches(&self) -> io::Result<Vec<(K, V)>> {
-        let mut entries = Vec::new();
-        let mut room = BATCH;
+    fn lookup_batches(&self, mut room: usize, visit: &mut impl FnMut(&[K], &[V]) -> io::Result<()>) -> io::Result<()> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         // A cursor: a key of an array or trie, a bucket number of a hash.
         let mut cursor = [0_u64; 8];
         let mut first = true;
         loop {
             let from = if first { 0 } else { pointer(&cursor) };
             let mut next = cursor;
-            match self.lookup_batch(from, &mut next, room, &mut entries) {
-                Ok(true) => (cursor, first) = (next, false),
-                Ok(false) => return Ok(entries),
+            match self.lookup_batch(from, &mut next, room, &mut keys, &mut values) {
+                Ok(more) => {
+                    visit(&keys, &values)?;
+                    if !more {
+                        return Ok(());
+                    }
+                    (cursor, first) = (next, false);
+                }
                 // A bucket of a hash did not fit.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => room *= 2,
                 Err(error) => return Err(error),
@@ -516,10 +530,19 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
-    /// One batch; says whether there may be more.
-    fn lookup_batch(&self, from: u64, next: &mut [u64; 8], room: usize, to: &mut Vec<(K, V)>) -> io::Result<bool> {
-        let mut keys = Vec::<K>::with_capacity(room);
-        let mut values = Vec::<V>::with_capacity(room);
+    /// One batch, in the place of what `keys` and `values` held; says whether there may be more.
+    fn lookup_batch(
+        &self,
+        from: u64,
+        next: &mut [u64; 8],
+        room: usize,
+        keys: &mut Vec<K>,
+        values: &mut Vec<V>,
+    ) -> io::Result<bool> {
+        keys.clear();
+        keys.reserve(room);
+        values.clear();
+        values.reserve(room);
         let mut attr = BatchAttr {
             in_batch: from,
             out_batch: pointer_mut(next),
@@ -542,21 +565,19 @@ impl<K: Pod, V: Pod> Map<K, V> {
             keys.set_len(found);
             values.set_len(found);
         }
-        to.extend(keys.into_iter().zip(values));
         Ok(more)
     }
 
     /// Every element by single calls; elements that vanish meanwhile are left out.
-    fn walk(&self) -> io::Result<Vec<(K, V)>> {
-        let mut entries = Vec::new();
+    fn walk(&self, mut visit: impl FnMut(&[K], &[V]) -> io::Result<()>) -> io::Result<()> {
         let mut key = self.next_key(None)?;
         while let Some(current) = key {
             if let Some(value) = self.get(&current)? {
-                entries.push((current, value));
+                visit(&[current], &[value])?;
             }
             key = self.next_key(Some(&current))?;
         }
-        Ok(entries)
+        Ok(())
     }
 
     fn next_key(&self, after: Option<&K>) -> io::Result<Option<K>> {
