@@ -1,6 +1,7 @@
 //! The programs of devices, from the test object and over tables of their own: time and chance are what a case says.
 
 pub mod twin;
+pub mod wire;
 
 use anyhow::{Context as _, Result};
 use aya::programs::SchedClassifier;

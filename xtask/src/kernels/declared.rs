@@ -34,11 +34,12 @@ const fn program(program: &'static str, reason: &'static str) -> LeftOut {
     LeftOut { program, test: None, before: None, reason }
 }
 
-pub(super) const LEFT_OUT: [LeftOut; 10] = [
+pub(super) const LEFT_OUT: [LeftOut; 11] = [
     program("api", "needs the Kubernetes programs"),
     program("bench", "measures time"),
     program("chroot", "is about files, not about the kernel"),
     program("crash", "starts the agent some hundred times"),
+    program("flows", "gives the kernel some 400,000 packets one by one"),
     program("packets", "gives the kernel some 30,000 packets one by one"),
     program("stress", "wants real processors"),
     LeftOut {

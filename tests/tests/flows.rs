@@ -1,0 +1,118 @@
+//! Flows of packets in tables that are full, and those that are over (issue 5, line 5).
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proxy_common::abi::{Flow, FlowKey, PacketSettings, PortRange};
+use proxy_common::packet::ip::V4;
+use proxy_tests::hooks::alone;
+use proxy_tests::packets::wire::Wire;
+use proxy_tests::world::PINS;
+use proxy_userspace::flows::Collector;
+
+/// Removed with everything in it.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn of(wire: &mut Wire, name: &str) -> Self {
+        let folder = PathBuf::from(PINS).join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        wire.pin(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Entries whose partner is missing.
+fn alone_in(wire: &mut Wire) -> usize {
+    let entries: std::collections::HashMap<FlowKey<V4>, Flow<V4>> =
+        wire.established().unwrap().iter().collect::<Result<_, _>>().unwrap();
+    let partner =
+        |(key, flow): (&FlowKey<V4>, &Flow<V4>)| entries.get(&flow.partner_key(key, PortRange::default())).copied();
+    entries.iter().filter(|entry| partner(*entry).is_none_or(|partner| partner.seal != entry.1.seal)).count()
+}
+
+#[test]
+fn ten_thousand_connections_live_through_a_flood_of_ten_times_the_table() {
+    alone("ten_thousand_connections_live_through_a_flood_of_ten_times_the_table", &[], |_| {
+        const ROOM: u32 = 12_288;
+        const CONNECTIONS: u32 = 10_000;
+        let mut wire = Wire::new(ROOM).unwrap();
+        (0..CONNECTIONS).for_each(|client| wire.connect(client).unwrap());
+        let mut taken = 0;
+        for stranger in CONNECTIONS..CONNECTIONS + 10 * 2 * ROOM {
+            taken += u32::from(wire.dial(stranger).unwrap());
+        }
+        assert_eq!(taken, 10 * 2 * ROOM, "every one of them is served meanwhile");
+        let lost = (0..CONNECTIONS).filter(|client| wire.echo(*client).unwrap() != (true, true)).count();
+        assert_eq!(lost, 0, "of {CONNECTIONS} connections");
+        assert_eq!(alone_in(&mut wire), 0);
+    });
+}
+
+#[test]
+fn flows_that_are_over_are_forgotten_in_both_directions_and_others_stay() {
+    alone("flows_that_are_over_are_forgotten_in_both_directions_and_others_stay", &[], |_| {
+        let mut wire = Wire::new(1024).unwrap();
+        wire.seconds_ago(60).unwrap();
+        wire.dial(1).unwrap();
+        wire.connect(2).unwrap();
+        wire.connect(3).unwrap();
+        wire.seconds_ago(0).unwrap();
+        wire.connect(4).unwrap();
+        let pins = Pins::of(&mut wire, "over");
+        let mut collector = Collector::default();
+        let mut look = || collector.look(&pins.0, Duration::ZERO).unwrap();
+        assert_eq!(look(), 0, "a minute is not too long for any of them");
+
+        // One half of a connection that nobody has used for a while.
+        let key = |wire: &mut Wire, client: u16| {
+            let keys: Result<Vec<FlowKey<V4>>, _> = wire.established().unwrap().keys().collect();
+            let is_its =
+                |key: &FlowKey<V4>| key.direction == FlowKey::<V4>::REPLY && key.dst_port.get() == 10_000 + client;
+            keys.unwrap().into_iter().find(is_its).unwrap()
+        };
+        let reply = key(&mut wire, 3);
+        wire.established().unwrap().remove(&reply).unwrap();
+        assert_eq!((look(), look()), (0, 1), "two looks have to agree");
+        assert_eq!(alone_in(&mut wire), 0);
+        assert_eq!(wire.established().unwrap().keys().count(), 4, "two connections");
+
+        wire.settings(|settings: &mut PacketSettings| settings.tcp.established = 59).unwrap();
+        assert_eq!(look(), 1, "one has been idle for longer");
+        assert_eq!(wire.established().unwrap().keys().count(), 2);
+        assert_eq!(wire.echo(4).unwrap(), (true, true));
+        assert_eq!(wire.echo(2).unwrap(), (false, false));
+    });
+}
+
+#[test]
+fn a_table_that_overflowed_has_whole_flows_after_two_looks() {
+    alone("a_table_that_overflowed_has_whole_flows_after_two_looks", &[], |_| {
+        const ROOM: u32 = 4096;
+        let mut wire = Wire::new(ROOM).unwrap();
+        wire.seconds_ago(10).unwrap();
+        (0..2 * ROOM).for_each(|client| wire.connect(client).unwrap());
+        println!("{} entries lost their partner", alone_in(&mut wire));
+        let pins = Pins::of(&mut wire, "overflow");
+        let mut collector = Collector::default();
+        for _ in 0..2 {
+            collector.look(&pins.0, Duration::ZERO).unwrap();
+        }
+        assert_eq!(alone_in(&mut wire), 0);
+        let left = wire.established().unwrap().keys().count() as u32;
+        assert!(left > ROOM, "{left} entries of {} are left", 2 * ROOM);
+        wire.seconds_ago(0).unwrap();
+        let answers: Vec<_> = (0..2 * ROOM).map(|client| wire.echo(client).unwrap()).collect();
+        let whole = answers.iter().filter(|both| **both == (true, true)).count() as u32;
+        assert_eq!(2 * whole, left, "who is in the table is served");
+        let halves = answers.iter().filter(|(request, reply)| request != reply).count();
+        assert_eq!(halves, 0, "nobody is served in one direction");
+    });
+}
