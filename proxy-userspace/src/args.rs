@@ -97,11 +97,11 @@ pub struct Run {
 
     /// Devices that face the network and get packet programs, which serve clients outside of the node: all that do by what
     /// they are, `none`, or those of these names (`eth*,wg0`), whatever they are.
-    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "none")]
+    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "all")]
     pub network_devices: Vec<String>,
 
     /// Devices that face pods and get packet programs, for traffic that no socket hook sees; like --network-devices.
-    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "none")]
+    #[arg(long, value_name = "all|none|NAME,...", value_delimiter = ',', default_value = "all")]
     pub pod_devices: Vec<String>,
 
     /// Where packet programs stand among those of others: `outermost`, next to the device, so that others see backends, or

@@ -21,8 +21,16 @@ use crate::process::{end, pid_of, sluice_binary};
 const READY: &str = "programmed ";
 
 /// Tables that many agents can have at once; the default ones hold 250,000 endpoints.
-pub const SMALL_TABLES: [&str; 4] =
-    ["--max-frontends=1024", "--max-services=256", "--max-backends=4096", "--max-sockets=4096"];
+pub const SMALL_TABLES: [&str; 5] =
+    ["--max-frontends=1024", "--max-services=256", "--max-backends=4096", "--max-sockets=4096", "--max-flows=4096"];
+
+/// Nobody is served but at sockets: for what has to do with them alone.
+pub const AT_SOCKETS: [&str; 2] = ["--network-devices=none", "--pod-devices=none"];
+
+/// What a test of sockets asks for: an agent that starts soon.
+pub fn small() -> Vec<&'static str> {
+    [&SMALL_TABLES[..], &AT_SOCKETS].concat()
+}
 
 /// A running agent. Killed with the handle; what it put into the kernel stays.
 #[derive(Debug)]
@@ -35,12 +43,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent of `node` and waits until it serves what is in `manifests`.
+    /// Starts the agent of `node` and waits until it serves what is in `manifests`, at sockets.
     pub fn start(node: &Node, manifests: &Folder) -> Result<Self> {
-        Self::start_with(node, manifests, &SMALL_TABLES)
+        Self::start_with(node, manifests, &small())
     }
 
-    /// Like [`Self::start`], with other arguments than [`SMALL_TABLES`].
+    /// Like [`Self::start`], with other arguments than [`small`].
     pub fn start_with(node: &Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
         Self::spawn(node.host()?, arguments(node, manifests.path(), more))?.ready()
     }
@@ -71,8 +79,7 @@ impl Agent {
 
     /// Starts it on an API server that may not be there, and does not wait. `master` is the option.
     pub fn start_on_master(node: &Node, master: &str) -> Result<Self> {
-        let small = SMALL_TABLES.map(str::to_owned).into();
-        Self::spawn(node.host()?, [vec![master.to_owned()], place_arguments(node), small].concat())
+        Self::spawn(node.host()?, on_master(node, master))
     }
 
     /// Starts it as the only file of the folder `root`, which holds the mounts it needs, and waits until it serves.
@@ -81,9 +88,7 @@ impl Agent {
         let host = node.host()?;
         let mut command = host.command("chroot")?;
         command.arg(root).arg("/sluice");
-        let arguments =
-            [vec![master.to_owned()], place_arguments(node), SMALL_TABLES.map(str::to_owned).into()].concat();
-        Self::spawn_by(command, host, arguments)?.ready()
+        Self::spawn_by(command, host, on_master(node, master))?.ready()
     }
 
     /// Starts it under `strace` with these options, and `more` of its own, and does not wait: some call may end it.
@@ -232,6 +237,12 @@ fn arguments(node: &Node, manifests: &Path, more: &[&str]) -> Vec<String> {
     let manifests = vec!["--manifests".to_owned(), manifests.display().to_string()];
     let more = more.iter().map(ToString::to_string).collect();
     [manifests, place_arguments(node), more].concat()
+}
+
+/// What an agent that follows an API server is told.
+fn on_master(node: &Node, master: &str) -> Vec<String> {
+    let small = small().into_iter().map(str::to_owned).collect();
+    [vec![master.to_owned()], place_arguments(node), small].concat()
 }
 
 /// What every agent of `node` is told: its pins, its cgroup, its name.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::agent::{Agent, SMALL_TABLES};
+use crate::agent::{Agent, small};
 use crate::manifest::{Documents, Endpoints, Folder, Proto, Service, endpoints, service};
 use crate::node::{Node, Place, Pod};
 use crate::probe::{Client, PATIENCE, Server};
@@ -62,7 +62,7 @@ impl Stage {
     /// Like [`Self::serve`], with more arguments for the agent.
     pub fn serve_with(&self, objects: &[&dyn Documents], arguments: &[&str]) -> Result<Agent> {
         self.manifests.write("manifest", objects)?;
-        Agent::start_with(&self.node, &self.manifests, &[&SMALL_TABLES[..], arguments].concat())
+        Agent::start_with(&self.node, &self.manifests, &[&small()[..], arguments].concat())
     }
 
     /// Writes so many other Services, without endpoints, into the folder of manifests.

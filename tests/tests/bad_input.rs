@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use proxy_tests::agent::Agent;
+use proxy_tests::agent::{AT_SOCKETS, Agent};
 use proxy_tests::manifest::{Folder, Proto, endpoints, service};
 use proxy_tests::node::Node;
 use proxy_tests::probe::Kind;
@@ -344,7 +344,8 @@ fn a_full_table_is_named_and_costs_only_what_did_not_fit() {
     let slices = String::from_utf8(large_slice(1_000)).unwrap().replace("service-name: web", "service-name: large");
     stage.manifests.write_text("zz-large", &format!("{service}---\n{slices}")).unwrap();
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
-    let agent = Agent::start_with(&stage.node, &stage.manifests, &["--max-backends=64"]).unwrap();
+    let agent =
+        Agent::start_with(&stage.node, &stage.manifests, &[&AT_SOCKETS[..], &["--max-backends=64"]].concat()).unwrap();
     agent.logged("table BACKENDS is full").and_then(|_| agent.logged("service=\"large\"")).unwrap();
     assert!(stage.pod_client().unwrap().dial(Kind::Tcp, dialled(VIP4)).is_ok());
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use proxy_common::abi::{Affinity, AffinityKey, FrontendId, FrontendKey};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::Capacity;
-use proxy_tests::agent::{Agent, list};
+use proxy_tests::agent::{AT_SOCKETS, Agent, list};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::node::Node;
 use proxy_tests::probe::{Kind, Load, Traffic};
@@ -30,7 +30,7 @@ const MANY: u32 = 400;
 /// The agent with the Service `web` alone, in the smallest tables.
 fn start(stage: &Stage) -> Agent {
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
-    Agent::start_with(&stage.node, &stage.manifests, &[]).unwrap()
+    Agent::start_with(&stage.node, &stage.manifests, &AT_SOCKETS).unwrap()
 }
 
 /// Waits until `web` and so many others are served.
@@ -62,7 +62,7 @@ fn a_first_start_makes_tables_as_large_as_the_lists_need_and_loads_the_programs_
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
     stage.add_services(MANY);
     let strace = ["--follow-forks", "-o", "/run/trace", "-e", "trace=bpf"];
-    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &[]).unwrap();
+    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &AT_SOCKETS).unwrap();
     agent.logged("programmed ").unwrap();
     agent.end_under().unwrap();
     served(&stage, MANY);
@@ -207,7 +207,7 @@ fn tables_that_had_stepped_aside_come_back() {
 fn past_the_limit_only_what_does_not_fit_is_not_served() {
     let stage = Stage::new().unwrap();
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
-    let arguments = ["--max-services=300"];
+    let arguments = [&AT_SOCKETS[..], &["--max-services=300"]].concat();
     let agent = Agent::start_with(&stage.node, &stage.manifests, &arguments).unwrap();
     let mut crowd = Crowd::start(&stage);
     stage.add_services(320);
@@ -218,7 +218,7 @@ fn past_the_limit_only_what_does_not_fit_is_not_served() {
     crowd.was_never_refused();
     assert_eq!(rows(&stage.node).len(), 299);
     drop(agent);
-    let _agent = Agent::start_with(&stage.node, &stage.manifests, &[]).unwrap();
+    let _agent = Agent::start_with(&stage.node, &stage.manifests, &AT_SOCKETS).unwrap();
     served(&stage, 320);
 }
 

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
-use proxy_tests::agent::{Agent, SMALL_TABLES, sluice};
+use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, sluice};
 use proxy_tests::manifest::{Documents, Folder, Proto, Service, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
@@ -28,7 +28,7 @@ const FAR_VIPS: [IpAddr; 2] =
 /// Where translations take their ports from.
 const OUR_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 
-const PACKETS: [&str; 3] = ["--network-devices=all", "--pod-devices=all", "--cluster-cidr=10.244.0.0/16,fd00:244::/32"];
+const PODS: [&str; 1] = ["--cluster-cidr=10.244.0.0/16,fd00:244::/32"];
 
 struct Stage {
     near: Backend,
@@ -85,7 +85,7 @@ fn outside_address(like: SocketAddr) -> IpAddr {
 #[test]
 fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
     let stage = Stage::new();
-    let _agent = stage.agent(&PACKETS);
+    let _agent = stage.agent(&PODS);
     let client = Client::start(&stage.outside).unwrap();
     for kind in [Kind::Tcp, Kind::Udp] {
         for to in stage.on_node(NEAR).into_iter().chain([dialled(EXTERNAL4)]) {
@@ -117,7 +117,7 @@ fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
         format!("route replace default via {}", outside_address(SocketAddr::from((*v6, 0)))),
     ];
     netns.ip(&lines).unwrap();
-    let _agent = stage.agent(&PACKETS);
+    let _agent = stage.agent(&PODS);
     assert!(check(&stage.node).contains(&"br0: left alone: bridge: its packets pass its ports".to_owned()));
     let client = Client::start(&stage.outside).unwrap();
     for (port, by) in [(NEAR, "a"), (FAR, "b")] {
@@ -129,19 +129,24 @@ fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
 }
 
 #[test]
-fn without_programs_at_devices_nobody_outside_is_served() {
+fn nobody_outside_is_served_where_no_devices_are_wanted_and_the_next_agent_may_want_them() {
     let stage = Stage::new();
-    let _agent = stage.agent(&[]);
+    let mut agent = stage.agent(&AT_SOCKETS);
     let client = Client::start(&stage.outside).unwrap();
     for to in stage.on_node(NEAR) {
         assert_eq!(client.dial(Kind::Tcp, to), Err("ECONNREFUSED".to_owned()), "{to}");
+    }
+    agent.end_with(Signal::SIGKILL).unwrap();
+    let _agent = stage.agent(&[]);
+    for to in stage.on_node(NEAR) {
+        assert_eq!(client.dial(Kind::Tcp, to).unwrap().by, "a", "{to}");
     }
 }
 
 #[test]
 fn a_pod_that_no_socket_hook_sees_reaches_cluster_ips() {
     let stage = Stage::new();
-    let _agent = stage.agent(&PACKETS);
+    let _agent = stage.agent(&PODS);
     let pod = stage.node.pod("sandbox").unwrap();
     // Below the cgroup of no node.
     let unseen = Place::new(pod.place.netns.clone(), stage.world.cgroup().join("unseen")).unwrap();
@@ -179,7 +184,7 @@ fn a_pods_own_redirection_sees_the_service_where_only_the_host_is_steered() {
     let stage = Stage::new();
     let (pod, host) = (&stage.near.pod.place, &stage.node.host().unwrap());
     let served_by = |arguments: &[&str], place: &Place| {
-        let _agent = stage.agent(&[&PACKETS[..], arguments].concat());
+        let _agent = stage.agent(&[&PODS[..], arguments].concat());
         let client = Client::start(place).unwrap();
         FAR_VIPS.map(|vip| client.dial(Kind::Tcp, dialled(vip)).unwrap_or_else(|error| panic!("{vip}: {error}")).by)
     };
@@ -200,7 +205,7 @@ fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below
         let client = Client::start(&Place::new(netns.clone(), cgroup(path)).unwrap()).unwrap();
         FAR_VIPS.map(|vip| client.dial(Kind::Tcp, dialled(vip)).unwrap_or_else(|error| panic!("{vip}: {error}")).by)
     };
-    let _agent = stage.agent(&[&PACKETS[..], &["--socket-lb-exclude=none.slice/*,mesh.slice/pod-*/"]].concat());
+    let _agent = stage.agent(&[&PODS[..], &["--socket-lb-exclude=none.slice/*,mesh.slice/pod-*/"]].concat());
     assert_eq!(served_by("other-1"), ["b", "b"], "no pattern names it");
     std::fs::create_dir_all(cgroup("pod-1")).unwrap();
     proxy_tests::stage::eventually("a pod that came later is left out", || served_by("pod-1") == ["a", "a"]);
@@ -212,7 +217,7 @@ fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below
 fn nobody_notices_that_the_agent_is_killed_and_comes_back() {
     let stage = Stage::new();
     // Datagrams of a new socket each take a port for half a minute, and connections that were closed for two.
-    let arguments = [&PACKETS[..], &["--source-ports=10000-29999"]].concat();
+    let arguments = [&PODS[..], &["--source-ports=10000-29999"]].concat();
     let mut agent = stage.agent(&arguments);
     let [near4, near6] = stage.on_node(NEAR);
     let [far4, far6] = stage.on_node(FAR);
@@ -245,7 +250,7 @@ fn check_shows_each_device_and_cleanup_leaves_it_as_it_was() {
     let stage = Stage::new();
     let reserved = || stage.node.netns.output("cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]).unwrap();
     assert_eq!(reserved().trim(), "");
-    let mut agent = stage.agent(&PACKETS);
+    let mut agent = stage.agent(&PODS);
     assert_eq!(reserved().trim(), "61000-65535");
     let lines = check(&stage.node);
     for (device, reason) in [

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxy_common::tables::{Capacity, name};
-use proxy_tests::agent::{Agent, SMALL_TABLES, list};
+use proxy_tests::agent::{self, AT_SOCKETS, Agent, SMALL_TABLES, list};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::map_for_no_program;
 use proxy_tests::stage::{Stage, eventually, web};
@@ -28,7 +28,7 @@ const REFUSED: usize = 12;
 
 fn start_under(stage: &Stage, strace: &[&str]) -> Agent {
     let options = [&["--follow-forks", "-e", "trace=bpf"][..], strace].concat();
-    Agent::start_under(&stage.node, &stage.manifests, &options, &SMALL_TABLES).unwrap()
+    Agent::start_under(&stage.node, &stage.manifests, &options, &agent::small()).unwrap()
 }
 
 /// How many calls of bpf(2) the thread makes that opens the datapath. Others only load programs or fill tables.
@@ -144,8 +144,7 @@ fn a_start_whose_programs_load_over_no_pinned_table_serves_from_new_ones_and_say
 fn programs_for_devices_that_are_refused_leave_sockets_served_and_are_tried_again() {
     let stage = Stage::new().unwrap();
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
-    let options = [&SMALL_TABLES[..], &["--network-devices=all", "--max-flows=64"]].concat();
-    let mut first = Agent::start_with(&stage.node, &stage.manifests, &options).unwrap();
+    let mut first = Agent::start_with(&stage.node, &stage.manifests, &SMALL_TABLES).unwrap();
     first.end_with(Signal::SIGKILL).unwrap();
     let (layout, pinned) =
         (layouts().find(|layout| layout.name == name::FLOWS4).unwrap(), stage.node.pin_dir().join("v1/FLOWS4"));
@@ -177,7 +176,7 @@ const MANY: u32 = 400;
 fn small() -> (Stage, Agent) {
     let stage = Stage::new().unwrap();
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
-    let agent = Agent::start_with(&stage.node, &stage.manifests, &[]).unwrap();
+    let agent = Agent::start_with(&stage.node, &stage.manifests, &AT_SOCKETS).unwrap();
     (stage, agent)
 }
 

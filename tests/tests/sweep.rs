@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proxy_common::abi::{BackendStats, SocketFlow};
-use proxy_tests::agent::Agent;
+use proxy_tests::agent::{AT_SOCKETS, Agent};
 use proxy_tests::has_mptcp;
 use proxy_tests::manifest::{Proto, endpoints, service};
 use proxy_tests::probe::{Client, Kind, Socket};
@@ -163,7 +163,8 @@ fn who_is_in_another_pid_namespace_frees_nothing_and_names_the_setting() {
 fn a_table_of_sockets_that_becomes_nearly_full_is_named_and_again_only_after_it_was_not() {
     let stage = Stage::new().unwrap();
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
-    let _agent = Agent::start_with(&stage.node, &stage.manifests, &["--max-sockets=64"]).unwrap();
+    let _agent =
+        Agent::start_with(&stage.node, &stage.manifests, &[&AT_SOCKETS[..], &["--max-sockets=64"]].concat()).unwrap();
     let (tables, client) = (Tables::of(&stage), stage.pod_client().unwrap());
     let reaper = Reaper::start_with(&stage.node, &OFTEN).unwrap();
     for _ in 0..2 {

@@ -74,11 +74,7 @@ async fn serve(config: &Config) -> Result<u8> {
         let hooks = device_hooks(config);
         let host = follow::start(config.kernel.netns.as_deref(), config.devices.clone(), hooks.clone()).await?;
         let devices = config.devices.wants_any().then_some(hooks);
-        if devices.is_some() {
-            let before = ports::in_use(&Folder::at(&config.kernel.pin_dir).current());
-            ports::keep(config.kernel.netns.as_deref(), config.source_ports, before)?;
-            flows::start(Folder::at(&config.kernel.pin_dir)).context("start to look after flows")?;
-        }
+        let ports_before = ports::in_use(&Folder::at(&config.kernel.pin_dir).current());
         let kernel = Options { devices, ..config.kernel.clone() };
         // What is pinned is taken over while lists are read; new tables are made when it is known for how much.
         let mut intake = Intake::new(config);
@@ -93,6 +89,11 @@ async fn serve(config: &Config) -> Result<u8> {
         // With tables taken over there is something to serve until the server comes back; without, nobody is helped.
         started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
         drop(sender);
+        // Not sooner: who cannot start leaves the node as it was.
+        if config.devices.wants_any() {
+            ports::keep(config.kernel.netns.as_deref(), config.source_ports, ports_before)?;
+            flows::start(Folder::at(&config.kernel.pin_dir)).context("start to look after flows")?;
+        }
         let this = this_node(&settings(config), &host.borrow());
         let left_out = LeftOut::begin(&datapath, &config.kernel.unsteered)?;
         let converger = Converger::knowing(model, datapath, this);

@@ -21,7 +21,8 @@ fn without_flags_it_is_kube_proxys_nftables_mode_in_a_pod() {
     assert_eq!(config.detector, Detector::ClusterCidr(Vec::new()));
     assert_eq!(config.node_ports, NodePortAddresses::Primary);
     assert!(!config.loopback_node_ports);
-    assert_eq!(config.kernel.limit, Capacity { flows: 0, ..Capacity::LIMIT });
+    assert_eq!((config.devices.network, config.devices.pods), (Scope::Chosen, Scope::Chosen));
+    assert_eq!(config.kernel.limit, Capacity::LIMIT);
 }
 
 #[test]
@@ -39,11 +40,14 @@ fn devices_are_all_or_none_or_those_of_some_names() {
     let named = ["eth*", "wg0"].map(|text| Pattern::new(text).unwrap());
     assert_eq!(devices.network, Scope::Named(named.to_vec()));
     assert_eq!(devices.pods, Scope::None);
-    let none = config(&[]).unwrap();
+    let none = config(&["--network-devices=none", "--pod-devices=none"]).unwrap();
     assert!(!none.devices.wants_any(), "{:?}", none.devices);
     assert_eq!(none.kernel.limit.flows, 0);
     assert_eq!(none.source_ports, PortRange { first: 61_000, count: 4536 });
-    assert_eq!(config(&["--network-devices=all"]).unwrap().kernel.limit.flows, Capacity::LIMIT.flows);
+    assert_eq!(
+        config(&["--network-devices=none", "--pod-devices=all"]).unwrap().kernel.limit.flows,
+        Capacity::LIMIT.flows
+    );
 }
 
 #[test]

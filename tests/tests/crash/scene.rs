@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use proxy_common::tables::Capacity;
-use proxy_tests::agent::{Agent, SMALL_TABLES};
+use proxy_tests::agent::{AT_SOCKETS, Agent, small};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
 use proxy_tests::probe::{Kind, Load, Traffic};
 use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually};
@@ -60,12 +60,12 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        Self::with(0, &SMALL_TABLES)
+        Self::with(0, &small())
     }
 
     /// The tables have to grow for what comes.
     pub(crate) fn nearly_full() -> Self {
-        Self::with(NEARLY_FULL, &[])
+        Self::with(NEARLY_FULL, &AT_SOCKETS)
     }
 
     fn with(fillers: u32, arguments: &[&'static str]) -> Self {
@@ -134,7 +134,7 @@ impl Scene {
 
     /// An agent under `strace`, with small tables.
     pub(crate) fn start_under(&self, strace: &[&str]) -> Agent {
-        Agent::start_under(&self.stage.node, &self.stage.manifests, strace, &SMALL_TABLES).unwrap()
+        Agent::start_under(&self.stage.node, &self.stage.manifests, strace, &small()).unwrap()
     }
 
     /// An agent and clients that know of no change yet, by way of those that heard of the last one.

@@ -14,7 +14,7 @@ use crate::sys::net::inside;
 const AREA: &str = "device";
 
 const OFF: &str = "packet programs are off: clients outside of the node, and pods that no socket hook sees, are not served; \
-                   --network-devices=all and --pod-devices=all switch them on";
+                   without --network-devices=none and --pod-devices=none they are";
 
 /// `agent` is the command line of the one that runs: it says which devices are wanted, and in which network namespace.
 pub(super) fn findings(links: &Path, agent: Option<&args::Run>, netns: Option<&Path>) -> Vec<Finding> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
+use proxy_tests::agent::AT_SOCKETS;
 use proxy_tests::bench::sockets::Server;
 use proxy_tests::bench::{Api, Kind, services_text};
 use proxy_tests::cluster::{self, PORT};
@@ -282,7 +283,7 @@ impl<'a> Builder<'a> {
         let cluster = &self.clusters[number];
         let (services, port, hot, beside) = (cluster.services, cluster.port, at(cluster.hot()), at(cluster.beside()));
         let node = self.world.node(&format!("sluice-{services}"))?;
-        cluster.api.program_by_sluice(&node, &[])?;
+        cluster.api.program_by_sluice(&node, &AT_SOCKETS)?;
         let all = cluster.all();
         let cgroup = node.host()?.cgroup;
         let name = services_text("Sluice", services);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use aya::maps::MapData;
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
-use proxy_tests::agent::Agent;
+use proxy_tests::agent::{AT_SOCKETS, Agent};
 use proxy_tests::bench::Kind;
 use proxy_tests::kube_proxy::{KubeProxy, Mode};
 use proxy_tests::node::Node;
@@ -42,7 +42,9 @@ impl Who {
 
     pub(crate) fn start(self, node: &Node, kubeconfig: &Path) -> Result<Subject> {
         Ok(match self {
-            Self::Sluice => Subject::Sluice(Agent::start_following(node, kubeconfig, &["-v=2"])?),
+            Self::Sluice => {
+                Subject::Sluice(Agent::start_following(node, kubeconfig, &[&AT_SOCKETS[..], &["-v=2"]].concat())?)
+            }
             Self::KubeProxy(mode) => Subject::KubeProxy(KubeProxy::start(node, mode, kubeconfig)?),
         })
     }

@@ -40,7 +40,7 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 251, 10);
 const ENDPOINTS: u32 = 10;
 const NODE_PORT: u16 = 30_080;
 /// The packet half of the agent, on every device.
-const FLAGS: [&str; 3] = ["--network-devices=all", "--pod-devices=all", "--cluster-cidr=10.244.0.0/16"];
+const FLAGS: [&str; 1] = ["--cluster-cidr=10.244.0.0/16"];
 
 /// What is timed, each operation by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
