@@ -48,6 +48,13 @@ pub struct Broken;
 /// The bytes of a packet, from its link header (or network header, on devices without one) on. Offsets are in bytes.
 pub trait Packet {
     fn load<const N: usize>(&self, at: usize) -> Result<[u8; N], Broken>;
+
+    /// As [`Packet::load`], of what nearly every packet is asked for and has in the first part of its memory.
+    #[inline(always)]
+    fn look<const N: usize>(&self, at: usize) -> Result<[u8; N], Broken> {
+        self.load(at)
+    }
+
     fn store<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), Broken>;
 
     /// As [`Packet::store`], of what no checksum in the same header makes up for: an address of IPv6. A sum of the device over

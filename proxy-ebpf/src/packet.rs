@@ -4,6 +4,7 @@
 //! of a packet may lie in other pages, and sums by those that know whether a device will complete them.
 #![expect(unsafe_code, reason = "one of the rooms for unsafe: packet memory")]
 
+use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
@@ -22,6 +23,40 @@ use proxy_common::packet::ip::Ip;
 use proxy_common::packet::sum::Change;
 use proxy_common::packet::{Action, Broken, Packet, Zero};
 use proxy_common::socket::{TCP, UDP};
+
+/// Bytes into a packet that are read without a call.
+const FAR: usize = 0x1000;
+
+/// Reads packet memory, whose alignment is anybody's, in one load: the compiler would take it apart.
+macro_rules! read {
+    ($size:literal, $from:expr, $word:ty) => {{
+        let word: u64;
+        let from: usize = $from;
+        // SAFETY: who asks has compared with the end of the memory.
+        unsafe {
+            asm!(concat!("{} = *(", $size, " *)({} + 0)"), out(reg) word, in(reg) from, options(pure, readonly, nostack));
+        }
+        word as $word
+    }};
+}
+
+/// Not by the compiler, which would make a comparison of it.
+#[inline(always)]
+fn quotient_by_far(mut at: usize) -> usize {
+    const { assert!(FAR == 1 << 12) };
+    // SAFETY: a number.
+    unsafe { asm!("{} >>= 12", inout(reg) at, options(pure, nomem, nostack)) };
+    at
+}
+
+/// `at` bytes on, by an addition that the compiler cannot do twice: what is compared with the end and what is read must be
+/// one and the same for the verifier.
+#[inline(always)]
+fn forward(mut from: usize, at: usize) -> usize {
+    // SAFETY: a number.
+    unsafe { asm!("{} += {}", inout(reg) from, in(reg) at, options(pure, nomem, nostack)) };
+    from
+}
 
 #[derive(Clone, Copy)]
 pub(crate) struct Skb(*mut __sk_buff);
@@ -72,6 +107,38 @@ impl Skb {
         true
     }
 
+    /// What is at `at`, where it lies in the first part of the packet's memory: most headers do, and a call costs more than all
+    /// the rest of reading.
+    #[inline(always)]
+    fn glance<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        // SAFETY: as for `device`.
+        let [data, end] =
+            unsafe { [(&raw const (*self.0).data).read_volatile(), (&raw const (*self.0).data_end).read_volatile()] };
+        // Two numbers of their own: a bound of `at` itself, which is known on this way only, would be a reason to walk through
+        // everything that follows once more.
+        let (near, far) = (at & (FAR - 1), quotient_by_far(at));
+        if far != 0 {
+            return None;
+        }
+        let from = forward(data as usize, near);
+        if from + N > end as usize {
+            return None;
+        }
+        let mut bytes = [0; N];
+        let (words, rest) = bytes.as_chunks_mut::<4>();
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = read!("u32", from + 4 * i, u32).to_ne_bytes();
+        }
+        let from = from + N - N % 4;
+        match rest {
+            [] => {}
+            [one] => *one = read!("u8", from, u8),
+            [one, two] => [*one, *two] = read!("u16", from, u16).to_ne_bytes(),
+            _ => return None,
+        }
+        Some(bytes)
+    }
+
     /// Writes `bytes` over what it begins with.
     #[cfg(feature = "test-programs")]
     #[inline(always)]
@@ -117,6 +184,11 @@ impl Packet for Skb {
         done(unsafe { bpf_skb_load_bytes(self.0.cast(), at as u32, bytes.as_mut_ptr().cast(), N as u32) })?;
         // SAFETY: the helper filled it.
         Ok(unsafe { bytes.assume_init() })
+    }
+
+    #[inline(always)]
+    fn look<const N: usize>(&self, at: usize) -> Result<[u8; N], Broken> {
+        self.glance(at).map_or_else(|| self.load(at), Ok)
     }
 
     #[inline(always)]

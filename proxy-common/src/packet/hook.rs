@@ -138,7 +138,8 @@ fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next,
     if !is_known {
         return Ok(Next::Dial);
     }
-    match track::standing(node, &state.key, &state.found.flow, state.parsed.flags) {
+    state.now = track::seconds(node);
+    match track::standing(node, state) {
         Standing::Continues => return Ok(Next::Follow),
         Standing::Over => {}
         Standing::Contested => state.port = SourcePort::Changed,
@@ -236,6 +237,7 @@ fn flow_out<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A
     if state.form == Form::Error {
         return Ok(Next::Translate);
     }
+    state.now = track::seconds(node);
     refuse_foreign(node, state)?;
     Ok(Next::Follow)
 }

@@ -46,6 +46,18 @@ pub trait Ip: Copy + PartialEq + core::fmt::Debug + core::hash::Hash + Eq + 'sta
     fn change(&self, to: &Self) -> Change;
     fn load(packet: &impl Packet, at: usize) -> Result<Self, Broken>;
     fn store(self, packet: &mut impl Packet, at: usize) -> Result<(), Broken>;
+    /// Writes checksum, addresses and ports (as they lie in memory) at once, where they lie in a row behind each other in a
+    /// packet whose header at `at` has no options: each store is a call. False in a version where they do not.
+    #[inline(always)]
+    fn store_row(
+        _packet: &mut impl Packet,
+        _at: usize,
+        _addresses: (Self, Self),
+        _ports: u32,
+        _change: Change,
+    ) -> Result<bool, Broken> {
+        Ok(false)
+    }
     /// Reads the header at `at` into `header`, of which nothing counts before.
     fn header(packet: &impl Packet, at: usize, header: &mut Header<Self>) -> Result<(), Broken>;
     /// Where the header's own checksum is, if this version has one.
@@ -133,7 +145,7 @@ impl Ip for V4 {
 
     #[inline(always)]
     fn load(packet: &impl Packet, at: usize) -> Result<Self, Broken> {
-        packet.load(at).map(|octets| Self(u32::from_ne_bytes(octets)))
+        packet.look(at).map(|octets| Self(u32::from_ne_bytes(octets)))
     }
 
     #[inline(always)]
@@ -142,8 +154,27 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
+    fn store_row(
+        packet: &mut impl Packet,
+        at: usize,
+        (src, dst): (Self, Self),
+        ports: u32,
+        change: Change,
+    ) -> Result<bool, Broken> {
+        const CHECKSUM: usize = 10;
+        let mut row = [0; 14];
+        let (sum, words) = row.split_at_mut(2);
+        sum.copy_from_slice(&change.applied(packet.look(at + CHECKSUM)?));
+        for (place, word) in words.as_chunks_mut().0.iter_mut().zip([src.0, dst.0, ports]) {
+            *place = word.to_ne_bytes();
+        }
+        packet.store(at + CHECKSUM, row)?;
+        Ok(true)
+    }
+
+    #[inline(always)]
     fn header(packet: &impl Packet, at: usize, header: &mut Header<Self>) -> Result<(), Broken> {
-        let [first, _, len_high, len_low, id_high, id_low, part_high, part_low, _, proto] = packet.load::<10>(at)?;
+        let [first, _, len_high, len_low, id_high, id_low, part_high, part_low, _, proto] = packet.look::<10>(at)?;
         let words = usize::from(first & 0x0f);
         if first >> 4 != 4 || words < 5 {
             return Err(Broken);
@@ -222,7 +253,7 @@ impl Ip for V6 {
 
     #[inline(always)]
     fn load(packet: &impl Packet, at: usize) -> Result<Self, Broken> {
-        packet.load(at).map(|octets| Self(Addr::new(octets).words()))
+        packet.look(at).map(|octets| Self(Addr::new(octets).words()))
     }
 
     #[inline(always)]
@@ -234,7 +265,7 @@ impl Ip for V6 {
 
     #[inline(always)]
     fn header(packet: &impl Packet, at: usize, header: &mut Header<Self>) -> Result<(), Broken> {
-        let [first, _, _, _, len_high, len_low, proto, _] = packet.load::<8>(at)?;
+        let [first, _, _, _, len_high, len_low, proto, _] = packet.look::<8>(at)?;
         if first >> 4 != 6 {
             return Err(Broken);
         }

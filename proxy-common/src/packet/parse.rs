@@ -86,7 +86,7 @@ pub fn version(packet: &impl Packet, link_header: bool) -> Result<Option<(Family
             _ => None,
         });
     }
-    Ok(match packet.load(ETHERTYPE)? {
+    Ok(match packet.look(ETHERTYPE)? {
         V4::ETHERTYPE => Some((Family::V4, ETHERNET)),
         V6::ETHERTYPE => Some((Family::V6, ETHERNET)),
         _ => None,
@@ -115,7 +115,7 @@ fn content<A: Ip>(packet: &impl Packet, parsed: &mut Parsed<A>) -> Result<Conten
     match parsed.header.proto {
         TCP => {
             // The checksum of TCP reaches furthest of what is rewritten.
-            let header = packet.load::<18>(at)?;
+            let header = packet.look::<18>(at)?;
             parsed.flags = header[tcp::FLAGS];
             transport(packet, parsed, 20)
         }
@@ -141,7 +141,7 @@ fn transport<A: Ip>(packet: &impl Packet, parsed: &mut Parsed<A>, len: usize) ->
 /// Source and destination, the first four of eight bytes that must be there: all transports have as many.
 #[inline(always)]
 fn ports(packet: &impl Packet, at: usize) -> Result<(Be16, Be16), Broken> {
-    let [a, b, c, d, ..] = packet.load::<8>(at)?;
+    let [a, b, c, d, ..] = packet.look::<8>(at)?;
     Ok((Be16::from_raw(u16::from_ne_bytes([a, b])), Be16::from_raw(u16::from_ne_bytes([c, d]))))
 }
 

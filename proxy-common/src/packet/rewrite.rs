@@ -17,14 +17,18 @@ pub fn packet<A: Ip>(
     has_ports: bool,
 ) -> Result<(), Broken> {
     let from = &parsed.tuple;
-    let addresses = addresses(packet, parsed.start, (from.src, from.dst), (to.src, to.dst))?;
-    header_checksum::<A>(packet, parsed.start, addresses)?;
-    if !has_ports {
-        return Ok(());
+    let (pseudo, rest) = (changed(from.src, to.src).and(changed(from.dst, to.dst)), changed_ports(from, to));
+    let is_plain = has_ports && parsed.header.next == parsed.start + A::HEADER;
+    if !is_plain || !A::store_row(packet, parsed.start, (to.src, to.dst), ports_of(to), pseudo)? {
+        addresses(packet, parsed.start, (from.src, from.dst), (to.src, to.dst))?;
+        header_checksum::<A>(packet, parsed.start, pseudo)?;
+        if !has_ports {
+            return Ok(());
+        }
+        ports(packet, parsed.header.next, from, to)?;
     }
-    let ports = ports(packet, parsed.header.next, from, to)?;
     match checksum(from.proto) {
-        Some((at, zero)) => packet.adjust_transport(parsed.header.next + at, zero, addresses, ports),
+        Some((at, zero)) => packet.adjust_transport(parsed.header.next + at, zero, pseudo, rest),
         None => Ok(()),
     }
 }
@@ -89,25 +93,38 @@ fn addresses<A: Ip>(packet: &mut impl Packet, start: usize, from: (A, A), to: (A
 
 #[inline(always)]
 fn address<A: Ip>(packet: &mut impl Packet, at: usize, from: A, to: A) -> Result<Change, Broken> {
-    if from == to {
-        return Ok(Change::NONE);
+    if from != to {
+        to.store(packet, at)?;
     }
-    to.store(packet, at)?;
-    Ok(from.change(&to))
+    Ok(changed(from, to))
+}
+
+/// What a sum learns of an address, which may be the same.
+#[inline(always)]
+fn changed<A: Ip>(from: A, to: A) -> Change {
+    if from == to { Change::NONE } else { from.change(&to) }
 }
 
 #[inline(always)]
 fn ports<A: Ip>(packet: &mut impl Packet, at: usize, from: &Tuple<A>, to: &Tuple<A>) -> Result<Change, Broken> {
-    let word = |tuple: &Tuple<A>| {
-        let ([a, b], [c, d]) = (tuple.src_port.raw().to_ne_bytes(), tuple.dst_port.raw().to_ne_bytes());
-        u32::from_ne_bytes([a, b, c, d])
-    };
-    let (from, to) = (word(from), word(to));
-    if from == to {
-        return Ok(Change::NONE);
+    let change = changed_ports(from, to);
+    if change != Change::NONE {
+        packet.store(at, ports_of(to).to_ne_bytes())?;
     }
-    packet.store(at, to.to_ne_bytes())?;
-    Ok(Change::of_four(from, to))
+    Ok(change)
+}
+
+/// Both ports, as they lie in memory.
+#[inline(always)]
+fn ports_of<A: Ip>(tuple: &Tuple<A>) -> u32 {
+    let ([a, b], [c, d]) = (tuple.src_port.raw().to_ne_bytes(), tuple.dst_port.raw().to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+fn changed_ports<A: Ip>(from: &Tuple<A>, to: &Tuple<A>) -> Change {
+    let (from, to) = (ports_of(from), ports_of(to));
+    if from == to { Change::NONE } else { Change::of_four(from, to) }
 }
 
 #[inline(always)]

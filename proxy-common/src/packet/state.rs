@@ -24,6 +24,8 @@ pub struct State<A> {
     pub key: FlowKey<A>,
     /// The packet's flow, once it has one.
     pub found: Found<A>,
+    /// `CLOCK_MONOTONIC` seconds when it was found: asked once, since a look at the clock is as dear as a look-up.
+    pub now: u32,
     pub point: Point,
     /// Flags of the source, once a new flow is to begin.
     pub source: u32,
@@ -121,6 +123,7 @@ impl<A: Ip> State<A> {
             class: 0,
             key: FlowKey { src: A::ANY, dst: A::ANY, src_port: none, dst_port: none, proto: 0, direction: 0, pad: 0 },
             found,
+            now: 0,
             point: Point::RequestIn,
             source: 0,
             has_frontend: false,

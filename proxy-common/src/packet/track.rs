@@ -7,6 +7,7 @@
 use crate::abi::{Flow, FlowKey, PortRange};
 use crate::balance::NANOSECONDS;
 use crate::packet::ip::Ip;
+use crate::packet::parse::Parsed;
 use crate::packet::state::State;
 use crate::packet::tcp::{self, seen};
 use crate::packet::{Host, Node, NotAdded, Table};
@@ -23,7 +24,21 @@ pub struct Found<A> {
 /// Seconds of `CLOCK_MONOTONIC`: what flows count in.
 #[inline(always)]
 pub fn seconds(host: &impl Host) -> u32 {
-    (host.now() / NANOSECONDS) as u32
+    whole_seconds(host.now())
+}
+
+/// Division by a constant, which the kernel's virtual machine does no faster than any: 40 cycles and more where a multiplication
+/// takes three. Right below 2^62, a hundred years.
+#[inline(always)]
+const fn whole_seconds(nanoseconds: u64) -> u32 {
+    // 2^50 / 10^9 and 2^51 / 5^9, both rounded down. The first is low by a millionth and less, the second by one at most.
+    let most = ((nanoseconds >> 20) * 1_125_899) >> 30;
+    let rest = nanoseconds - most * NANOSECONDS;
+    let more = ((rest >> 9) * 1_152_921_504) >> 51;
+    let rest = rest - more * NANOSECONDS;
+    // A bit and no comparison, of which the verifier would follow both ends.
+    let one_more = (rest + (1 << 31) - NANOSECONDS) >> 31;
+    (most + more + one_more) as u32
 }
 
 /// The ports that are ours, none where nothing is set.
@@ -59,15 +74,16 @@ pub enum Standing {
     Unserved,
 }
 
-/// `flags` are those of TCP.
+/// Asked of the flow that was found.
 #[inline(always)]
-pub fn standing<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>, flags: u8) -> Standing {
-    if !is_alive(node, key, flow) {
+pub fn standing<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Standing {
+    let State { key, found: Found { flow, .. }, parsed: Parsed { flags, .. }, now, .. } = state;
+    if !is_alive(node, key, flow, *now) {
         return Standing::Over;
     }
     match flow.proto {
-        TCP if tcp::opens(flags) && flow.seen_other & seen::CONTESTED != 0 => Standing::Contested,
-        TCP if tcp::opens(flags) && flow.tcp_state(key).is_over() => Standing::Over,
+        TCP if tcp::opens(*flags) && flow.seen_other & seen::CONTESTED != 0 => Standing::Contested,
+        TCP if tcp::opens(*flags) && flow.tcp_state(key).is_over() => Standing::Over,
         UDP if !is_served(node, flow) => Standing::Unserved,
         _ => Standing::Continues,
     }
@@ -91,7 +107,8 @@ const ANSWERS_WITHIN: u32 = 2;
 /// floods a service takes ports from the flood.
 #[inline(always)]
 pub(super) fn hold<A: Ip>(node: &impl Node<A>, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
-    if !is_alive(node, key, flow) {
+    let now = seconds(node);
+    if !is_alive(node, key, flow, now) {
         return hold::NONE;
     }
     // A second that is never NONE, EMBRYONIC or FIRM.
@@ -99,14 +116,13 @@ pub(super) fn hold<A: Ip>(node: &impl Node<A>, table: Table, key: &FlowKey<A>, f
     if flow.proto == TCP && flow.tcp_state(key).is_over() {
         return used;
     }
-    let may_be_answered = flow.proto != TCP && seconds(node).saturating_sub(flow.used) < ANSWERS_WITHIN;
+    let may_be_answered = flow.proto != TCP && now.saturating_sub(flow.used) < ANSWERS_WITHIN;
     if table == Table::Established || may_be_answered { hold::FIRM } else { hold::EMBRYONIC | used }
 }
 
 #[inline(always)]
-fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>, now: u32) -> bool {
     let udp = node.config().map_or((0, 0), |config| (config.udp_timeout, config.udp_stream_timeout));
-    let now = seconds(node);
     node.settings().is_some_and(|settings| flow.is_alive(key, settings, udp, now))
 }
 
@@ -136,8 +152,8 @@ pub fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
 /// it does not know yet.
 #[inline(always)]
 pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
-    let State { key, found: Found { table, flow }, rival, .. } = state;
-    let now = seconds(node);
+    let State { key, found: Found { table, flow }, rival, now, .. } = state;
+    let now = *now;
     if shown == flow.seen && now == flow.used {
         return;
     }
@@ -191,5 +207,25 @@ pub fn close<A: Ip>(node: &mut impl Node<A>, found: &Found<A>) {
 fn forget<A: Ip>(node: &mut impl Node<A>, found: &Found<A>, key: &FlowKey<A>) {
     if node.flow(found.table, key).is_some_and(|flow| flow.seal == found.flow.seal) {
         node.remove_flow(found.table, key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn seconds_are_what_a_division_says(nanoseconds in 0_u64..1 << 62) {
+            prop_assert_eq!(whole_seconds(nanoseconds), (nanoseconds / NANOSECONDS) as u32);
+        }
+
+        #[test]
+        fn seconds_begin_and_end_on_the_nanosecond(second in 1_u32..u32::MAX) {
+            let begins = u64::from(second) * NANOSECONDS;
+            prop_assert_eq!([begins - 1, begins].map(whole_seconds), [second - 1, second]);
+        }
     }
 }
