@@ -32,8 +32,9 @@ use proxy_userspace::plan::Op;
 const CHOICES: u64 = 100_000_000;
 /// Fewer put no stress on anything; how long one takes depends on who else is on the machine.
 const CHANGES: u64 = 10_000;
-/// Choices per system call.
-const RUN: u32 = 1_000_000;
+/// Choices per system call. No grace period ends during one, unless somebody else wants the CPU: with more, an idle machine
+/// would be the slowest.
+const RUN: u32 = 100_000;
 /// Each test is a race between two CPUs: three of them at once on two CPUs take twice as long as one after the other, and
 /// a writer that hardly runs stresses nobody.
 static ALONE: Mutex<()> = Mutex::new(());
