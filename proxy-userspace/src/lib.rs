@@ -50,6 +50,8 @@ pub mod ports;
 #[cfg(feature = "io")]
 pub mod reap;
 #[cfg(feature = "io")]
+mod stirred;
+#[cfg(feature = "io")]
 pub mod sys;
 #[cfg(feature = "io")]
 pub mod timeouts;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::glob;
+use crate::{glob, stirred};
 
 /// Nothing should be missed; what is missed is found after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -50,8 +50,7 @@ struct Found {
 /// Looks now and follows for as long as the receiver lives.
 pub fn follow(root: PathBuf, patterns: Vec<Pattern>) -> Result<watch::Receiver<BTreeSet<u64>>> {
     let stirred = Arc::new(Notify::new());
-    let bell = Arc::clone(&stirred);
-    let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| bell.notify_one());
+    let watcher = stirred::watcher(&stirred);
     let mut follower =
         Follower { root, patterns, watcher: watcher.context("watch cgroups")?, watched: BTreeSet::new() };
     let (sender, receiver) = watch::channel(follower.look());
@@ -115,7 +114,7 @@ fn descend(folder: &Path, names: &[String], found: &mut Found) {
     };
     found.parents.insert(folder.to_owned());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_folder = entry.ino() != 0 && entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && entry.file_name().to_str().is_some_and(|found| glob::fits(name, found)) {
             descend(&entry.path(), below, found);
         }

@@ -23,6 +23,7 @@ pub use parse::FileError;
 use crate::model::objects::Metadata;
 use crate::model::{Change, Event};
 use crate::news::News;
+use crate::stirred;
 use files::Tree;
 use parse::Objects;
 
@@ -87,13 +88,7 @@ async fn burst(stirred: &Notify) {
 }
 
 fn watcher(stirred: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-    let stirred = Arc::clone(stirred);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is an event too.
-        if !event.is_ok_and(|event| event.kind.is_access()) {
-            stirred.notify_one();
-        }
-    });
+    let watcher = stirred::watcher(stirred);
     watcher.inspect_err(|error| warn!("files are looked at every {} s only: {error}", LOOK_AGAIN.as_secs())).ok()
 }
 
