@@ -1,8 +1,10 @@
 //! Figures and what they are held against: printed as Markdown, kept as JSON.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use comfy_table::presets::ASCII_MARKDOWN;
@@ -10,6 +12,7 @@ use comfy_table::{CellAlignment, Table as Printed};
 use serde::Serialize;
 
 use super::{Machine, Options, Percentile, Plot, Summary, document};
+use crate::apiserver::program;
 
 /// All that one run has to say.
 #[derive(Clone, Debug, Serialize)]
@@ -50,6 +53,19 @@ impl Report {
             documented: Vec::new(),
             plots: Vec::new(),
         })
+    }
+
+    /// Whether there is a kube-proxy to measure beside us; what it and its tools are is then said with the machine.
+    pub fn beside_kube_proxy(&mut self) -> Result<bool> {
+        let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
+        if beside {
+            self.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
+            self.machine.program("nft", Command::new("nft").arg("--version"))?;
+            self.machine.program("iptables", Command::new("iptables").arg("--version"))?;
+        } else {
+            self.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
+        }
+        Ok(beside)
     }
 
     /// One quantity, for documents too.
@@ -151,7 +167,7 @@ fn make_folder(folder: &Path) -> Result<()> {
 
 /// Under sudo, what is written belongs to who asked for it.
 fn give_back(path: &Path) -> Result<()> {
-    let id = |variable: &str| std::env::var(variable).ok().and_then(|id| id.parse().ok());
+    let id = |variable: &str| env::var(variable).ok().and_then(|id| id.parse().ok());
     match (id("SUDO_UID"), id("SUDO_GID")) {
         (Some(user), group) => chown(path, Some(user), group).with_context(|| format!("chown {}", path.display())),
         _ => Ok(()),

@@ -18,12 +18,8 @@ mod inside;
 mod lane;
 mod scene;
 
-use std::env;
-use std::process::Command;
-
 use anyhow::{Context, Result};
 use aya::sys::{Stats, enable_stats};
-use proxy_tests::apiserver::program;
 use proxy_tests::bench::{Kind, Options, Report, in_turn};
 
 use lane::{Lane, Metric, STREAMED};
@@ -50,14 +46,7 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let (rounds, sizes) = if options.quick { (QUICK_ROUNDS, QUICK_SIZES) } else { (ROUNDS, SIZES) };
     let mut report = Report::begin("connect", &options)?;
-    let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
-    if beside {
-        report.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
-        report.machine.program("nft", Command::new("nft").arg("--version"))?;
-        report.machine.program("iptables", Command::new("iptables").arg("--version"))?;
-    } else {
-        report.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
-    }
+    let beside = report.beside_kube_proxy()?;
     let scene = Scene::build(sizes, beside)?;
     let samples = scene.measure(rounds)?;
     let inside = scene.measure_inside(INSIDE_ROUNDS.min(rounds))?;

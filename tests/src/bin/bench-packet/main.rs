@@ -6,12 +6,8 @@
 mod outside;
 mod programs;
 
-use std::env;
-use std::process::Command;
-
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use proxy_tests::apiserver::program;
 use proxy_tests::bench::{Options, Report};
 use proxy_tests::world::World;
 
@@ -39,14 +35,7 @@ fn main() -> Result<()> {
     let mut report = Report::begin("packet", &options)?;
     let world = World::new()?;
     if wants(Part::Outside) {
-        let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
-        if beside {
-            report.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
-            report.machine.program("nft", Command::new("nft").arg("--version"))?;
-            report.machine.program("iptables", Command::new("iptables").arg("--version"))?;
-        } else {
-            report.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
-        }
+        let beside = report.beside_kube_proxy()?;
         outside::measure(&mut report, &world, options.quick, beside)?;
     }
     if wants(Part::Programs) {

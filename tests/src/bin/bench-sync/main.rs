@@ -12,12 +12,10 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use proxy_tests::apiserver::program;
 use proxy_tests::bench::{Options, Report};
 use proxy_tests::cluster::Size;
 use proxy_tests::kube_proxy::Mode;
@@ -108,14 +106,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let options = &arguments.options;
     let mut report = Report::begin("sync", options)?;
-    let beside = env::var_os("SLUICE_KUBE_PROXY").is_some();
-    if beside {
-        report.machine.program("kube-proxy", Command::new(program("SLUICE_KUBE_PROXY")?).arg("--version"))?;
-        report.machine.program("nft", Command::new("nft").arg("--version"))?;
-        report.machine.program("iptables", Command::new("iptables").arg("--version"))?;
-    } else {
-        report.note("Without kube-proxy: SLUICE_KUBE_PROXY names none.");
-    }
+    let beside = report.beside_kube_proxy()?;
     let real = env::var_os("SLUICE_KUBE_APISERVER").is_some();
     if !real {
         report.note("Without a real API server: SLUICE_KUBE_APISERVER names none.");
