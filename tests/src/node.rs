@@ -4,6 +4,9 @@
 //! uplink 192.0.2.1 --- 192.0.2.(10+n) node n 10.244.n.1 --- 10.244.n.(10+m) pod m
 //!        2001:db8::1   2001:db8::(10+n)      fd00:244:n::1  fd00:244:n::(10+m)
 //! ```
+//!
+//! Pods are ports of a bridge that has the addresses of the node towards them, or each is at a route of its own
+//! ([`Pods::Routed`]).
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -41,6 +44,19 @@ impl Place {
     }
 }
 
+/// How a node reaches its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// Ports of one bridge.
+    Bridged,
+    /// Each by a route to its address alone. Its gateway is no address of the node: the node answers for it (as Calico has
+    /// it, proxy ARP in IPv4 and a link-local address in IPv6).
+    Routed,
+}
+
+/// The gateways of pods with routes of their own.
+const GATEWAYS: [&str; 2] = ["169.254.1.1", "fe80::1"];
+
 /// A node of the cluster.
 #[derive(Debug)]
 pub struct Node {
@@ -50,12 +66,14 @@ pub struct Node {
     pub netns: Netns,
     /// Processes of the node and of its pods are all below it: the attach point of the socket hooks.
     pub cgroup: PathBuf,
-    number: u8,
+    /// Part of the addresses of its pods.
+    pub(crate) number: u8,
+    network: Pods,
     pods: Cell<u8>,
 }
 
 impl Node {
-    pub(crate) fn join(world: &World, number: u8, name: &str) -> Result<Self> {
+    pub(crate) fn join(world: &World, number: u8, name: &str, network: Pods) -> Result<Self> {
         let place = Place::new(Netns::new()?, world.cgroup().join(name))?;
         let node = Self {
             name: name.to_owned(),
@@ -64,11 +82,14 @@ impl Node {
             netns: place.netns,
             cgroup: place.cgroup,
             number,
+            network,
             pods: Cell::new(0),
         };
         node.netns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         node.join_uplink(&world.uplink)?;
-        node.make_bridge()?;
+        if network == Pods::Bridged {
+            node.make_bridge()?;
+        }
         Ok(node)
     }
 
@@ -85,7 +106,10 @@ impl Node {
             v6: Ipv6Addr::new(0xfd00, 0x244, u16::from(number), 0, 0, 0, 0, host),
             place: Place::new(Netns::new()?, cgroup)?,
         };
-        self.connect(&pod)?;
+        match self.network {
+            Pods::Bridged => self.connect(&pod)?,
+            Pods::Routed => self.connect_by_routes(&pod)?,
+        }
         Ok(pod)
     }
 
@@ -139,6 +163,30 @@ impl Node {
             &format!("addr add {}/64 dev eth0 nodad", pod.v6),
             &format!("route add default via 10.244.{number}.1"),
             &format!("route add default via fd00:244:{number}::1"),
+        ])
+    }
+
+    fn connect_by_routes(&self, pod: &Pod) -> Result<()> {
+        let ([gateway4, gateway6], device) = (GATEWAYS, format!("pod{}", self.pods.get()));
+        let netns = &pod.place.netns;
+        self.netns.ip(&[
+            format!("link add {device} type veth peer name eth0 netns {}", netns.path()),
+            format!("link set {device} up"),
+            format!("addr add {gateway6}/64 dev {device} nodad"),
+            format!("route add {} dev {device}", pod.v4),
+            format!("route add {} dev {device}", pod.v6),
+        ])?;
+        self.netns.sysctl(&[
+            (&format!("ipv4/conf/{device}/proxy_arp"), "1"),
+            (&format!("ipv4/neigh/{device}/proxy_delay"), "0"),
+        ])?;
+        netns.ip(&[
+            "link set eth0 up",
+            &format!("addr add {}/32 dev eth0", pod.v4),
+            &format!("addr add {}/128 dev eth0 nodad", pod.v6),
+            &format!("route add {gateway4} dev eth0"),
+            &format!("route add default via {gateway4} dev eth0"),
+            &format!("route add default via {gateway6} dev eth0"),
         ])
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::netns::Netns;
 use crate::node::Place;
 use crate::process::{Lines, probe_binary};
 
@@ -31,6 +32,11 @@ pub enum Ask {
         kind: Kind,
         to: SocketAddr,
         from: Option<SocketAddr>,
+    },
+    /// Open, connect, send so many bytes, take them back, close.
+    Exchange {
+        to: SocketAddr,
+        bytes: u64,
     },
     Open {
         kind: Kind,
@@ -141,6 +147,11 @@ impl Client {
     /// Like [`Self::dial`], from a bound address.
     pub fn dial_from(&self, kind: Kind, from: SocketAddr, to: SocketAddr) -> Outcome {
         self.answer(&Ask::Dial { kind, to, from: Some(from) })
+    }
+
+    /// Sends so many bytes to whoever serves `to`, and takes the same bytes back meanwhile.
+    pub fn exchange(&self, to: SocketAddr, bytes: u64) -> Outcome<()> {
+        self.done(&Ask::Exchange { to, bytes })
     }
 
     /// How often each server answered `count` dials.
@@ -294,6 +305,23 @@ impl Server {
 
     pub fn pid(&self) -> nix::unistd::Pid {
         self.0.pid()
+    }
+}
+
+/// Two devices without link headers (`tun`), one in each of two network namespaces: what goes out by one comes in by the
+/// other. They are gone with the handle.
+#[derive(Debug)]
+pub struct Tunnel(#[expect(dead_code, reason = "held open")] Lines);
+
+impl Tunnel {
+    /// From `place`, whose cgroup the process that carries packets is in, to `far`. Each end is its namespace's `name`.
+    pub fn start(place: &Place, far: &Netns, name: &str) -> Result<Self> {
+        let mut command = place.command(probe_binary()?)?;
+        command.args(["tunnel", name, &far.path()]);
+        let mut lines = Lines::start(command)?;
+        let ready = lines.read().with_context(|| format!("tunnel {name}"))?;
+        ensure!(ready == "ready", "tunnel {name} said: {ready}");
+        Ok(Self(lines))
     }
 }
 

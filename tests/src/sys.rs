@@ -63,6 +63,26 @@ pub fn has_mptcp() -> bool {
     mptcp_socket(libc::AF_INET).map_or_else(|error| error.raw_os_error() != Some(libc::EPROTONOSUPPORT), |_| true)
 }
 
+/// Makes a device without link headers (`tun`) in the network namespace of this thread. Each read of it is a packet that goes
+/// out, each write one that comes in.
+pub fn tun(name: &str) -> io::Result<File> {
+    let device = File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: all-zero is a valid request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is too long for a device")));
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the request outlives the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw const request) } {
+        0 => Ok(device),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
 const BTF_LOAD: libc::c_int = 18;

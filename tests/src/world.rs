@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::Netns;
-use crate::node::{Node, Place};
+use crate::node::{Node, Place, Pods};
 use crate::sys;
 
 /// Where nodes keep their pins, one folder each.
@@ -62,8 +62,13 @@ impl World {
 
     /// A node: a network namespace on the uplink with a bridge for its pods, and a cgroup.
     pub fn node(&self, name: &str) -> Result<Node> {
+        self.node_with(name, Pods::Bridged)
+    }
+
+    /// Like [`Self::node`], with this network for its pods.
+    pub fn node_with(&self, name: &str, pods: Pods) -> Result<Node> {
         self.nodes.set(self.nodes.get() + 1);
-        Node::join(self, self.nodes.get(), name)
+        Node::join(self, self.nodes.get(), name, pods)
     }
 
     /// A process outside of the cluster, at the other end of the uplink.

@@ -29,8 +29,14 @@ const COMPILER_ADVICE: &str = "a rustc that can build for BPF: rustup toolchain 
      (or Debian's rustc-web with libstd-rust-web-dev-bpf, or another compiler with its library sources, named by SLUICE_BPF_RUSTC)";
 
 /// What the namespace tests and the demo run, and the packages that hold it.
-const TOOLS: [(&str, &str); 5] =
-    [("ip", "iproute2"), ("nft", "nftables"), ("iptables", "iptables"), ("bpftool", "bpftool"), ("strace", "strace")];
+const TOOLS: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("bpftool", "bpftool"),
+    ("strace", "strace"),
+    ("ethtool", "ethtool"),
+];
 
 /// What fetching and booting other kernels runs.
 const GUEST_TOOLS: [(&str, &str); 7] = [

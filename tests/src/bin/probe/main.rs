@@ -1,9 +1,11 @@
 //! The process that tests start in nodes and pods: it serves, dials on request, or makes load.
 
+mod exchange;
 mod load;
 mod obey;
 mod serve;
 mod socket;
+mod tunnel;
 
 use std::env;
 use std::path::Path;
@@ -35,9 +37,11 @@ fn run(arguments: &[&str]) -> Result<()> {
                 .for_each(|answer| println!("{answer}"));
             Ok(())
         }
+        ["tunnel", name, far] => tunnel::run(name, Path::new(far)),
         ["janitor", cgroup] => proxy_tests::world::clean_up_after(Path::new(cgroup)),
         _ => bail!(
-            "serve NAME ADDRESS… | obey | receive | load tcp|udp|datagrams ADDRESS | resolve udp|tcp SERVER TYPE NAME | janitor CGROUP"
+            "serve NAME ADDRESS… | obey | receive | load tcp|udp|datagrams ADDRESS | resolve udp|tcp SERVER TYPE NAME | \
+             tunnel NAME NAMESPACE | janitor CGROUP"
         ),
     }
 }

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 use proxy_tests::probe::{Ask, Kind, Outcome, Tell};
 
+use crate::exchange::exchange;
 use crate::socket::{Socket, dial};
 
 pub(crate) fn run() -> Result<()> {
@@ -40,6 +41,7 @@ impl Sockets {
     fn obey(&mut self, ask: &Ask) -> Outcome<Tell> {
         match *ask {
             Ask::Dial { kind, to, from } => dial(kind, to, from).map(Tell::Answered),
+            Ask::Exchange { to, bytes } => exchange(to, bytes).map(done),
             Ask::Open { kind, v6 } => Ok(self.keep(Socket::open(kind, v6)?)),
             Ask::Bind { socket, address } => self.get(socket)?.bind(address).map(done),
             Ask::Connect { socket, address } => self.get(socket)?.connect(address).map(done),

@@ -1,10 +1,13 @@
-//! Answers every connection and every datagram with `NAME CLIENT-ADDRESS`.
+//! Answers every connection and every datagram with `NAME CLIENT-ADDRESS`. A stream that says so has its bytes back
+//! instead ([`crate::exchange`]).
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use anyhow::{Context, Result};
+
+use crate::exchange;
 
 pub(crate) fn run(name: &str, addresses: &[&str]) -> Result<()> {
     for address in addresses {
@@ -32,9 +35,14 @@ fn serve_streams(name: &str, listener: &TcpListener) {
 fn serve_stream(name: &str, mut stream: &TcpStream) -> io::Result<()> {
     let answer = format!("{name} {}\n", stream.peer_addr()?);
     stream.write_all(answer.as_bytes())?;
-    for line in BufReader::new(stream).lines() {
-        line?;
+    let mut questions = BufReader::new(stream);
+    let mut line = String::new();
+    while questions.read_line(&mut line)? > 0 {
+        if line == exchange::WANTED {
+            return io::copy(&mut questions, &mut stream).map(drop);
+        }
         stream.write_all(answer.as_bytes())?;
+        line.clear();
     }
     Ok(())
 }
