@@ -72,6 +72,11 @@ pub struct Run {
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub bind_address: String,
 
+    /// externalIPs that are addresses of nodes, of the API server, of pods or of Services: `Allowed`, as with kube-proxy, or
+    /// `Restricted`, that is, refused. They are told of either way.
+    #[arg(long, value_name = "POLICY", default_value = "Allowed")]
+    pub external_ip_policy: String,
+
     /// Accepted for kube-proxy's sake; /healthz is not served yet.
     #[arg(long, value_name = "IP[:PORT]", default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: String,
@@ -118,6 +123,11 @@ pub struct Run {
     #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub masquerade_all: bool,
+
+    /// Answer echo requests (ping) to ClusterIPs, externalIPs and load-balancer addresses of Services.
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub answer_echo: bool,
 
     /// How packet programs are attached: `tcx` (kernel 6.6), `clsact`, or `auto`, the better one that the kernel has.
     #[arg(long, value_name = "WAY", default_value = "auto")]

@@ -18,7 +18,7 @@ use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, UNSTEERED_LEVELS};
 
 use crate::attach::devices::{Order, Way};
-use crate::desired::{Detector, NodePortAddresses};
+use crate::desired::{Detector, ExternalIps, NodePortAddresses};
 use crate::devices::Scope;
 use crate::timeouts::Asked;
 use crate::{args, attach, unsteered};
@@ -36,11 +36,14 @@ pub struct Config {
     pub node_ports: NodePortAddresses,
     /// Node ports are served on 127.0.0.1 too (specification I).
     pub loopback_node_ports: bool,
+    pub external_ips: ExternalIps,
     pub healthz: SocketAddr,
     pub verbosity: u8,
     pub kernel: attach::Options,
     pub devices: crate::devices::Settings,
     pub masquerade_all: bool,
+    /// Echo requests to addresses of Services are answered.
+    pub answer_echo: bool,
     pub source_ports: PortRange,
     pub timeouts: Asked,
     pub device_order: Order,
@@ -90,6 +93,7 @@ impl Config {
             detector: detector(run)?,
             node_ports: node_ports(&run.nodeport_addresses, mode)?,
             loopback_node_ports: mode == Mode::Iptables && run.iptables_localhost_nodeports,
+            external_ips: external_ips(&run.external_ip_policy)?,
             healthz: healthz(&run.healthz_bind_address)?,
             verbosity: run.verbosity,
             kernel: attach::Options {
@@ -99,6 +103,7 @@ impl Config {
             },
             devices,
             masquerade_all: run.masquerade_all,
+            answer_echo: run.answer_echo,
             source_ports: devices::source_ports(&run.source_ports)?,
             timeouts: timeouts::timeouts(run)?,
             device_order: devices::device_order(&run.device_order)?,
@@ -207,6 +212,14 @@ fn node_ports(typed: &[String], mode: Mode) -> Result<NodePortAddresses> {
             // its iptables mode is asked for by name.
             Ok(NodePortAddresses::Within { ranges, other_family_is_all: mode == Mode::Iptables })
         }
+    }
+}
+
+fn external_ips(typed: &str) -> Result<ExternalIps> {
+    match typed {
+        "Allowed" => Ok(ExternalIps::Allowed),
+        "Restricted" => Ok(ExternalIps::Restricted),
+        _ => invalid("external-ip-policy", format!("{typed:?} is not one of Allowed, Restricted")),
     }
 }
 

@@ -10,6 +10,8 @@
 //! tidy (when idle) -> free what converge took out of use; who did not fit is tried again
 //! ```
 
+use std::collections::BTreeMap;
+
 use proxy_common::tables::Capacity;
 
 use crate::desired::{self, ServicePortName, ThisNode};
@@ -27,6 +29,40 @@ pub struct Converger<S> {
     cramped: bool,
     /// Why, until a report tells it.
     growth_error: Option<GrowError>,
+    /// What was found about externalIPs.
+    claims: Claims,
+}
+
+/// externalIPs that are somebody else's, by the Service that has them.
+#[derive(Default)]
+struct Claims {
+    known: BTreeMap<ObjectName, Vec<model::Problem>>,
+    /// Not told yet.
+    news: Vec<model::Problem>,
+}
+
+impl Claims {
+    fn look(&mut self, model: &Model, this: &ThisNode, dirty: &Dirty) {
+        let found = |name| model.service(name).map_or_else(Vec::new, |service| desired::claims(model, this, service));
+        if dirty.everything {
+            let gone: Vec<_> = self.known.keys().filter(|name| model.service(name).is_none()).cloned().collect();
+            for name in gone.iter().chain(model.services().map(|service| &service.name)) {
+                self.learn(name, found(name));
+            }
+        } else {
+            for name in &dirty.services {
+                self.learn(name, found(name));
+            }
+        }
+    }
+
+    fn learn(&mut self, name: &ObjectName, now: Vec<model::Problem>) {
+        let known = self.known.remove(name).unwrap_or_default();
+        self.news.extend(now.iter().filter(|problem| !known.contains(problem)).cloned());
+        if !now.is_empty() {
+            self.known.insert(name.clone(), now);
+        }
+    }
 }
 
 /// What one step did.
@@ -41,6 +77,8 @@ pub struct Report {
     pub addresses_full: Option<Full>,
     /// Why the tables stay as small as they are; told once for every try to make them larger.
     pub cramped: Option<GrowError>,
+    /// externalIPs that are somebody else's, each told once.
+    pub claims: Vec<model::Problem>,
     /// What was wrong in the tables when they were read.
     pub damage: Vec<plan::Problem>,
 }
@@ -52,6 +90,7 @@ impl Report {
         self.full = next.full;
         self.addresses_full = next.addresses_full.or(self.addresses_full.take());
         self.cramped = next.cramped.or(self.cramped.take());
+        self.claims.extend(next.claims);
         self.damage.extend(next.damage);
     }
 }
@@ -72,7 +111,7 @@ impl<S: MapStore> Converger<S> {
 
     /// Goes on from what was learned before there was a store.
     pub fn knowing(model: Model, store: S, this: ThisNode) -> Self {
-        Self { model, this, store, ledger: None, cramped: false, growth_error: None }
+        Self { model, this, store, ledger: None, cramped: false, growth_error: None, claims: Claims::default() }
     }
 
     /// Takes in what a source learned. The problems are those that are new with it.
@@ -137,6 +176,7 @@ impl<S: MapStore> Converger<S> {
         }
         self.write(ledger, &ops, &mut report)?;
         report.cramped = self.growth_error.take();
+        report.claims = std::mem::take(&mut self.claims.news);
         Ok(report)
     }
 
@@ -206,6 +246,7 @@ impl<S: MapStore> Converger<S> {
             self.model.mark_everything();
         }
         let dirty = self.model.take_dirty();
+        self.claims.look(&self.model, &self.this, &dirty);
         let mut ops = self.plan_services(ledger, &dirty, report);
         let whole = dirty.node || dirty.everything;
         if let Some(address_ops) = (!whole).then(|| self.plan_addresses(ledger, &dirty)).flatten() {

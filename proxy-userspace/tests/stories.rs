@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use proxy_common::tables::Capacity;
 use proxy_userspace::converge::Converger;
-use proxy_userspace::desired::{Detector, NodePortAddresses, ThisNode};
+use proxy_userspace::desired::{Detector, ExternalIps, NodePortAddresses, ThisNode};
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::memory::{Failures, MemoryStore, Seed};
 use proxy_userspace::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
@@ -229,8 +229,10 @@ impl Story {
     fn settle(&mut self) -> Result<(), String> {
         let mut last = String::new();
         for _ in 0..MOST_TRIES {
-            let step = self.converger.converge().and_then(|_| self.converger.tidy());
-            match step {
+            let step = self.converger.converge().map(|report| {
+                self.problems.extend(report.claims.iter().map(ToString::to_string));
+            });
+            match step.and_then(|()| self.converger.tidy()) {
                 Ok(_) => return Ok(()),
                 Err(error) => last = error.to_string(),
             }
@@ -254,6 +256,7 @@ struct NodeStep {
     addresses: Option<Vec<IpAddr>>,
     node_port_addresses: Option<Vec<String>>,
     cluster_cidrs: Option<Vec<String>>,
+    external_ip_policy: Option<String>,
 }
 
 impl NodeStep {
@@ -271,6 +274,12 @@ impl NodeStep {
                 ["primary"] => NodePortAddresses::Primary,
                 ["all"] => NodePortAddresses::All,
                 _ => NodePortAddresses::Within { ranges: parse(&ranges), other_family_is_all: false },
+            };
+        }
+        if let Some(policy) = self.external_ip_policy {
+            this.external_ips = match policy.as_str() {
+                "Restricted" => ExternalIps::Restricted,
+                other => panic!("no policy {other}"),
             };
         }
         if let Some(ranges) = self.cluster_cidrs {

@@ -328,6 +328,7 @@ fn settings(config: &Config) -> ThisNode {
         node_port_addresses: config.node_ports.clone(),
         detector: config.detector.clone(),
         loopback_node_ports: config.loopback_node_ports,
+        external_ips: config.external_ips,
         udp_timeout: timeouts.udp,
         udp_stream_timeout: timeouts.udp_stream,
         packets: config.devices.wants_any().then(|| packets(config, timeouts.tcp)),
@@ -336,7 +337,13 @@ fn settings(config: &Config) -> ThisNode {
 }
 
 fn packets(config: &Config, tcp: TcpTimeouts) -> Packets {
-    Packets { masquerade_all: config.masquerade_all, tcp, ports: config.source_ports, seed: sys::number_of_this_boot() }
+    Packets {
+        masquerade_all: config.masquerade_all,
+        answer_echo: config.answer_echo,
+        tcp,
+        ports: config.source_ports,
+        seed: sys::number_of_this_boot(),
+    }
 }
 
 fn this_node(settings: &ThisNode, host: &Host) -> ThisNode {

@@ -11,6 +11,9 @@ pub(super) fn tell(report: &Report, cramped: bool) {
     for damage in &report.damage {
         warn!("table {}, {}: {}; it is written anew", damage.table, damage.entry, damage.fault);
     }
+    for claim in &report.claims {
+        warn!("{claim}");
+    }
     for (port, full) in &report.full {
         error!(
             namespace = port.service.namespace(),

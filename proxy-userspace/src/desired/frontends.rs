@@ -3,11 +3,11 @@
 use proxy_common::abi::Frontend;
 use proxy_common::addr::Family;
 
-use super::{ThisNode, WantedFrontend};
+use super::{ThisNode, WantedFrontend, external};
 use crate::model::Model;
 use crate::model::service::{Port, Service};
 
-/// Sorted by key. Without the frontends that another Service serves, and without a ClusterIP that this node owns itself:
+/// Sorted by key. Without the frontends that another Service serves, externalIPs that are refused, and without a ClusterIP that this node owns itself:
 /// a DNS cache may listen there.
 pub(super) fn of(
     model: &Model,
@@ -22,6 +22,9 @@ pub(super) fn of(
         .into_iter()
         .map(|(key, kind)| WantedFrontend { key, kind })
         .filter(|frontend| !(left_to_its_listener && frontend.kind == Frontend::KIND_CLUSTER_IP))
+        .filter(|WantedFrontend { key, kind }| {
+            *kind != Frontend::KIND_EXTERNAL_IP || external::is_served(model, this, service, key.addr.into())
+        })
         .filter(|frontend| model.winner(&frontend.key) == Some(&service.name))
         .collect()
 }

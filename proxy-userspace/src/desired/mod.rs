@@ -9,6 +9,7 @@
 //! ThisNode -> node      (B7 addresses, detector, ServiceCIDRs) -> WantedNode
 //! ```
 
+mod external;
 mod frontends;
 mod node;
 mod select;
@@ -23,8 +24,9 @@ use proxy_common::abi::{Backend, Cidr, Config, FrontendKey, PacketSettings, Vers
 use proxy_common::addr::{Addr, Be16, Family};
 
 pub use crate::model::ServicePortName;
+pub use external::claims;
 pub use node::{node, some_addresses};
-pub use this_node::{Detector, NodePortAddresses, Packets, ThisNode};
+pub use this_node::{Detector, ExternalIps, NodePortAddresses, Packets, ThisNode};
 
 use crate::model::service::{Port, Service};
 use crate::model::{Dirty, Model};

@@ -7,7 +7,7 @@ use proxy_common::abi::{Cidr, Config, PacketSettings, SERVICE_CIDRS, address};
 use proxy_common::addr::{Addr, Family};
 
 use super::sources::cidr;
-use super::{Detector, NodePortAddresses, Packets, ThisNode, WantedNode};
+use super::{Detector, NodePortAddresses, Packets, ThisNode, WantedNode, external};
 use crate::model::Model;
 use crate::model::address::{cidr_family, family_of};
 use crate::model::service::FAMILIES;
@@ -49,7 +49,7 @@ fn address(model: &Model, this: &ThisNode, ip: IpAddr) -> Option<u32> {
         Some(address::CLUSTER_IP)
     } else {
         // Sockets ask FRONTENDS first, packets come here first.
-        (this.packets.is_some() && model.is_external_ip(ip)).then_some(address::EXTERNAL)
+        (this.packets.is_some() && external::is_anybodys(model, this, ip)).then_some(address::EXTERNAL)
     }
 }
 
@@ -106,6 +106,7 @@ fn packet_settings(model: &Model, this: &ThisNode, packets: &Packets) -> PacketS
         ports: packets.ports,
         seed: packets.seed,
         flags: flag(packets.masquerade_all, PacketSettings::MASQUERADE_ALL)
+            | flag(packets.answer_echo, PacketSettings::ANSWER_ECHO)
             | flag(by_device, PacketSettings::PODS_BY_DEVICE),
     }
 }

@@ -27,6 +27,7 @@ pub struct ThisNode {
     pub detector: Detector,
     /// Node ports answer on 127.0.0.1 too (only kube-proxy's iptables mode did).
     pub loopback_node_ports: bool,
+    pub external_ips: ExternalIps,
     /// Seconds a UDP flow keeps its backend: without replies, with replies.
     pub udp_timeout: u32,
     pub udp_stream_timeout: u32,
@@ -39,6 +40,8 @@ pub struct ThisNode {
 pub struct Packets {
     /// `--masquerade-all`.
     pub masquerade_all: bool,
+    /// `--answer-echo`.
+    pub answer_echo: bool,
     pub tcp: TcpTimeouts,
     /// Source ports that translations draw from.
     pub ports: PortRange,
@@ -59,6 +62,16 @@ pub enum NodePortAddresses {
         /// What a family without a range means: all of its addresses, as kube-proxy has it, or none.
         other_family_is_all: bool,
     },
+}
+
+/// What becomes of externalIPs that are addresses of nodes, of the API server, of pods or of Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExternalIps {
+    /// They are served, as kube-proxy does.
+    #[default]
+    Allowed,
+    /// They are refused.
+    Restricted,
 }
 
 /// How traffic of local pods is told from other traffic (specification B6).
@@ -90,6 +103,7 @@ impl Default for ThisNode {
             node_port_addresses: NodePortAddresses::default(),
             detector: Detector::default(),
             loopback_node_ports: false,
+            external_ips: ExternalIps::Allowed,
             udp_timeout: 30,
             udp_stream_timeout: 120,
             packets: None,
@@ -119,6 +133,16 @@ impl ThisNode {
             Detector::ClusterCidr(_) | Detector::NodeCidr => self.pods(node, family).is_some(),
             Detector::BridgeInterface(name) | Detector::InterfaceNamePrefix(name) => !name.is_empty(),
         }
+    }
+
+    /// Whether `ip` is in a range of pods, as far as the cluster's or this node's are known.
+    pub fn is_of_pods(&self, model: &Model, ip: IpAddr) -> bool {
+        let of_nodes = model.nodes().flat_map(|node| &node.pod_cidrs);
+        let of_cluster = match &self.detector {
+            Detector::ClusterCidr(ranges) => &ranges[..],
+            Detector::NodeCidr | Detector::BridgeInterface(_) | Detector::InterfaceNamePrefix(_) => &[],
+        };
+        of_nodes.chain(of_cluster).any(|range| range.contains(&ip))
     }
 
     /// The range of pods that a detector by address goes by.

@@ -29,6 +29,8 @@ pub(super) struct Catalog {
     /// By every frontend of a Service.
     pub(super) by_frontend: Index,
     pub(super) by_cluster_ip: Index,
+    /// By every externalIP and load-balancer address.
+    pub(super) by_outside_ip: Index,
 }
 
 impl Catalog {

@@ -1,9 +1,11 @@
-//! Who claims which address. Two Services may name one external address: the older one is served (then the one whose
-//! name sorts first), so the order of events never decides.
+//! Who claims which address. Whom the cluster gave an address goes before who wrote it into externalIPs. Of two that did the
+//! same the older one is served (then the one whose name sorts first), so the order of events never decides.
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 
 use proxy_common::abi::FrontendKey;
+use smallvec::SmallVec;
 
 use super::catalog::Catalog;
 use super::names::ObjectName;
@@ -17,15 +19,31 @@ pub(super) struct Loss {
     key: FrontendKey,
     winner: ObjectName,
     pub(super) loser: ObjectName,
-    /// Nobody is older: the names decided.
-    by_name: bool,
+    because: Because,
+}
+
+/// What decided.
+#[derive(Debug)]
+enum Because {
+    /// The cluster gave it to one of them; the other wrote it into externalIPs.
+    Given,
+    Age,
+    /// Nobody is older.
+    Name,
 }
 
 impl Catalog {
     /// The Service that serves `key`.
     pub(super) fn winner(&self, key: &FrontendKey) -> Option<&Service> {
         let candidates = self.by_frontend.candidates(key).filter_map(|id| self.known[id].service.as_ref());
-        candidates.filter(|service| service.claims(key)).min_by(|a, b| a.rank(b))
+        candidates.filter(|service| service.claims(key)).min_by(|a, b| precedence(a, b, key))
+    }
+
+    /// Services that have `ip` among their externalIPs or load-balancer addresses.
+    pub(super) fn outside_at(&self, ip: IpAddr) -> impl Iterator<Item = &Service> {
+        let candidates: SmallVec<[usize; 1]> = self.by_outside_ip.candidates(&ip).collect();
+        let services = candidates.into_iter().filter_map(|id| self.known[id].service.as_ref());
+        services.filter(move |service| service.outside_ips().any(|other| other == ip))
     }
 
     pub(super) fn is_cluster_ip(&self, ip: IpAddr) -> bool {
@@ -39,6 +57,7 @@ impl Catalog {
         let id = self.find_or_add(&service.name);
         keys(&service).for_each(|key| self.by_frontend.add(&key, id));
         service.cluster_ips().for_each(|ip| self.by_cluster_ip.add(&ip, id));
+        service.outside_ips().for_each(|ip| self.by_outside_ip.add(&ip, id));
         self.known[id].service = Some(service);
         losses
     }
@@ -49,10 +68,15 @@ impl Catalog {
         let service = self.known[id].service.take()?;
         keys(&service).for_each(|key| self.by_frontend.remove(&key, id));
         service.cluster_ips().for_each(|ip| self.by_cluster_ip.remove(&ip, id));
+        service.outside_ips().for_each(|ip| self.by_outside_ip.remove(&ip, id));
         self.forget_if_empty(id);
         let heirs = keys(&service).filter_map(|key| Some(self.winner(&key)?.name.clone())).collect();
         Some((service, heirs))
     }
+}
+
+fn precedence(one: &Service, other: &Service, key: &FrontendKey) -> Ordering {
+    one.only_wrote(key).cmp(&other.only_wrote(key)).then_with(|| one.rank(other))
 }
 
 fn keys(service: &Service) -> impl Iterator<Item = FrontendKey> {
@@ -61,17 +85,23 @@ fn keys(service: &Service) -> impl Iterator<Item = FrontendKey> {
 
 impl Loss {
     fn between(key: FrontendKey, one: &Service, other: &Service) -> Self {
-        let (winner, loser) = if one.rank(other).is_lt() { (one, other) } else { (other, one) };
-        let by_name = winner.created == loser.created;
-        Self { key, winner: winner.name.clone(), loser: loser.name.clone(), by_name }
+        let (winner, loser) = if precedence(one, other, &key).is_lt() { (one, other) } else { (other, one) };
+        let because = if loser.only_wrote(&key) && !winner.only_wrote(&key) {
+            Because::Given
+        } else if winner.created == loser.created {
+            Because::Name
+        } else {
+            Because::Age
+        };
+        Self { key, winner: winner.name.clone(), loser: loser.name.clone(), because }
     }
 
     pub(super) fn problem(&self) -> Problem {
         let (what, winner) = (self.what(), &self.winner);
-        let whom = if self.by_name {
-            format!("Service {winner}, whose name comes first")
-        } else {
-            format!("the older Service {winner}")
+        let whom = match self.because {
+            Because::Given => format!("Service {winner}, to which it was given"),
+            Because::Age => format!("the older Service {winner}"),
+            Because::Name => format!("Service {winner}, whose name comes first"),
         };
         Problem {
             object: format!("Service {}", self.loser),

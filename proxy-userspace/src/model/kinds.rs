@@ -95,13 +95,13 @@ impl Kind for EndpointSlice {
             Some((service, slice)) => model.catalog.put_slice(&name, &service, slice),
             None => model.catalog.remove_slice(&name).into_iter().collect(),
         };
-        model.mark_services(changed);
+        model.mark_served(changed);
         Vec::new()
     }
 
     fn remove(model: &mut Model, name: &ObjectName) {
         let changed = model.catalog.remove_slice(name);
-        model.mark_services(changed);
+        model.mark_served(changed.into_iter().collect());
     }
 }
 
@@ -155,13 +155,17 @@ impl Kind for ServiceCidr {
         if model.cidrs.get(name.name()) != Some(&cidrs) {
             model.cidrs.insert(name.name().into(), cidrs);
             model.dirty.node = true;
+            model.mark_all_claimants();
         }
         report_those_that_do_not_fit(model, problems);
         Vec::new()
     }
 
     fn remove(model: &mut Model, name: &ObjectName) {
-        model.dirty.node |= model.cidrs.remove(name.name()).is_some();
+        if model.cidrs.remove(name.name()).is_some() {
+            model.dirty.node = true;
+            model.mark_all_claimants();
+        }
     }
 }
 

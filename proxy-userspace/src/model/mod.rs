@@ -165,6 +165,20 @@ impl Model {
         self.external_ips.has(ip)
     }
 
+    /// Services that have `ip` among their externalIPs or load-balancer addresses.
+    pub fn outside_at(&self, ip: IpAddr) -> impl Iterator<Item = &Service> {
+        self.catalog.outside_at(ip)
+    }
+
+    /// Every Node that was told of.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    pub fn is_api_server(&self, ip: IpAddr) -> bool {
+        self.catalog.endpoints_of(&api_server()).any(|endpoint| endpoint.addr == ip.into())
+    }
+
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
     }
@@ -236,13 +250,33 @@ impl Model {
         self.dirty.add_services([name.clone()]);
         let external = |of: Option<&Service>| of.map_or_else(Vec::new, |of| of.outside_ips().collect());
         let changed = self.external_ips.replace(&external(self.catalog.service(name)), &external(new.as_ref()));
-        self.dirty.add_addresses(changed);
+        self.dirty.add_addresses(changed.iter().copied());
+        self.mark_claimants(changed);
         let had = self.drop_service(name);
         let has: Vec<_> = new.iter().flat_map(Service::cluster_ips).collect();
         if had != has {
-            self.dirty.add_addresses(had.into_iter().chain(has));
+            let changed: Vec<_> = had.into_iter().chain(has).collect();
+            self.dirty.add_addresses(changed.iter().copied());
+            self.mark_claimants(changed);
         }
         new.map(|new| self.add_service(new)).unwrap_or_default()
+    }
+
+    /// Something became of these addresses that matters to Services which have them among their externalIPs.
+    fn mark_claimants(&mut self, ips: Vec<IpAddr>) {
+        if self.dirty.everything {
+            return;
+        }
+        let claimants = |ip| self.catalog.outside_at(ip).map(|service| service.name.clone()).collect::<Vec<_>>();
+        let names: Vec<_> = ips.into_iter().flat_map(claimants).collect();
+        self.dirty.add_services(names);
+    }
+
+    /// Something changed that matters to every Service with addresses from outside.
+    fn mark_all_claimants(&mut self) {
+        let ips: Vec<_> = self.external_ips.iter().collect();
+        self.dirty.add_addresses(ips.iter().copied());
+        self.mark_claimants(ips);
     }
 
     /// The ClusterIPs that it had.
@@ -264,4 +298,17 @@ impl Model {
     pub fn mark_services(&mut self, names: impl IntoIterator<Item = ObjectName>) {
         self.dirty.add_services(names);
     }
+
+    /// As [`Self::mark_services`], of those whose endpoints changed.
+    fn mark_served(&mut self, names: Vec<ObjectName>) {
+        if names.contains(&api_server()) {
+            self.mark_all_claimants();
+        }
+        self.mark_services(names);
+    }
+}
+
+/// The Service whose endpoints are the API servers.
+fn api_server() -> ObjectName {
+    ObjectName::new("default", "kubernetes")
 }

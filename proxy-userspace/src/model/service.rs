@@ -130,6 +130,14 @@ impl Service {
         })
     }
 
+    /// Whether it claims `key` by nothing but its externalIPs, which whoever writes Services may choose.
+    pub fn only_wrote(&self, key: &FrontendKey) -> bool {
+        let ip = IpAddr::from(key.addr);
+        self.external_ips().contains(&ip)
+            && !self.load_balancer_ips().contains(&ip)
+            && self.cluster_ips().all(|other| other != ip)
+    }
+
     /// Reachable from outside the cluster by something other than its ClusterIP (specification B3).
     pub fn externally_accessible(&self, port: &Port, family: Family) -> bool {
         let any_of_family = |ips: &[IpAddr]| ips.iter().any(|ip| family_of(*ip) == family);

@@ -68,6 +68,11 @@ impl Catalog {
         self.known.iter().flat_map(move |(_, known)| names(known))
     }
 
+    /// Every endpoint of a Service, as often as slices name it.
+    pub(super) fn endpoints_of(&self, service: &ObjectName) -> impl Iterator<Item = &Endpoint> {
+        self.slices_of(service).iter().flat_map(|slice| &slice.endpoints)
+    }
+
     fn slices_of(&self, service: &ObjectName) -> &[Slice] {
         self.get(service).map_or(&[], |known| &known.slices)
     }

@@ -109,7 +109,7 @@ fn addresses_are_sorted_and_each_is_there_once() {
 
 fn packets() -> Packets {
     let ports = PortRange { first: 61_000, count: 1000 };
-    Packets { masquerade_all: true, tcp: TcpTimeouts::default(), ports, seed: 7 }
+    Packets { masquerade_all: true, answer_echo: true, tcp: TcpTimeouts::default(), ports, seed: 7 }
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn packets_are_told_how_to_tell_pods_from_others() {
         (pods.map(|range| range.to_string()), flags)
     };
     let range = |text: &str| text.parse().unwrap();
-    let (none, all) = (Cidr::default().to_string(), PacketSettings::MASQUERADE_ALL);
+    let (none, all) = (Cidr::default().to_string(), PacketSettings::MASQUERADE_ALL | PacketSettings::ANSWER_ECHO);
     for (detector, v4, v6, flags) in [
         (Detector::NodeCidr, "10.244.1.0/24", &*none, all),
         (Detector::ClusterCidr(vec![range("fd00::/48"), range("10.0.0.0/8")]), "10.0.0.0/8", "fd00::/48", all),
