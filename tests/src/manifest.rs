@@ -81,13 +81,24 @@ impl Service {
     }
 
     #[must_use]
-    pub fn external_ip(mut self, address: IpAddr) -> Self {
-        self.spec("externalIPs", json!([address]))
+    pub fn external_ip(self, address: IpAddr) -> Self {
+        self.external_ips(&[address])
     }
 
     #[must_use]
-    pub fn load_balancer(mut self, address: IpAddr) -> Self {
-        self.0["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": address }] } });
+    pub fn external_ips(mut self, addresses: &[IpAddr]) -> Self {
+        self.spec("externalIPs", json!(addresses))
+    }
+
+    #[must_use]
+    pub fn load_balancer(self, address: IpAddr) -> Self {
+        self.load_balancers(&[address])
+    }
+
+    #[must_use]
+    pub fn load_balancers(mut self, addresses: &[IpAddr]) -> Self {
+        let ingress: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        self.0["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         self.0["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
         self.of_type("LoadBalancer")
     }
@@ -217,6 +228,23 @@ impl Documents for Endpoints {
         };
         vec![slice("IPv4", &self.v4), slice("IPv6", &self.v6)]
     }
+}
+
+/// An object as it is.
+impl Documents for Value {
+    fn documents(&self) -> Vec<Value> {
+        vec![self.clone()]
+    }
+}
+
+/// The ranges that ClusterIPs come from.
+pub fn service_cidrs(ranges: &[&str]) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": ranges },
+    })
 }
 
 /// Objects as one YAML text (JSON documents are YAML).

@@ -80,6 +80,25 @@ impl Netns {
         self.feed("nft", &["-f", "-"], rules)
     }
 
+    /// How many packets came in that match `rule` (of nftables), from now on. Once per namespace.
+    pub fn count(&self, rule: &str) -> Result<impl Fn() -> Result<u64> + use<>> {
+        self.nft(&format!(
+            "table inet count {{
+                counter seen {{ }}
+                chain seen {{
+                    type filter hook prerouting priority raw
+                    {rule} counter name seen
+                }}
+            }}"
+        ))?;
+        let netns = self.clone();
+        Ok(move || {
+            let said = netns.output("nft", &["list", "counter", "inet", "count", "seen"])?;
+            let mut words = said.split_whitespace().skip_while(|word| *word != "packets");
+            words.nth(1).and_then(|count| count.parse().ok()).context("nft names a number of packets")
+        })
+    }
+
     /// The output of a command that runs in here.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(program)?;

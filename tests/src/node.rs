@@ -123,6 +123,15 @@ impl Node {
         Path::new(crate::world::PINS).join(&self.name)
     }
 
+    /// Reaches the pods of `other` by way of its address, not by that of the router.
+    pub fn route_pods_of(&self, other: &Self) -> Result<()> {
+        let Self { v4, v6, number, .. } = other;
+        self.netns.ip(&[
+            format!("route replace 10.244.{number}.0/24 via {v4}"),
+            format!("route replace fd00:244:{number}::/64 via {v6}"),
+        ])
+    }
+
     fn join_uplink(&self, uplink: &Netns) -> Result<()> {
         let Self { name, v4, v6, number, .. } = self;
         uplink.ip(&[

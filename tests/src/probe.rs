@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,27 @@ pub enum Ask {
         socket: u32,
         to: SocketAddr,
     },
+    /// Sends a question of so many bytes, whose answer is to be padded to so many.
+    SendLarge {
+        socket: u32,
+        to: Option<SocketAddr>,
+        bytes: u16,
+        answer: u16,
+    },
     Receive {
+        socket: u32,
+    },
+    /// How many hops its packets live.
+    Hops {
+        socket: u32,
+        hops: u8,
+    },
+    /// Its packets are not to be fragmented, and ICMP errors about them are kept.
+    WatchErrors {
+        socket: u32,
+    },
+    /// Waits for the next error that is kept.
+    IcmpError {
         socket: u32,
     },
     /// How long a call of the socket waits from now on.
@@ -99,8 +119,22 @@ pub enum Tell {
     Opened(u32),
     Answered(Answer),
     Address(SocketAddr),
+    IcmpError(IcmpError),
     /// The name of the error, for example `ECONNREFUSED`.
     Failed(String),
+}
+
+/// What the kernel tells a socket of an ICMP error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IcmpError {
+    pub kind: u8,
+    pub code: u8,
+    /// The next hop's MTU, where that was the trouble.
+    pub mtu: u32,
+    /// Where the packet was sent to.
+    pub about: SocketAddr,
+    /// Who says so.
+    pub by: IpAddr,
 }
 
 /// What a server said.
@@ -247,6 +281,35 @@ impl Socket<'_> {
 
     pub fn receive(&self) -> Outcome {
         self.client.answer(&Ask::Receive { socket: self.id })
+    }
+
+    /// Sends a question of so many bytes to `to` and takes its answer, which is padded to so many.
+    pub fn ask_large(&self, to: Option<SocketAddr>, bytes: u16, answer: u16) -> Outcome {
+        self.send_large(to, bytes, answer).and_then(|()| self.receive())
+    }
+
+    pub fn send_large(&self, to: Option<SocketAddr>, bytes: u16, answer: u16) -> Outcome<()> {
+        self.client.done(&Ask::SendLarge { socket: self.id, to, bytes, answer })
+    }
+
+    /// How many hops its packets live from now on.
+    pub fn set_hops(&self, hops: u8) -> Outcome<()> {
+        self.client.done(&Ask::Hops { socket: self.id, hops })
+    }
+
+    /// From now on its packets are not fragmented, and ICMP errors about them can be asked for.
+    pub fn watch_errors(&self) -> Outcome<()> {
+        self.client.done(&Ask::WatchErrors { socket: self.id })
+    }
+
+    /// The next ICMP error about what it sent.
+    pub fn icmp_error(&self) -> Outcome<IcmpError> {
+        let ask = Ask::IcmpError { socket: self.id };
+        match self.client.ask(&ask) {
+            Tell::IcmpError(error) => Ok(error),
+            Tell::Failed(error) => Err(error),
+            other => panic!("{ask:?}: {other:?}"),
+        }
     }
 
     pub fn receive_in_child(&self) -> Outcome {

@@ -37,6 +37,35 @@ pub(crate) fn start_in_own_session(command: &mut Command) {
     unsafe { command.pre_exec(leave) };
 }
 
+/// A socket for whole frames of every protocol on the device with this name, in the network namespace of this thread.
+pub(crate) fn packet_socket(device: &str) -> io::Result<OwnedFd> {
+    let every_protocol = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, every_protocol.into()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all-zero is a valid address.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = every_protocol;
+    address.sll_ifindex = nix::net::if_::if_nametoindex(device)?.cast_signed();
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address outlives the call and its true size is passed.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    if bound == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets an option of a socket that is one number: level, name and value.
+pub fn set_option(socket: BorrowedFd<'_>, (level, name, value): (i32, i32, i32)) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the value outlives the call and its true size is passed.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// `connect` with `AF_UNSPEC`: dissolves the association of a socket.
 pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: all-zero is a valid sockaddr, and AF_UNSPEC is zero.

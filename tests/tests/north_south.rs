@@ -1,20 +1,15 @@
 //! Clients outside of the cluster, and pods that no socket hook sees: translated at the devices of a node (issue 5, lines 1,
 //! 2 and 10).
-//!
-//! ```text
-//! outside --- node one, with the agent --- pod a
-//!         `-- node two ------------------- pod b
-//! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
-use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, sluice};
-use proxy_tests::manifest::{Documents, Folder, Proto, Service, endpoints, service};
+use proxy_tests::agent::{AT_SOCKETS, sluice};
+use proxy_tests::edge::{Edge, PODS, devices, outside_address};
+use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
-use proxy_tests::stage::{Backend, PORT, TARGET, VIP4, VIP6, dialled};
-use proxy_tests::world::World;
+use proxy_tests::stage::{PORT, TARGET, VIP4, VIP6, dialled};
 
 /// Node ports in front of the backend on node one, and of the one on node two.
 const NEAR: u16 = 30_080;
@@ -28,70 +23,36 @@ const FAR_VIPS: [IpAddr; 2] =
 /// Where translations take their ports from.
 const OUR_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 
-const PODS: [&str; 1] = ["--cluster-cidr=10.244.0.0/16,fd00:244::/32"];
-
-struct Stage {
-    near: Backend,
-    _far: Backend,
-    manifests: Folder,
-    node: Node,
-    _other: Node,
-    outside: Place,
-    world: World,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let world = World::new().unwrap();
-        let (node, other) = (world.node("one").unwrap(), world.node("two").unwrap());
-        // Distributions have it so: who answers must be routed to where the question came from.
-        node.netns.sysctl(&[("ipv4/conf/all/rp_filter", "1"), ("ipv4/conf/eth0/rp_filter", "1")]).unwrap();
-        let (near, far) = (Backend::start(&node, "a").unwrap(), Backend::start(&other, "b").unwrap());
-        let manifests = Folder::new().unwrap();
-        let both = |name: &str, vips: &[IpAddr], node_port: u16| -> Service {
-            let service = service(name).cluster_ips(vips).node_port(Proto::Tcp, PORT, node_port);
-            service.node_port(Proto::Udp, PORT, node_port)
-        };
-        let slices =
-            |name: &str, pod| endpoints(name).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET).pod(pod);
-        let objects: [&dyn Documents; 4] = [
-            &both("near", &[VIP4, VIP6], NEAR).external_ip(EXTERNAL4),
-            &slices("near", &near.pod),
-            &both("far", &FAR_VIPS, FAR).external_ip(EXTERNAL6),
-            &slices("far", &far.pod),
-        ];
-        manifests.write("manifest", &objects).unwrap();
-        let outside = world.outside().unwrap();
-        let routes =
-            [format!("route add {EXTERNAL4} via {}", node.v4), format!("route add {EXTERNAL6} via {}", node.v6)];
-        outside.netns.ip(&routes).unwrap();
-        Self { near, _far: far, manifests, node, _other: other, outside, world }
-    }
-
-    fn agent(&self, more: &[&str]) -> Agent {
-        Agent::start_with(&self.node, &self.manifests, &[&SMALL_TABLES[..], more].concat()).unwrap()
-    }
-
-    fn on_node(&self, port: u16) -> [SocketAddr; 2] {
-        proxy_tests::stage::on(&self.node, port)
-    }
-}
-
-/// The client's address in the family of `like`.
-fn outside_address(like: SocketAddr) -> IpAddr {
-    if like.is_ipv4() { Ipv4Addr::new(192, 0, 2, 1).into() } else { "2001:db8::1".parse().unwrap() }
+/// Services in front of one backend each, near and far, and the client's way to their external addresses.
+fn stage() -> Edge {
+    let stage = Edge::new().unwrap();
+    let both = |name: &str, vips: &[IpAddr], node_port: u16| -> Service {
+        let service = service(name).cluster_ips(vips).node_port(Proto::Tcp, PORT, node_port);
+        service.node_port(Proto::Udp, PORT, node_port)
+    };
+    let slices =
+        |name: &str, pod| endpoints(name).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET).pod(pod);
+    let objects: [&dyn Documents; 4] = [
+        &both("near", &[VIP4, VIP6], NEAR).external_ip(EXTERNAL4),
+        &slices("near", &stage.near.pod),
+        &both("far", &FAR_VIPS, FAR).external_ip(EXTERNAL6),
+        &slices("far", &stage.far.pod),
+    ];
+    stage.manifests.write("manifest", &objects).unwrap();
+    stage.route_here(&[EXTERNAL4, EXTERNAL6]).unwrap();
+    stage
 }
 
 #[test]
 fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
-    let stage = Stage::new();
+    let stage = stage();
     let _agent = stage.agent(&PODS);
     let client = Client::start(&stage.outside).unwrap();
     for kind in [Kind::Tcp, Kind::Udp] {
         for to in stage.on_node(NEAR).into_iter().chain([dialled(EXTERNAL4)]) {
             let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
             assert_eq!((answer.by.as_str(), answer.from), ("a", Some(to)), "{kind:?}");
-            assert_eq!(answer.seen_as.ip(), outside_address(to), "{kind:?} {to}");
+            assert_eq!(answer.seen_as.ip(), outside_address(to.ip()), "{kind:?} {to}");
         }
         for to in stage.on_node(FAR).into_iter().chain([dialled(EXTERNAL6)]) {
             let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
@@ -105,7 +66,7 @@ fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
 
 #[test]
 fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
-    let stage = Stage::new();
+    let stage = stage();
     let Node { netns, v4, v6, .. } = &stage.node;
     let lines = ["addr flush dev eth0", "link add br0 type bridge mcast_snooping 0", "link set eth0 master br0"];
     netns.ip(&lines).unwrap();
@@ -113,12 +74,13 @@ fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
         "link set br0 up".to_owned(),
         format!("addr add {v4}/24 dev br0"),
         format!("addr add {v6}/64 dev br0 nodad"),
-        format!("route replace default via {}", outside_address(SocketAddr::from((*v4, 0)))),
-        format!("route replace default via {}", outside_address(SocketAddr::from((*v6, 0)))),
+        format!("route replace default via {}", outside_address((*v4).into())),
+        format!("route replace default via {}", outside_address((*v6).into())),
     ];
     netns.ip(&lines).unwrap();
+    stage.node.route_pods_of(&stage.other).unwrap();
     let _agent = stage.agent(&PODS);
-    assert!(check(&stage.node).contains(&"br0: left alone: bridge: its packets pass its ports".to_owned()));
+    assert!(devices(&stage.node).contains(&"br0: left alone: bridge: its packets pass its ports".to_owned()));
     let client = Client::start(&stage.outside).unwrap();
     for (port, by) in [(NEAR, "a"), (FAR, "b")] {
         for (kind, to) in stage.on_node(port).into_iter().flat_map(|to| [(Kind::Tcp, to), (Kind::Udp, to)]) {
@@ -130,7 +92,7 @@ fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
 
 #[test]
 fn nobody_outside_is_served_where_no_devices_are_wanted_and_the_next_agent_may_want_them() {
-    let stage = Stage::new();
+    let stage = stage();
     let mut agent = stage.agent(&AT_SOCKETS);
     let client = Client::start(&stage.outside).unwrap();
     for to in stage.on_node(NEAR) {
@@ -145,15 +107,9 @@ fn nobody_outside_is_served_where_no_devices_are_wanted_and_the_next_agent_may_w
 
 #[test]
 fn a_pod_that_no_socket_hook_sees_reaches_cluster_ips() {
-    let stage = Stage::new();
+    let stage = stage();
     let _agent = stage.agent(&PODS);
-    let pod = stage.node.pod("sandbox").unwrap();
-    // Below the cgroup of no node.
-    let unseen = Place::new(pod.place.netns.clone(), stage.world.cgroup().join("unseen")).unwrap();
-    proxy_tests::stage::eventually("the pod's device is served", || {
-        check(&stage.node).iter().any(|line| line.contains("pod2") && line.contains("ingress program"))
-    });
-    let client = Client::start(&unseen).unwrap();
+    let (pod, client) = stage.unseen_client("sandbox").unwrap();
     for kind in [Kind::Tcp, Kind::Udp] {
         for (vip, by) in [(VIP4, "a"), (VIP6, "a"), (FAR_VIPS[0], "b"), (FAR_VIPS[1], "b")] {
             let to = dialled(vip);
@@ -181,7 +137,7 @@ fn redirect(to: &Pod) -> String {
 
 #[test]
 fn a_pods_own_redirection_sees_the_service_where_only_the_host_is_steered() {
-    let stage = Stage::new();
+    let stage = stage();
     let (pod, host) = (&stage.near.pod.place, &stage.node.host().unwrap());
     let served_by = |arguments: &[&str], place: &Place| {
         let _agent = stage.agent(&[&PODS[..], arguments].concat());
@@ -197,7 +153,7 @@ fn a_pods_own_redirection_sees_the_service_where_only_the_host_is_steered() {
 
 #[test]
 fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below_them() {
-    let stage = Stage::new();
+    let stage = stage();
     let netns = &stage.near.pod.place.netns;
     netns.nft(&redirect(&stage.near.pod)).unwrap();
     let cgroup = |path: &str| stage.node.cgroup.join("mesh.slice").join(path);
@@ -215,7 +171,7 @@ fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below
 
 #[test]
 fn nobody_notices_that_the_agent_is_killed_and_comes_back() {
-    let stage = Stage::new();
+    let stage = stage();
     // Datagrams of a new socket each take a port for half a minute, and connections that were closed for two.
     let arguments = [&PODS[..], &["--source-ports=10000-29999"]].concat();
     let mut agent = stage.agent(&arguments);
@@ -247,12 +203,12 @@ fn nobody_notices_that_the_agent_is_killed_and_comes_back() {
 
 #[test]
 fn check_shows_each_device_and_cleanup_leaves_it_as_it_was() {
-    let stage = Stage::new();
+    let stage = stage();
     let reserved = || stage.node.netns.output("cat", &["/proc/sys/net/ipv4/ip_local_reserved_ports"]).unwrap();
     assert_eq!(reserved().trim(), "");
     let mut agent = stage.agent(&PODS);
     assert_eq!(reserved().trim(), "61000-65535");
-    let lines = check(&stage.node);
+    let lines = devices(&stage.node);
     for (device, reason) in [
         ("eth0", "faces the network, layer 2: a default route leads there; ingress program "),
         ("pod1", "faces a pod, layer 2: veth, its other end is in another network namespace; ingress program "),
@@ -270,14 +226,4 @@ fn check_shows_each_device_and_cleanup_leaves_it_as_it_was() {
     let left = stage.node.netns.output("bpftool", &["net", "show"]).unwrap();
     assert!(!left.contains("tc_ingress") && !left.contains("tc_egress"), "{left}");
     assert_eq!(stage.near.pod.name, "a");
-}
-
-/// What `sluice check` says about devices, a line each.
-fn check(node: &Node) -> Vec<String> {
-    let pin_dir = node.pin_dir().display().to_string();
-    let output = sluice(node, &["check", "--pin-dir", &pin_dir, "-o", "json"]).unwrap();
-    let findings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let text = |finding: &serde_json::Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
-    let devices = findings.iter().filter(|finding| finding["area"] == "device");
-    devices.map(|finding| format!("{}: {}", text(finding, "item"), text(finding, "detail"))).collect()
 }

@@ -6,7 +6,7 @@
 //! With the feature `cases`, somebody else may run them all and [`observe`] each packet: so the kernel programs are held
 //! against what is expected here, packet by packet.
 
-mod build;
+pub mod build;
 mod errors;
 mod everyday;
 mod flows;
@@ -31,7 +31,7 @@ use crate::packet::{Action, Broken, Packet};
 
 /// A packet that grows and shrinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Bytes(pub(super) Vec<u8>);
+pub struct Bytes(pub Vec<u8>);
 
 impl Packet for Bytes {
     fn load<const N: usize>(&self, at: usize) -> Result<[u8; N], Broken> {

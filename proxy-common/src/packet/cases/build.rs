@@ -1,4 +1,4 @@
-//! Packets by name: `syn("client:4000 > vip:80")`. Checksums and lengths are right unless a case says otherwise.
+//! Packets by name or address: `syn("client:4000 > vip:80")`. Checksums and lengths are right unless a case says otherwise.
 
 use std::boxed::Box;
 use std::string::String;
@@ -13,7 +13,7 @@ use crate::packet::tcp;
 
 /// A packet to be.
 #[derive(Clone, Debug)]
-pub(super) struct Build {
+pub struct Build {
     route: String,
     content: Content,
     payload: usize,
@@ -21,7 +21,7 @@ pub(super) struct Build {
     /// IPv4 options in words, IPv6 extension headers by number.
     options: usize,
     extensions: Vec<u8>,
-    pub(super) link_header: bool,
+    pub link_header: bool,
     tag: bool,
     padding: usize,
 }
@@ -55,114 +55,124 @@ fn build(route: impl Into<String>, content: Content) -> Build {
 }
 
 /// A segment with ACK in the middle of a connection.
-pub(super) fn tcp(route: impl Into<String>) -> Build {
+pub fn tcp(route: impl Into<String>) -> Build {
     build(route, Content::Tcp(tcp::ACK))
 }
 
 /// A segment that opens one.
-pub(super) fn syn(route: impl Into<String>) -> Build {
+pub fn syn(route: impl Into<String>) -> Build {
     tcp(route).flags(tcp::SYN)
 }
 
-pub(super) fn udp(route: impl Into<String>) -> Build {
+pub fn udp(route: impl Into<String>) -> Build {
     build(route, Content::Udp { sum: true })
 }
 
-pub(super) fn sctp(route: impl Into<String>) -> Build {
+pub fn sctp(route: impl Into<String>) -> Build {
     build(route, Content::Sctp)
 }
 
-pub(super) fn ping(route: impl Into<String>) -> Build {
+pub fn ping(route: impl Into<String>) -> Build {
     build(route, Content::Icmp([8, 128]))
 }
 
 /// ICMP of this type in IPv4 and IPv6.
-pub(super) fn icmp(route: impl Into<String>, types: [u8; 2]) -> Build {
+pub fn icmp(route: impl Into<String>, types: [u8; 2]) -> Build {
     build(route, Content::Icmp(types))
 }
 
 /// Any other protocol, with nothing that we know inside.
-pub(super) fn raw(route: impl Into<String>, proto: u8) -> Build {
+pub fn raw(route: impl Into<String>, proto: u8) -> Build {
     build(route, Content::Raw(proto))
 }
 
 /// "Fragmentation needed", "packet too big".
-pub(super) fn too_big(route: impl Into<String>, about: Build) -> Build {
+pub fn too_big(route: impl Into<String>, about: Build) -> Build {
     build(route, Content::Error([[3, 4], [2, 0]], Box::new(about), usize::MAX))
 }
 
 /// "Host unreachable", "no route".
-pub(super) fn unreachable(route: impl Into<String>, about: Build) -> Build {
+pub fn unreachable(route: impl Into<String>, about: Build) -> Build {
     build(route, Content::Error([[3, 1], [1, 0]], Box::new(about), usize::MAX))
 }
 
 /// "Time exceeded".
-pub(super) fn expired(route: impl Into<String>, about: Build) -> Build {
+pub fn expired(route: impl Into<String>, about: Build) -> Build {
     build(route, Content::Error([[11, 0], [3, 0]], Box::new(about), usize::MAX))
 }
 
 impl Build {
-    pub(super) fn flags(mut self, flags: u8) -> Self {
+    #[must_use]
+    pub fn flags(mut self, flags: u8) -> Self {
         self.content = Content::Tcp(flags);
         self
     }
 
-    pub(super) fn without_sum(mut self) -> Self {
+    #[must_use]
+    pub fn without_sum(mut self) -> Self {
         self.content = Content::Udp { sum: false };
         self
     }
 
-    pub(super) fn payload(mut self, bytes: usize) -> Self {
+    #[must_use]
+    pub fn payload(mut self, bytes: usize) -> Self {
         self.payload = bytes;
         self
     }
 
     /// `offset` and the payload that follows are in bytes.
-    pub(super) fn fragment(mut self, id: u32, offset: usize, more: bool) -> Self {
+    #[must_use]
+    pub fn fragment(mut self, id: u32, offset: usize, more: bool) -> Self {
         self.fragment = Some((id, offset, more));
         self
     }
 
-    pub(super) fn options(mut self, words: usize) -> Self {
+    #[must_use]
+    pub fn options(mut self, words: usize) -> Self {
         self.options = words;
         self
     }
 
     /// In IPv6 only.
-    pub(super) fn extensions(mut self, numbers: &[u8]) -> Self {
+    #[must_use]
+    pub fn extensions(mut self, numbers: &[u8]) -> Self {
         self.extensions = numbers.to_vec();
         self
     }
 
     /// An error quotes no more than this of the packet.
-    pub(super) fn quoting(mut self, bytes: usize) -> Self {
+    #[must_use]
+    pub fn quoting(mut self, bytes: usize) -> Self {
         if let Content::Error(_, _, quoted) = &mut self.content {
             *quoted = bytes;
         }
         self
     }
 
-    pub(super) fn without_link_header(mut self) -> Self {
+    #[must_use]
+    pub fn without_link_header(mut self) -> Self {
         self.link_header = false;
         self
     }
 
-    pub(super) fn tagged(mut self) -> Self {
+    #[must_use]
+    pub fn tagged(mut self) -> Self {
         self.tag = true;
         self
     }
 
     /// Bytes behind the datagram, as Ethernet pads.
-    pub(super) fn padded(mut self, bytes: usize) -> Self {
+    #[must_use]
+    pub fn padded(mut self, bytes: usize) -> Self {
         self.padding = bytes;
         self
     }
 
-    pub(super) fn start(&self) -> usize {
+    pub fn start(&self) -> usize {
         if self.link_header { 14 } else { 0 }
     }
 
-    pub(super) fn bytes<A: Ip>(&self) -> Bytes {
+    pub fn bytes<A: Ip>(&self) -> Bytes {
         let mut frame = Vec::new();
         if self.link_header {
             frame.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);

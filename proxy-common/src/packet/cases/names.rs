@@ -29,10 +29,12 @@ const NAMES: &[(&str, &str, &str)] = &[
     ("broadcast", "255.255.255.255", "ff02::1"),
 ];
 
+/// The address of a name, or the one that stands there itself.
 pub(super) fn addr(name: &str, family: Family) -> Addr {
-    let (_, v4, v6) = NAMES.iter().find(|(known, ..)| *known == name).unwrap_or_else(|| panic!("who is {name:?}?"));
-    let text = if family == Family::V4 { v4 } else { v6 };
-    Addr::from(text.parse::<core::net::IpAddr>().unwrap())
+    let known = NAMES.iter().find(|(known, ..)| *known == name);
+    let text = known.map_or(name, |(_, v4, v6)| if family == Family::V4 { v4 } else { v6 });
+    let parsed = text.parse::<core::net::IpAddr>();
+    Addr::from(parsed.unwrap_or_else(|_| panic!("who is {name:?}?")))
 }
 
 /// Everybody of a family.

@@ -48,6 +48,12 @@ impl Sockets {
             Ask::Disconnect { socket } => self.get(socket)?.disconnect().map(done),
             Ask::Send { socket, to } => self.get(socket)?.send(to).map(done),
             Ask::FastOpen { socket, to } => self.get(socket)?.fast_open(to).map(done),
+            Ask::SendLarge { socket, to, bytes, answer } => {
+                self.get(socket)?.send_large(to, bytes.into(), answer).map(done)
+            }
+            Ask::Hops { socket, hops } => self.get(socket)?.set_hops(hops).map(done),
+            Ask::WatchErrors { socket } => self.get(socket)?.watch_errors().map(done),
+            Ask::IcmpError { socket } => self.get(socket)?.icmp_error().map(Tell::IcmpError),
             Ask::Receive { socket } => self.get(socket)?.receive().map(Tell::Answered),
             Ask::Patience { socket, milliseconds } => self.get(socket)?.set_patience(milliseconds.into()).map(done),
             Ask::PeerName { socket } => self.get(socket)?.peer_name().map(Tell::Address),

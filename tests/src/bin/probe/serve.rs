@@ -48,11 +48,19 @@ fn serve_stream(name: &str, mut stream: &TcpStream) -> io::Result<()> {
 }
 
 fn serve_datagrams(name: &str, socket: &UdpSocket) {
-    let mut question = [0; 64];
+    let mut question = vec![0; 1 << 16];
     loop {
         // A refusal that an earlier answer met is reported here; it is not about this question.
-        if let Ok((_, client)) = socket.recv_from(&mut question) {
-            let _ = socket.send_to(format!("{name} {client}\n").as_bytes(), client);
+        if let Ok((length, client)) = socket.recv_from(&mut question) {
+            let mut answer = format!("{name} {client}\n").into_bytes();
+            answer.resize(wanted_length(&question[..length]).max(answer.len()), b' ');
+            let _ = socket.send_to(&answer, client);
         }
     }
+}
+
+/// Of a question `who 3000` and whatever follows.
+fn wanted_length(question: &[u8]) -> usize {
+    let text = str::from_utf8(question).unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|length| length.parse().ok()).unwrap_or(0)
 }

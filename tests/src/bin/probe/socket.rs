@@ -1,13 +1,16 @@
 //! One socket, its calls one by one, errors by name.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
-use proxy_tests::probe::{Answer, Kind, Outcome};
+use proxy_tests::probe::{Answer, IcmpError, Kind, Outcome};
 
 const QUESTION: &[u8] = b"who\n";
 /// Long enough for a busy machine; a dial that gets this far has failed anyway.
@@ -56,6 +59,70 @@ impl Socket {
             Some(to) => self.send_with(to, MsgFlags::empty()),
             None => socket::send(self.fd.as_raw_fd(), QUESTION, MsgFlags::empty()).map(drop).map_err(name),
         }
+    }
+
+    pub(crate) fn send_large(&self, to: Option<SocketAddr>, bytes: usize, answer: u16) -> Outcome<()> {
+        let mut question = format!("who {answer}\n").into_bytes();
+        question.resize(bytes.max(question.len()), b' ');
+        let sent = match to {
+            Some(to) => socket::sendto(self.fd.as_raw_fd(), &question, &SockaddrStorage::from(to), MsgFlags::empty()),
+            None => socket::send(self.fd.as_raw_fd(), &question, MsgFlags::empty()),
+        };
+        sent.map(drop).map_err(name)
+    }
+
+    pub(crate) fn set_hops(&self, hops: u8) -> Outcome<()> {
+        let hops = i32::from(hops);
+        let set = if self.is_v6()? { self.set(sockopt::Ipv6Ttl, &hops) } else { self.set(sockopt::Ipv4Ttl, &hops) };
+        set.map_err(name)
+    }
+
+    pub(crate) fn watch_errors(&self) -> Outcome<()> {
+        let discover = if self.is_v6()? {
+            self.set(sockopt::Ipv6RecvErr, &true).map_err(name)?;
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+        } else {
+            self.set(sockopt::Ipv4RecvErr, &true).map_err(name)?;
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+        };
+        proxy_tests::set_option(self.fd.as_fd(), discover).map_err(|error| io_name(&error))
+    }
+
+    /// Errors are there as soon as the socket is told of them; a packet may take its time until then.
+    pub(crate) fn icmp_error(&self) -> Outcome<IcmpError> {
+        let mut wait = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        if poll(&mut wait, PollTimeout::from(PATIENCE_MILLISECONDS as u16)).map_err(name)? == 0 {
+            return Err("no error came".to_owned());
+        }
+        let (mut text, mut control) = ([0; 64], nix::cmsg_space!([u8; 128]));
+        let mut parts = [IoSliceMut::new(&mut text)];
+        let flags = MsgFlags::MSG_ERRQUEUE;
+        let message = socket::recvmsg::<SockaddrStorage>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), flags)
+            .map_err(name)?;
+        let about = message.address.as_ref().and_then(address).ok_or("no address of what it is about")?;
+        let read = |error: &libc::sock_extended_err, by: Option<IpAddr>| {
+            let by = by.ok_or("nobody says so")?;
+            Ok(IcmpError { kind: error.ee_type, code: error.ee_code, mtu: error.ee_info, about, by })
+        };
+        let mut controls = message.cmsgs().map_err(name)?;
+        let found = controls.find_map(|control| match control {
+            ControlMessageOwned::Ipv4RecvErr(error, by) => {
+                Some(read(&error, by.map(|by| Ipv4Addr::from(u32::from_be(by.sin_addr.s_addr)).into())))
+            }
+            ControlMessageOwned::Ipv6RecvErr(error, by) => {
+                Some(read(&error, by.map(|by| Ipv6Addr::from(by.sin6_addr.s6_addr).into())))
+            }
+            _ => None,
+        });
+        found.unwrap_or(Err("no error is with it")).map_err(str::to_owned)
+    }
+
+    fn set<O: socket::SetSockOpt>(&self, option: O, value: &O::Val) -> nix::Result<()> {
+        setsockopt(&self.fd, option, value)
+    }
+
+    fn is_v6(&self) -> Outcome<bool> {
+        self.local_name().map(|local| local.is_ipv6())
     }
 
     pub(crate) fn fast_open(&self, to: SocketAddr) -> Outcome<()> {

@@ -1,0 +1,292 @@
+//! ICMP errors, path MTU, refusals, echoes and fragments of clients outside, with the real kernel on every side (issue 5,
+//! line 7).
+//!
+//! ```text
+//! away --- outside --- node one, with the agent --- pod a
+//!    small hop   `---- node two ------------------- pod b
+//!                                         small hop
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use proxy_common::packet::cases::build::{Build, ping, udp};
+use proxy_common::packet::ip::{Ip, V4, V6};
+use proxy_tests::edge::{Edge, counters, outside_address};
+use proxy_tests::frames::Wire;
+use proxy_tests::manifest::{Documents, Proto, endpoints, service};
+use proxy_tests::netns::Netns;
+use proxy_tests::node::{Place, Pod};
+use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE};
+use proxy_tests::stage::{PORT, TARGET};
+
+/// Node ports in front of the pod on node one and of the one on node two, of ports of theirs that nobody serves, and of no
+/// pod at all.
+const NEAR: u16 = 30_080;
+const FAR: u16 = 30_081;
+const NEAR_CLOSED: u16 = 30_082;
+const FAR_CLOSED: u16 = 30_083;
+const NOBODY: u16 = 30_084;
+const CLOSED: u16 = 8081;
+/// The smallest that IPv6 allows.
+const SMALL: u32 = 1280;
+
+const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
+const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10));
+const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
+const EXTERNAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5));
+
+/// Both of the kind that the families have: IPv4 and IPv6, type and code.
+const UNREACHABLE: [(u8, u8); 2] = [(3, 3), (1, 4)];
+const EXPIRED: [(u8, u8); 2] = [(11, 0), (3, 0)];
+const TOO_BIG: [(u8, u8); 2] = [(3, 4), (2, 0)];
+
+fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
+    let web = |name: &str, number: u8, node_port: u16| {
+        let vips = [
+            Ipv4Addr::new(10, 96, 0, number).into(),
+            Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number.into()).into(),
+        ];
+        let service = service(name).cluster_ips(&vips).node_port(Proto::Tcp, PORT, node_port);
+        service.node_port(Proto::Udp, PORT, node_port)
+    };
+    let slices = |name: &str, port: u16, pod: &Pod| {
+        endpoints(name).port(Proto::Tcp, PORT, port).port(Proto::Udp, PORT, port).pod(pod)
+    };
+    let (near, far) = (&stage.near.pod, &stage.far.pod);
+    let objects: [&dyn Documents; 9] = [
+        &web("near", 10, NEAR),
+        &slices("near", TARGET, near),
+        &web("far", 11, FAR).external_ips(&[EXTERNAL4, EXTERNAL6]),
+        &slices("far", TARGET, far),
+        &web("near-closed", 12, NEAR_CLOSED),
+        &slices("near-closed", CLOSED, near),
+        &web("far-closed", 13, FAR_CLOSED),
+        &slices("far-closed", CLOSED, far),
+        &web("nobody", 14, NOBODY),
+    ];
+    stage.route_here(&[EXTERNAL4, EXTERNAL6, VIP4, VIP6]).unwrap();
+    stage.serve(&objects, more).unwrap()
+}
+
+/// A client one hop behind `outside`, which forwards no larger packets to it than this.
+fn away(stage: &Edge, mtu: u32) -> Place {
+    let (netns, outside) = (Netns::new().unwrap(), &stage.outside.netns);
+    let lines = [
+        format!("link add away type veth peer name eth0 netns {}", netns.path()),
+        "link set away up".to_owned(),
+        "addr add 198.51.100.1/24 dev away".to_owned(),
+        "addr add 2001:db8:51::1/64 dev away nodad".to_owned(),
+        format!("route add 198.51.100.7/32 dev away mtu lock {mtu}"),
+        format!("route add 2001:db8:51::7/128 dev away mtu lock {mtu}"),
+    ];
+    outside.ip(&lines).unwrap();
+    let lines = [
+        "link set eth0 up",
+        "addr add 198.51.100.7/24 dev eth0",
+        "addr add 2001:db8:51::7/64 dev eth0 nodad",
+        "route add default via 198.51.100.1",
+        "route add default via 2001:db8:51::1",
+    ];
+    netns.ip(&lines).unwrap();
+    Place::new(netns, stage.world.cgroup().join("away")).unwrap()
+}
+
+/// As `ip` takes it.
+fn family(to: SocketAddr) -> &'static str {
+    if to.is_ipv4() { "-4" } else { "-6" }
+}
+
+/// Who tells of an error, in the family of what was dialled.
+type By = fn(&Edge, SocketAddr) -> IpAddr;
+
+/// The node that was dialled, also where its backend says so.
+fn dialled(_: &Edge, to: SocketAddr) -> IpAddr {
+    to.ip()
+}
+
+fn next(stage: &Edge, to: SocketAddr) -> IpAddr {
+    if to.is_ipv4() { stage.other.v4.into() } else { stage.other.v6.into() }
+}
+
+#[test]
+fn icmp_errors_about_a_flow_reach_the_socket_of_its_client_in_its_own_terms() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let away = away(&stage, 1500);
+    let client = Client::start(&away).unwrap();
+    for netns in [&stage.node.netns, &stage.other.netns] {
+        netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
+    }
+    for (what, port, hops, bytes, kinds, mtu, by) in [
+        ("nobody listens, near", NEAR_CLOSED, 64, 4, UNREACHABLE, 0, dialled as By),
+        ("nobody listens, far", FAR_CLOSED, 64, 4, UNREACHABLE, 0, dialled),
+        ("it lives too short, near", NEAR, 2, 4, EXPIRED, 0, dialled),
+        ("it lives too short, far", FAR, 3, 4, EXPIRED, 0, next),
+        ("it is too large, near", NEAR, 64, 1400, TOO_BIG, SMALL, dialled),
+        ("it is too large, far", FAR, 64, 1400, TOO_BIG, SMALL, next),
+    ] {
+        for to in stage.on_node(port) {
+            // What was learned of a path to the same address.
+            away.netns.output("ip", &[family(to), "route", "flush", "cache"]).unwrap();
+            let socket = client.open(Kind::Udp, to);
+            socket.connect(to).unwrap();
+            socket.watch_errors().unwrap();
+            socket.set_hops(hops).unwrap();
+            socket.send_large(None, bytes, 0).unwrap();
+            let (kind, code) = kinds[usize::from(to.is_ipv6())];
+            let wanted = IcmpError { kind, code, mtu, about: to, by: by(&stage, to) };
+            assert_eq!(socket.icmp_error(), Ok(wanted), "{what}, {to}");
+        }
+    }
+}
+
+#[test]
+fn small_hops_on_both_sides_are_found_by_who_sends_too_large_packets() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let away = away(&stage, SMALL);
+    for netns in [&stage.node.netns, &stage.other.netns] {
+        netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
+    }
+    let client = Client::start(&away).unwrap();
+    let forget = |to: SocketAddr| {
+        for netns in [&away.netns, &stage.near.pod.place.netns, &stage.far.pod.place.netns] {
+            netns.output("ip", &[family(to), "route", "flush", "cache"]).unwrap();
+        }
+    };
+    let client_knows = |to: SocketAddr| {
+        let route = away.netns.output("ip", &[family(to), "route", "get", &to.ip().to_string()]).unwrap();
+        route.contains(&format!("mtu {SMALL}"))
+    };
+    for port in [NEAR, FAR] {
+        for to in stage.on_node(port) {
+            for (what, question, answer) in
+                [("the request is too large", 1400, 0), ("the answer is too large", 0, 1400)]
+            {
+                let socket = client.open(Kind::Udp, to);
+                socket.connect(to).unwrap();
+                socket.set_patience(100).unwrap();
+                // The first one is lost: it tells its sender of the hop.
+                let answered = (0..20).any(|_| socket.ask_large(None, question, answer).is_ok());
+                assert!(answered, "{what}, {to}");
+            }
+            assert!(client_knows(to), "{to}: by the error about its datagram");
+            forget(to);
+            assert!(!client_knows(to));
+            client.exchange(to, 200_000).unwrap_or_else(|error| panic!("200 kB there and back, {to}: {error}"));
+            assert!(client_knows(to), "{to}: by the error about its segment");
+            forget(to);
+        }
+    }
+}
+
+#[test]
+fn who_dials_a_service_without_endpoints_is_refused_however_often() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let client = Client::start(&stage.outside).unwrap();
+    let refused = Err("ECONNREFUSED".to_owned());
+    // The kernel of the node would answer six times, and then once a second.
+    for to in stage.on_node(NOBODY) {
+        for number in 0..50 {
+            assert_eq!(client.dial(Kind::Udp, to), refused, "datagram {number} to {to}");
+        }
+        assert_eq!(client.dial(Kind::Tcp, to), refused, "{to}");
+    }
+}
+
+/// What comes back from `from` to this client, once it does.
+fn answer_of(wire: &Wire, from: IpAddr) -> Vec<u8> {
+    let at = if from.is_ipv4() { 26 } else { 22 };
+    let octets = match from {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    wire.until(PATIENCE, |frame| frame.get(at..at + octets.len()) == Some(&octets[..])).unwrap()
+}
+
+#[test]
+fn an_echo_to_an_address_of_a_service_is_answered_where_that_is_wanted() {
+    let stage = Edge::new().unwrap();
+    let wire = Wire::between(&stage.outside.netns, "uplink", (&stage.node.netns, "eth0")).unwrap();
+    let echo = |to: IpAddr| ping(format!("{}:0 > {to}:0", outside_address(to)));
+    {
+        let _agent = serve(&stage, &["--answer-echo"]);
+        for to in [VIP4, EXTERNAL4] {
+            wire.send::<V4>(&echo(to)).unwrap();
+            assert_eq!(answer_of(&wire, to)[34], 0, "an echo reply of {to}");
+        }
+        for to in [VIP6, EXTERNAL6] {
+            wire.send::<V6>(&echo(to)).unwrap();
+            assert_eq!(answer_of(&wire, to)[54], 129, "an echo reply of {to}");
+        }
+    }
+    let before = counters(&stage.node).unwrap()["echo_answered"];
+    assert_eq!(before, 4);
+    let _agent = serve(&stage, &[]);
+    wire.send::<V4>(&echo(VIP4)).unwrap();
+    assert_eq!(answer_of(&wire, VIP4)[34], 3, "a refusal, as in nftables mode");
+    assert_eq!(counters(&stage.node).unwrap()["echo_answered"], before);
+}
+
+#[test]
+fn fragments_follow_their_first_one_both_ways() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let client = Client::start(&stage.outside).unwrap();
+    for (port, by) in [(NEAR, "a"), (FAR, "b")] {
+        for to in stage.on_node(port) {
+            let socket = client.open(Kind::Udp, to);
+            for length in [2000, 9000, 60_000] {
+                let answer = socket.ask_large(Some(to), length, length).unwrap_or_else(|error| panic!("{to}: {error}"));
+                assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{length} bytes");
+            }
+        }
+    }
+}
+
+/// A datagram in two fragments, `id` apart from others.
+fn halves(route: &str, id: u32) -> [Build; 2] {
+    [udp(route).payload(24).fragment(id, 0, true), udp(route).payload(16).fragment(id, 32, false)]
+}
+
+fn out_of_order<A: Ip>(stage: &Edge, wire: &Wire, external: IpAddr) {
+    let ahead = || counters(&stage.node).unwrap()["fragment_before_first"];
+    let before = ahead();
+    let route = |port: u16| format!("{}:{port} > {external}:{PORT}", outside_address(external));
+    let [first, later] = halves(&route(4001), 7);
+    wire.send::<A>(&later).unwrap();
+    wire.send::<A>(&first).unwrap();
+    // Nothing was made of it: the next datagram is the first to be answered.
+    let [first, later] = halves(&route(4002), 8);
+    wire.send::<A>(&first).unwrap();
+    wire.send::<A>(&later).unwrap();
+    let answer = answer_of(wire, external);
+    let ports = if external.is_ipv4() { 34 } else { 54 };
+    assert_eq!(answer[ports..ports + 4], [0, 80, 15, 162], "from port {PORT} to 4002");
+    assert_eq!(ahead() - before, 1);
+}
+
+#[test]
+fn a_fragment_ahead_of_its_first_one_is_dropped_and_counted_and_the_datagram_gets_through_when_it_is_sent_again() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let wire = Wire::between(&stage.outside.netns, "uplink", (&stage.node.netns, "eth0")).unwrap();
+    out_of_order::<V4>(&stage, &wire, EXTERNAL4);
+    out_of_order::<V6>(&stage, &wire, EXTERNAL6);
+}
+
+#[test]
+fn datagrams_without_checksum_or_with_options_and_extension_headers_are_answered() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let wire = Wire::between(&stage.outside.netns, "uplink", (&stage.node.netns, "eth0")).unwrap();
+    let to = |external: IpAddr, port: u16| udp(format!("{}:{port} > {external}:{PORT}", outside_address(external)));
+    for (port, packet) in [to(EXTERNAL4, 5001).without_sum(), to(EXTERNAL4, 5002).options(3)].iter().enumerate() {
+        wire.send::<V4>(packet).unwrap();
+        assert_eq!(answer_of(&wire, EXTERNAL4)[36..38], [19, 137 + port as u8], "{packet:?}");
+    }
+    let packet = to(EXTERNAL6, 5003).extensions(&[0, 60]);
+    wire.send::<V6>(&packet).unwrap();
+    assert_eq!(answer_of(&wire, EXTERNAL6)[56..58], [19, 139], "{packet:?}");
+}

@@ -1,0 +1,6 @@
+//! What becomes of packets by the rules of Services, in namespaces with the real agent and the real kernel (issue 5, lines 4,
+//! 6, 7 and 8).
+
+mod abuse;
+mod icmp;
+mod stale;

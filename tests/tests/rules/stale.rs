@@ -1,0 +1,108 @@
+//! Flows whose backend stopped serving: UDP moves on with its next datagram, TCP stays (issue 5, line 6; specification C1).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use proxy_tests::agent::Agent;
+use proxy_tests::edge::{Edge, counters};
+use proxy_tests::manifest::Condition::{self, NotServing, Ready, Terminating};
+use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service};
+use proxy_tests::probe::{Client, Kind, Socket};
+use proxy_tests::stage::{PORT, TARGET, dialled};
+
+const NODE_PORT: u16 = 30_080;
+const VIPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x10))];
+const EXTERNAL: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5))];
+const REFUSED: &str = "ECONNREFUSED";
+
+fn web() -> Service {
+    let service = service("web").cluster_ips(&VIPS).external_ips(&EXTERNAL);
+    service.node_port(Proto::Tcp, PORT, NODE_PORT).node_port(Proto::Udp, PORT, NODE_PORT)
+}
+
+/// The Service, its manifest, and a client outside that keeps its sockets.
+struct Scene<'a> {
+    stage: &'a Edge,
+    agent: &'a Agent,
+}
+
+impl Scene<'_> {
+    /// What serves from now on: `a` is near, `b` is far. Returns once the tables say so.
+    fn change(&self, objects: &[&dyn Documents]) {
+        let (known, _) = self.agent.lines_from(0, |_| None::<()>);
+        self.stage.manifests.write("manifest", objects).unwrap();
+        self.agent.logs_after(known, &["programmed a change"]).unwrap();
+    }
+
+    fn served_by(&self, near: Condition, far: Condition) {
+        let slices = endpoints("web").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
+        let slices = slices.pod_that_is(near, &self.stage.near.pod).pod_that_is(far, &self.stage.far.pod);
+        self.change(&[&web(), &slices]);
+    }
+
+    fn served_by_nobody(&self) {
+        self.change(&[&web(), &endpoints("web").port(Proto::Udp, PORT, TARGET).port(Proto::Tcp, PORT, TARGET)]);
+    }
+}
+
+fn connected(client: &Client, kind: Kind, to: SocketAddr) -> Socket<'_> {
+    let socket = client.open(kind, to);
+    socket.connect(to).unwrap();
+    socket
+}
+
+fn by(sockets: &[Socket<'_>]) -> Vec<String> {
+    let by = |socket: &Socket<'_>| socket.ask().map_or_else(|error| error, |answer| answer.by);
+    sockets.iter().map(by).collect()
+}
+
+#[test]
+fn a_udp_flow_moves_with_its_next_datagram_when_its_backend_stops_serving_and_a_connection_stays() {
+    let stage = Edge::new().unwrap();
+    stage.route_here(&EXTERNAL).unwrap();
+    stage.route_here(&VIPS).unwrap();
+    let agent = stage.serve(&[&web()], &["-v2"]).unwrap();
+    let scene = Scene { stage: &stage, agent: &agent };
+    scene.served_by(Ready, NotServing);
+    let client = Client::start(&stage.outside).unwrap();
+    let to: Vec<_> =
+        stage.on_node(NODE_PORT).into_iter().chain(VIPS.map(dialled)).chain(EXTERNAL.map(dialled)).collect();
+    let udp: Vec<_> = to.iter().map(|to| connected(&client, Kind::Udp, *to)).collect();
+    let tcp: Vec<_> = to.iter().map(|to| connected(&client, Kind::Tcp, *to)).collect();
+    let all = |name: &str| vec![name.to_owned(); to.len()];
+    for socket in &tcp {
+        assert_eq!(socket.receive().unwrap().by, "a");
+    }
+    let moved = || counters(&stage.node).unwrap()["flow_moved"];
+    let check = |what: &str, wanted: &str| {
+        assert_eq!(by(&udp), all(wanted), "{what}");
+        assert_eq!(by(&tcp), all("a"), "a connection, {what}");
+    };
+    check("at first", "a");
+    assert_eq!(moved(), 0);
+
+    scene.served_by(Terminating, Ready);
+    check("it terminates and serves", "a");
+    let start = Instant::now();
+    scene.served_by(NotServing, Ready);
+    check("it does not serve any more", "b");
+    println!("from a written file to the answers of the next backend to {} flows: {:?}", udp.len(), start.elapsed());
+    assert_eq!(moved(), udp.len() as u64);
+    scene.served_by(Ready, Ready);
+    check("it is back, and nobody has to leave", "b");
+    scene.served_by(Ready, NotServing);
+    check("the other one went", "a");
+    scene.served_by_nobody();
+    check("nobody is left", REFUSED);
+    scene.served_by(NotServing, Ready);
+    check("somebody came", "b");
+    // Its addresses are nobody's then: no packet to them is looked at, but for those to the node itself.
+    let slices = endpoints("web").port(Proto::Udp, PORT, TARGET).pod(&stage.far.pod);
+    scene.change(&[&slices]);
+    assert_eq!(by(&udp[..2]), [REFUSED, REFUSED], "the Service is gone");
+    assert_eq!(by(&tcp[..2]), ["a", "a"], "a connection to a node port, the Service is gone");
+    scene.served_by(NotServing, Ready);
+    check("the Service is back", "b");
+}
