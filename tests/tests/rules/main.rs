@@ -3,4 +3,5 @@
 
 mod abuse;
 mod icmp;
+mod policies;
 mod stale;

@@ -1,0 +1,395 @@
+//! Who gets which backend, and whom that one sees: the truth tables of specification B5 and B9, with detectors (B6), node-port
+//! addresses (B7) and affinity (B8), for clients outside, pods that sockets serve and pods that devices serve, and the node
+//! itself (issue 5, line 4).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use proxy_tests::agent::Agent;
+use proxy_tests::edge::{Edge, counters, outside_address};
+use proxy_tests::manifest::{Documents, Endpoints, Proto, Service, endpoints, service};
+use proxy_tests::node::Pod;
+use proxy_tests::probe::{Answer, Client, Kind};
+use proxy_tests::stage::{PORT, TARGET, dialled, eventually};
+use serde_json::json;
+
+/// In the order of the columns of a [`Row`].
+const POLICIES: [&str; 3] = ["default policies", "external Local", "internal Local"];
+/// Which pods serve: `L` is on the node, `R` elsewhere.
+const PLACEMENTS: [&str; 4] = ["LR", "L", "R", ""];
+const FAMILIES: [bool; 2] = [false, true];
+const KINDS: [Kind; 2] = [Kind::Tcp, Kind::Udp];
+
+/// What is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frontend {
+    ClusterIp,
+    NodePort,
+    ExternalIp,
+    LoadBalancer,
+}
+
+const FRONTENDS: [Frontend; 4] =
+    [Frontend::ClusterIp, Frontend::NodePort, Frontend::ExternalIp, Frontend::LoadBalancer];
+
+/// Service number `number`: policies and placement.
+fn number(policies: usize, placement: usize) -> u8 {
+    (16 * (policies + 1) + placement) as u8
+}
+
+fn address(frontend: Frontend, number: u8, v6: bool) -> IpAddr {
+    let (v4, six): ([u8; 3], [u16; 3]) = match frontend {
+        Frontend::ClusterIp => ([10, 96, 0], [0xfd00, 0x10, 0x96]),
+        Frontend::ExternalIp => ([203, 0, 113], [0x2001, 0xdb8, 0x5e]),
+        Frontend::LoadBalancer => ([198, 18, 0], [0x2001, 0xdb8, 0x18]),
+        Frontend::NodePort => panic!("a node port is at an address of the node"),
+    };
+    if v6 {
+        Ipv6Addr::new(six[0], six[1], six[2], 0, 0, 0, 0, number.into()).into()
+    } else {
+        Ipv4Addr::new(v4[0], v4[1], v4[2], number).into()
+    }
+}
+
+/// All that the client outside reaches by way of the node.
+const RANGES: [&str; 6] =
+    ["10.96.0.0/24", "203.0.113.0/24", "198.18.0.0/24", "fd00:10:96::/64", "2001:db8:5e::/64", "2001:db8:18::/64"];
+
+fn node_port(number: u8) -> u16 {
+    30_000 + u16::from(number)
+}
+
+fn web(number: u8, policies: usize) -> Service {
+    let both = |frontend| FAMILIES.map(|v6| address(frontend, number, v6));
+    let service = service(&format!("web-{number}")).cluster_ips(&both(Frontend::ClusterIp));
+    let service = service.external_ips(&both(Frontend::ExternalIp));
+    let service = service.node_port(Proto::Tcp, PORT, node_port(number));
+    let service = service.node_port(Proto::Udp, PORT, node_port(number)).load_balancers(&both(Frontend::LoadBalancer));
+    match policies {
+        0 => service,
+        1 => service.external_policy_local(),
+        _ => service.internal_policy_local(),
+    }
+}
+
+fn slices(stage: &Edge, number: u8, placement: &str) -> Endpoints {
+    let slices = endpoints(&format!("web-{number}")).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
+    placement
+        .chars()
+        .fold(slices, |slices, which| slices.pod(if which == 'L' { &stage.near.pod } else { &stage.far.pod }))
+}
+
+/// Who dials, and what specification B5 says of each column: which pods (`a` is on the node, `b` elsewhere), and whether
+/// they see the client's own address or one of the node's. Declared differences: pods on the node always see the client,
+/// and so do those that a socket was steered to.
+struct Row {
+    who: &'static str,
+    cluster_ip: [&'static [(&'static str, Seen)]; 3],
+    external: [&'static [(&'static str, Seen)]; 3],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Own,
+    Node,
+}
+use Seen::{Node, Own};
+
+const OWN: &[(&str, Seen)] = &[("a", Own), ("b", Own)];
+const NODE: &[(&str, Seen)] = &[("a", Node), ("b", Node)];
+const MASQUERADED: &[(&str, Seen)] = &[("a", Own), ("b", Node)];
+const HERE: &[(&str, Seen)] = &[("a", Own)];
+
+const WITH_DETECTOR: [Row; 4] = [
+    Row { who: "pod", cluster_ip: [OWN, OWN, HERE], external: [MASQUERADED, OWN, MASQUERADED] },
+    Row { who: "steered pod", cluster_ip: [OWN, OWN, HERE], external: [OWN, OWN, OWN] },
+    Row { who: "node", cluster_ip: [NODE, NODE, &[("a", Node)]], external: [NODE, NODE, NODE] },
+    Row { who: "outside", cluster_ip: [MASQUERADED, MASQUERADED, HERE], external: [MASQUERADED, HERE, MASQUERADED] },
+];
+const WITHOUT_DETECTOR: [Row; 4] = [
+    Row { who: "pod", cluster_ip: [OWN, OWN, HERE], external: [MASQUERADED, HERE, MASQUERADED] },
+    Row { who: "steered pod", cluster_ip: [OWN, OWN, HERE], external: [OWN, HERE, OWN] },
+    Row { who: "node", cluster_ip: [NODE, NODE, &[("a", Node)]], external: [NODE, NODE, NODE] },
+    Row { who: "outside", cluster_ip: [OWN, OWN, HERE], external: [MASQUERADED, HERE, MASQUERADED] },
+];
+const ALL_MASQUERADED: [Row; 2] = [
+    Row { who: "pod", cluster_ip: [NODE, NODE, &[("a", Node)]], external: [MASQUERADED, OWN, MASQUERADED] },
+    Row { who: "outside", cluster_ip: [NODE, NODE, &[("a", Node)]], external: [MASQUERADED, HERE, MASQUERADED] },
+];
+
+/// Everybody who dials.
+struct Cast {
+    stage: Edge,
+    pod: Pod,
+    steered: Pod,
+    clients: BTreeMap<&'static str, Client>,
+}
+
+impl Cast {
+    /// With an agent so that devices of pods are served.
+    fn new(more: &[&str]) -> (Self, Agent) {
+        let stage = Edge::new().unwrap();
+        let routes: Vec<_> = RANGES
+            .iter()
+            .map(|range| {
+                let via = if range.contains(':') { IpAddr::from(stage.node.v6) } else { stage.node.v4.into() };
+                format!("route add {range} via {via}")
+            })
+            .collect();
+        stage.outside.netns.ip(&routes).unwrap();
+        let steered = stage.node.pod("steered").unwrap();
+        let numbers = (0..POLICIES.len()).flat_map(|policies| (0..PLACEMENTS.len()).map(move |at| (policies, at)));
+        let objects: Vec<(Service, Endpoints)> = numbers
+            .map(|(policies, at)| {
+                (web(number(policies, at), policies), slices(&stage, number(policies, at), PLACEMENTS[at]))
+            })
+            .collect();
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": stage.node.name },
+            "spec": { "podCIDRs": ["10.244.1.0/24", "fd00:244:1::/64"] },
+            "status": { "addresses": [
+                { "type": "InternalIP", "address": stage.node.v4 },
+                { "type": "InternalIP", "address": stage.node.v6 },
+            ] },
+        });
+        let mut documents: Vec<&dyn Documents> = vec![&node];
+        documents.extend(objects.iter().flat_map(|(service, slices)| [service as &dyn Documents, slices]));
+        stage.manifests.write("manifest", &documents).unwrap();
+        let agent = stage.agent(more);
+        let (pod, client) = stage.unseen_client("sandbox").unwrap();
+        let clients = BTreeMap::from([
+            ("pod", client),
+            ("steered pod", Client::start(&steered.place).unwrap()),
+            ("node", Client::start(&stage.node.host().unwrap()).unwrap()),
+            ("outside", Client::start(&stage.outside).unwrap()),
+        ]);
+        (Self { stage, pod, steered, clients }, agent)
+    }
+
+    fn to(&self, frontend: Frontend, number: u8, v6: bool) -> SocketAddr {
+        match frontend {
+            Frontend::NodePort => self.stage.on_node(node_port(number))[usize::from(v6)],
+            other => dialled(address(other, number, v6)),
+        }
+    }
+
+    /// Whose address a server saw.
+    fn seen(&self, who: &str, answer: &Answer) -> Seen {
+        let seen = answer.seen_as.ip();
+        let own = match who {
+            "pod" => self.pod.address_like(seen),
+            "steered pod" => self.steered.address_like(seen),
+            "outside" => outside_address(seen),
+            _ => return Node,
+        };
+        if seen == own {
+            return Own;
+        }
+        let bridge: [IpAddr; 2] = ["10.244.1.1".parse().unwrap(), "fd00:244:1::1".parse().unwrap()];
+        let node = [self.stage.node.v4.into(), self.stage.node.v6.into()];
+        assert!(node.contains(&seen) || bridge.contains(&seen), "{who} is seen as {seen}");
+        Node
+    }
+
+    /// Whether that is so for every placement of backends, family and protocol. Returns how many packets are dropped silently.
+    fn hold(&self, row: &Row) -> u64 {
+        let mut dropped = 0;
+        for (policies, at, frontend) in
+            (0..3).flat_map(|policies| (0..4).flat_map(move |at| FRONTENDS.map(|frontend| (policies, at, frontend))))
+        {
+            let column = if frontend == Frontend::ClusterIp { row.cluster_ip } else { row.external }[policies];
+            let is_there = |by: &str| PLACEMENTS[at].contains(if by == "a" { 'L' } else { 'R' });
+            let wanted: Vec<_> = column.iter().filter(|(by, _)| is_there(by)).copied().collect();
+            for (v6, kind) in FAMILIES.into_iter().flat_map(|v6| KINDS.map(|kind| (v6, kind))) {
+                let to = self.to(frontend, number(policies, at), v6);
+                let what = format!(
+                    "{} dials {frontend:?} {to}, {kind:?}, {}, backends {:?}",
+                    row.who, POLICIES[policies], PLACEMENTS[at]
+                );
+                if PLACEMENTS[at].is_empty() {
+                    self.is_refused(row.who, kind, to, &what);
+                } else if wanted.is_empty() {
+                    dropped += self.is_dropped(row.who, kind, to, &what);
+                } else {
+                    self.is_served(row.who, kind, to, &wanted, &what);
+                }
+            }
+        }
+        dropped
+    }
+
+    fn is_served(&self, who: &str, kind: Kind, to: SocketAddr, wanted: &[(&str, Seen)], what: &str) {
+        let mut found = BTreeMap::new();
+        // By chance, each new flow anew: one of two is missed with a probability of 2^-64.
+        for dial in 0..64 {
+            let answer = self.clients[who].dial(kind, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+            found.insert(answer.by.clone(), self.seen(who, &answer));
+            if found.len() == 2 || (wanted.len() == 1 && dial == 5) {
+                break;
+            }
+        }
+        let wanted: BTreeMap<_, _> = wanted.iter().map(|(by, seen)| ((*by).to_owned(), *seen)).collect();
+        assert_eq!(found, wanted, "{what}");
+    }
+
+    /// A refused connection in IPv6 takes its client a second: there datagrams stand for both.
+    fn is_refused(&self, who: &str, kind: Kind, to: SocketAddr, what: &str) {
+        if kind == Kind::Udp || is_steered(who) {
+            assert_eq!(self.clients[who].dial(kind, to), Err("ECONNREFUSED".to_owned()), "{what}");
+        }
+    }
+
+    /// How many packets are dropped for it.
+    fn is_dropped(&self, who: &str, kind: Kind, to: SocketAddr, what: &str) -> u64 {
+        let client = &self.clients[who];
+        if is_steered(who) {
+            assert_eq!(client.dial(kind, to), Err("EHOSTUNREACH".to_owned()), "{what}");
+            return 1;
+        }
+        let socket = client.open(kind, to);
+        socket.set_patience(1).unwrap();
+        let asked = socket.connect(to).and_then(|()| socket.ask());
+        let waits = asked.as_ref().is_err_and(|error| error == "EAGAIN" || error == "EINPROGRESS");
+        assert!(waits, "{what}: {asked:?}");
+        1
+    }
+
+    fn hold_all(&self, rows: &[Row]) {
+        let dropped = || counters(&self.stage.node).unwrap()["no_local_endpoints"];
+        let before = dropped();
+        let wanted: u64 = rows.iter().map(|row| self.hold(row)).sum();
+        assert!(wanted > 0 && dropped() - before >= wanted, "{} of {wanted} were dropped", dropped() - before);
+    }
+}
+
+/// Sockets of the host and of most pods go to backends where they dial.
+fn is_steered(who: &str) -> bool {
+    matches!(who, "steered pod" | "node")
+}
+
+const BY_CLUSTER: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/32";
+
+#[test]
+fn everybody_is_served_as_the_truth_table_says_where_pods_can_be_told() {
+    let (cast, _agent) = Cast::new(&[BY_CLUSTER]);
+    cast.hold_all(&WITH_DETECTOR);
+}
+
+#[test]
+fn everybody_is_served_as_the_truth_table_says_where_pods_cannot_be_told_and_where_all_is_masqueraded() {
+    let (cast, mut agent) = Cast::new(&[]);
+    // Where nobody's address is replaced, answers to clients outside must find the way by themselves.
+    let Edge { node, other, .. } = &cast.stage;
+    let back = [format!("route add 192.0.2.1 via {}", node.v4), format!("route add 2001:db8::1 via {}", node.v6)];
+    other.netns.ip(&back).unwrap();
+    cast.hold_all(&WITHOUT_DETECTOR);
+    agent.end_with(nix::sys::signal::Signal::SIGTERM).unwrap();
+    let _agent = cast.stage.agent(&[BY_CLUSTER, "--masquerade-all"]);
+    cast.hold_all(&ALL_MASQUERADED);
+}
+
+/// A pod of another node comes with its own address, by the network's device.
+#[test]
+fn each_detector_tells_pods_of_the_node_and_only_that_by_cluster_range_those_of_others() {
+    let (cast, mut agent) = Cast::new(&[BY_CLUSTER]);
+    let far = Client::start(&cast.stage.far.pod.place).unwrap();
+    // External Local, served by the pod elsewhere only.
+    let number = number(1, 2);
+    for (detector, far_is_a_pod) in [
+        (vec![BY_CLUSTER], true),
+        (vec!["--detect-local-mode=NodeCIDR"], false),
+        (vec!["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=pods"], false),
+        (vec!["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=pod"], false),
+    ] {
+        agent.end_with(nix::sys::signal::Signal::SIGTERM).unwrap();
+        agent = cast.stage.agent(&detector);
+        for (v6, kind) in FAMILIES.into_iter().flat_map(|v6| KINDS.map(|kind| (v6, kind))) {
+            let to = cast.to(Frontend::NodePort, number, v6);
+            let what = format!("{detector:?}, {to}, {kind:?}");
+            cast.is_served("pod", kind, to, &[("b", Own)], &what);
+            cast.is_served("steered pod", kind, to, &[("b", Own)], &what);
+            cast.is_dropped("outside", kind, to, &what);
+            let socket = far.open(kind, to);
+            socket.set_patience(if far_is_a_pod { 3000 } else { 1 }).unwrap();
+            let answer =
+                socket.connect(to).and_then(|()| if kind == Kind::Udp { socket.ask() } else { socket.receive() });
+            assert_eq!(answer.is_ok(), far_is_a_pod, "a pod of another node, {what}: {answer:?}");
+            // Who is a pod keeps its address towards a ClusterIP.
+            let cluster_ip = cast.to(Frontend::ClusterIp, self::number(0, 2), v6);
+            cast.is_served("pod", kind, cluster_ip, &[("b", Own)], &what);
+            cast.is_served("outside", kind, cluster_ip, &[("b", Node)], &what);
+        }
+    }
+}
+
+#[test]
+fn a_client_keeps_its_backend_by_whatever_address_it_dials_until_it_stays_away_for_too_long() {
+    let (cast, agent) = Cast::new(&[BY_CLUSTER, "-v2"]);
+    let number = number(0, 0);
+    let timeout = Duration::from_secs(1);
+    let (known, _) = agent.lines_from(0, |_| None::<()>);
+    let objects: [&dyn Documents; 2] =
+        [&web(number, 0).affinity(timeout.as_secs() as u32), &slices(&cast.stage, number, "LR")];
+    cast.stage.manifests.write("manifest", &objects).unwrap();
+    agent.logs_after(known, &["programmed a change"]).unwrap();
+    for (who, v6) in ["outside", "pod"].into_iter().flat_map(|who| FAMILIES.map(|v6| (who, v6))) {
+        let client = &cast.clients[who];
+        for kind in KINDS {
+            let dial = |frontend| client.dial(kind, cast.to(frontend, number, v6)).unwrap().by;
+            let by = dial(Frontend::NodePort);
+            for frontend in FRONTENDS.into_iter().cycle().take(12) {
+                assert_eq!(dial(frontend), by, "{who}, {frontend:?}, {kind:?}, IPv6: {v6}");
+            }
+        }
+    }
+    // Nothing but time ends it: who has stayed away for long enough is a new client, of whom half get another backend.
+    let dial = || cast.clients["outside"].dial(Kind::Tcp, cast.to(Frontend::NodePort, number, false)).unwrap().by;
+    let first = dial();
+    let mut last = Instant::now();
+    eventually("another backend is chosen", || {
+        if last.elapsed() <= timeout {
+            return false;
+        }
+        let other = dial() != first;
+        last = Instant::now();
+        other
+    });
+}
+
+#[test]
+fn node_ports_are_served_on_an_address_as_soon_as_it_is_there_and_not_when_it_is_gone() {
+    let (cast, mut agent) = Cast::new(&[]);
+    agent.end_with(nix::sys::signal::Signal::SIGTERM).unwrap();
+    let ranges = "--nodeport-addresses=198.51.100.0/24,2001:db8:51::/64";
+    let _agent = cast.stage.agent(&[BY_CLUSTER, ranges]);
+    let (node, client) = (&cast.stage.node.netns, &cast.clients["outside"]);
+    for v6 in FAMILIES {
+        let (address, prefix): (IpAddr, u8) =
+            if v6 { ("2001:db8:51::9".parse().unwrap(), 128) } else { ("198.51.100.9".parse().unwrap(), 32) };
+        cast.stage.route_here(&[address]).unwrap();
+        let to = SocketAddr::new(address, node_port(number(0, 1)));
+        // One question a millisecond, none of which is waited for.
+        let socket = client.open(Kind::Udp, to);
+        socket.set_patience(1).unwrap();
+        let answers = || socket.ask_at(to).is_ok();
+        assert!(!answers(), "{to} is nobody's");
+        let nodad = if v6 { " nodad" } else { "" };
+        node.ip(&[format!("addr add {address}/{prefix} dev eth0{nodad}")]).unwrap();
+        let start = Instant::now();
+        eventually("a node port of the new address is served", answers);
+        println!("{address} is served {:?} after it was added", start.elapsed());
+        // In the same second there is no flow that would outlive the address.
+        node.ip(&[format!("addr del {address}/{prefix} dev eth0")]).unwrap();
+        let start = Instant::now();
+        eventually("a node port of the address that went is not served", || {
+            let fresh = client.open(Kind::Udp, to);
+            fresh.set_patience(20).unwrap();
+            fresh.ask_at(to).is_err()
+        });
+        println!("{address} is not served {:?} after it was removed", start.elapsed());
+    }
+    for to in cast.stage.on_node(node_port(number(0, 1))) {
+        assert_eq!(client.dial(Kind::Tcp, to), Err("ECONNREFUSED".to_owned()), "{to} is not among the addresses");
+    }
+}
