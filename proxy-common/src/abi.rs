@@ -21,7 +21,8 @@ mod packets;
 
 pub use packets::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings, PortRange, TcpTimeouts};
 
-/// FRONTENDS: what a client dials. A node port has [`Addr::unspecified`] of its family as address.
+/// What a client dials. A node port has [`Addr::unspecified`] of its family as address; an address by itself has neither port
+/// nor protocol.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
@@ -32,25 +33,28 @@ pub struct FrontendKey {
     pub pad: u8,
 }
 
-/// FRONTENDS value: which frontend it is.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrontendId {
-    /// Index into FRONTEND.
-    pub id: u32,
-    /// What FRONTEND says of the service port behind it: who knows both waits for both at once.
-    pub service: u32,
+impl FrontendKey {
+    /// The key of what `addr` is to this node.
+    #[inline(always)]
+    pub const fn of_address(addr: Addr) -> Self {
+        Self { addr, port: Be16::new(0), proto: 0, pad: 0 }
+    }
 }
 
-/// FRONTEND, by frontend id: a copy of its key and the service port behind it.
+/// INDEX: words of [`crate::index::Word`], each switched by itself. One cache line.
+pub type Bucket = [IndexWord; crate::index::WORDS];
+
+/// [`crate::index::Word`] says what it means.
+pub type IndexWord = u64;
+
+/// FRONTEND, by frontend id: a key and the service port behind it, or what an address is.
 ///
-/// The copy catches a hash element that was recycled under a reader: a copy that differs from what was asked means
-/// "look again". Zero `kind` means unused. Immutable while an entry of FRONTENDS names it.
+/// Zero `kind` means unused. Immutable while a word of INDEX names it, and for a grace period after that.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend {
     pub key: FrontendKey,
-    /// Index into SERVICE.
+    /// Index into SERVICE; flags of [`address`] when that is its kind.
     pub service: u32,
     /// One of `Frontend::KIND_*`.
     pub kind: u32,
@@ -66,6 +70,8 @@ impl Frontend {
     pub const KIND_EXTERNAL_IP: u32 = 3;
     /// Load-balancer address: externalTrafficPolicy decides, after loadBalancerSourceRanges.
     pub const KIND_LOAD_BALANCER: u32 = 4;
+    /// Nobody dials it: an address that means something to this node.
+    pub const KIND_ADDRESS: u32 = 5;
 }
 
 /// SERVICE, by service port id: the one word that is switched. [`Word`] says what it means.
@@ -223,8 +229,8 @@ pub struct BackendStats {
     pub open: u32,
 }
 
-/// ADDRS values: what an address is to this node. Sockets ask only when FRONTENDS has no entry, packets first of all: an
-/// address that is not here and in no ServiceCIDR is nobody's frontend.
+/// What an address is to this node. Sockets ask only when what they dial has no entry, packets first of all: an address that
+/// has none and is in no ServiceCIDR is nobody's frontend.
 pub mod address {
     /// The node owns it: never hijacked.
     pub const OWN: u32 = 1;
@@ -238,7 +244,7 @@ pub mod address {
     pub const EXTERNAL: u32 = 1 << 4;
 }
 
-/// ABSENT, one bit per hash of an address: 1 says that neither FRONTENDS nor ADDRS has an entry with such an address, so
+/// ABSENT, one bit per hash of an address: 1 says that no entry of FRONTEND has such an address, so
 /// that who dials past us costs one read. 0 says "look": what is fresh, or not tidied up yet, is slower and never wrong.
 ///
 /// A bit is cleared before the first entry with its hash is written, and set some time after the last one has gone.
@@ -380,7 +386,6 @@ impl SocketFlow {
 
 abi! {
     FrontendKey = 20,
-    FrontendId = 8,
     Frontend = 28,
     Range = 8,
     Version = 32,

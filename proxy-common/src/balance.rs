@@ -3,10 +3,9 @@
 //! In: a [`FrontendKey`], a [`Client`] and [`Tables`]. Out: a [`Verdict`]. Refuses to know what a hook or a socket is.
 //! Rules are those of nftables mode: look-up order and sets (specification B5), affinity (B8), source ranges (B9).
 
-use crate::abi::{
-    Affinity, AffinityKey, Backend, Cidr, Config, Frontend, FrontendId, FrontendKey, Range, Version, Word, address,
-};
+use crate::abi::{Affinity, AffinityKey, Backend, Cidr, Config, Frontend, FrontendKey, Range, Version, Word, address};
 use crate::addr::{Addr, Be16, Family};
+use crate::index;
 use crate::policy::{Place, Set, endpoint_set};
 use crate::reason::Reason;
 use crate::tables::Tables;
@@ -67,7 +66,7 @@ pub struct Choice {
 }
 
 /// Two tables contradict each other: one of them changed in between.
-pub struct Changing;
+struct Changing;
 
 /// Decides where `key`, dialled by `client`, goes.
 #[inline(always)]
@@ -77,59 +76,42 @@ pub fn balance(tables: &impl Tables, client: &impl Client, key: &FrontendKey) ->
 
 /// The second half of [`balance`]: decides where who dialled what was found goes.
 #[inline(always)]
-pub fn serve(tables: &impl Tables, client: &impl Client, found: Result<Found, Changing>) -> Verdict {
-    let decided = match found {
-        Ok(Found::Frontend(frontend)) => serve_frontend(tables, client, &frontend),
-        Ok(Found::Nothing(verdict)) => Ok(verdict),
-        Err(changing) => Err(changing),
-    };
-    decided.unwrap_or(Verdict::Refuse(Reason::TablesChanging))
+pub fn serve(tables: &impl Tables, client: &impl Client, found: Found) -> Verdict {
+    match found {
+        Found::Frontend(frontend) => serve_frontend(tables, client, &frontend),
+        Found::Nothing(verdict) => Ok(verdict),
+    }
+    .unwrap_or(Verdict::Refuse(Reason::TablesChanging))
 }
 
 /// What a dialled address turned out to be.
+#[derive(Clone, Copy)]
 pub enum Found {
     Frontend(Frontend),
     Nothing(Verdict),
 }
 
 /// The frontend of `key`: the exact one, else the node port (B5 "look-up order"). Who dials "any" means this machine;
-/// in FRONTENDS, "any" is the key of node ports.
+/// in the tables, "any" is the key of node ports.
 #[inline(always)]
-pub fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Result<Found, Changing> {
+pub fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Found {
     if key.addr.is_unspecified() {
-        return Ok(Found::Nothing(Verdict::Leave));
+        return Found::Nothing(Verdict::Leave);
     }
     if tables.is_absent(&key.addr) {
-        return Ok(Found::Nothing(unknown_address(tables, &key.addr)));
+        return Found::Nothing(unknown_address(tables, &key.addr));
     }
-    if let Some(frontend) = frontend(tables, key)? {
-        return Ok(Found::Frontend(frontend));
+    if let Some((_, frontend)) = index::find(tables, key) {
+        return Found::Frontend(frontend);
     }
     let flags = tables.address(&key.addr).unwrap_or(0);
     if serves_node_ports(flags, client) {
         let node_port = FrontendKey { addr: Addr::unspecified(key.addr.family()), ..*key };
-        if let Some(frontend) = frontend(tables, &node_port)? {
-            return Ok(Found::Frontend(frontend));
+        if let Some((_, frontend)) = index::find(tables, &node_port) {
+            return Found::Frontend(frontend);
         }
     }
-    Ok(Found::Nothing(undefined_port(tables, flags, &key.addr)))
-}
-
-const TRIES: usize = 3;
-
-/// FRONTENDS may hand out an element that was recycled while it was read; the copy of the key tells, and looking again
-/// helps. What lies behind a frontend stays as it is until we are done: one grace period covers the whole decision.
-#[inline(always)]
-fn frontend(tables: &impl Tables, key: &FrontendKey) -> Result<Option<Frontend>, Changing> {
-    for _ in 0..TRIES {
-        let Some(FrontendId { id, service }) = tables.frontend_id(key) else { return Ok(None) };
-        tables.fetch_service(service);
-        let named = tables.frontend(id).filter(|frontend| frontend.key == *key);
-        if let Some(frontend) = named.filter(|frontend| frontend.kind != Frontend::KIND_UNUSED) {
-            return Ok(Some(frontend));
-        }
-    }
-    Err(Changing)
+    Found::Nothing(undefined_port(tables, flags, &key.addr))
 }
 
 /// A loopback address is another one in every namespace: only the node's own is the node's.
@@ -173,7 +155,7 @@ pub(crate) fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
     false
 }
 
-/// One service port through its policies; `frontend` is immutable while FRONTENDS names it.
+/// One service port through its policies; `frontend` is immutable until we are done.
 #[inline(always)]
 fn serve_frontend(tables: &impl Tables, client: &impl Client, frontend: &Frontend) -> Result<Verdict, Changing> {
     // The one word that is switched; everything behind it stays as it is until we are done (grace period).

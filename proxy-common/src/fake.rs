@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::vec::Vec;
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, Range, ServiceWord, Version, Word,
+    Affinity, AffinityKey, Backend, Bucket, Config, Frontend, FrontendKey, Range, ServiceWord, Version, Word,
 };
 use crate::addr::{Addr, Be16};
+use crate::index::{self, Directory};
 use crate::tables::Tables;
 
 #[cfg(test)]
@@ -19,22 +20,22 @@ pub(crate) use dialler::{FakeClient, FakeSocket, cluster_ip, vip};
 /// Tables of services that all look like those of [`FakeTables::serve`].
 #[derive(Clone, Default)]
 pub(crate) struct FakeTables {
-    pub(crate) frontends: RefCell<HashMap<FrontendKey, FrontendId>>,
+    pub(crate) index: Vec<Bucket>,
     pub(crate) frontend: Vec<Frontend>,
     pub(crate) services: Vec<ServiceWord>,
     pub(crate) versions: Vec<Version>,
     pub(crate) slots: Vec<u32>,
     pub(crate) backends: Vec<Backend>,
-    pub(crate) addrs: HashMap<Addr, u32>,
     pub(crate) absent: Vec<Addr>,
     pub(crate) allowed: Vec<(u32, Addr)>,
     pub(crate) config: Config,
     pub(crate) affinity: RefCell<HashMap<AffinityKey, Affinity>>,
     /// Whose counters were asked for.
     pub(crate) fetched: RefCell<Vec<u32>>,
-    /// Called before each look-up in FRONTENDS: what "meanwhile" does.
-    pub(crate) meanwhile: Option<fn(&FakeTables)>,
 }
+
+/// Entries that [`FakeTables`] have room for.
+pub const FRONTENDS: u32 = 256;
 
 /// Node-port frontends, ClusterIPs and the rest: `kind` of each; backends by their sets.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +50,8 @@ impl FakeTables {
     pub(crate) fn new() -> Self {
         let config = Config { udp_timeout: 30, udp_stream_timeout: 120, ..Config::default() };
         // Number 0 of a version means none.
-        Self { config, versions: std::vec![empty_version(u32::MAX)], ..Self::default() }
+        let index = std::vec![[0; index::WORDS]; index::buckets(FRONTENDS) as usize];
+        Self { config, index, versions: std::vec![empty_version(u32::MAX)], ..Self::default() }
     }
 
     /// Writes a service; its id, and the ids of its backends in order.
@@ -69,10 +71,32 @@ impl FakeTables {
         });
         self.services.push(word);
         for (key, kind) in &wanted.frontends {
-            self.frontends.get_mut().insert(*key, FrontendId { id: self.frontend.len() as u32, service });
-            self.frontend.push(Frontend { key: *key, service, kind: *kind });
+            self.publish(Frontend { key: *key, service, kind: *kind });
         }
         (service, ids)
+    }
+
+    /// Says what an address is.
+    pub(crate) fn know(&mut self, addr: Addr, flags: u32) {
+        self.publish(Frontend { key: FrontendKey::of_address(addr), service: flags, kind: Frontend::KIND_ADDRESS });
+    }
+
+    /// Takes every entry out of INDEX for which this is so.
+    pub(crate) fn withdraw(&mut self, is_gone: impl Fn(&Frontend) -> bool) {
+        for word in self.index.iter_mut().flatten() {
+            let id = index::Word::of(*word).id as usize;
+            if *word != 0 && is_gone(&self.frontend[id]) {
+                *word = 0;
+            }
+        }
+    }
+
+    fn publish(&mut self, frontend: Frontend) {
+        self.withdraw(|other| other.key == frontend.key);
+        let place = index::vacancy(&self.index, &frontend.key).expect("few frontends") as usize;
+        let word = index::Word::leading_to(self.frontend.len() as u32, &frontend).word();
+        self.index[place / index::WORDS][place % index::WORDS] = word;
+        self.frontend.push(frontend);
     }
 
     fn backend_of(&mut self, service: u32, sets: u16) -> u32 {
@@ -97,18 +121,21 @@ fn empty_version(service: u32) -> Version {
     Version { cluster, local, affinity_seconds: 0, flags: 0, service, scheduler }
 }
 
-impl Tables for FakeTables {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
-        if let Some(meanwhile) = self.meanwhile {
-            meanwhile(self);
-        }
-        self.frontends.borrow().get(key).copied()
+impl Directory for FakeTables {
+    fn buckets(&self) -> u32 {
+        self.index.len() as u32
+    }
+
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        self.index.get(number as usize)
     }
 
     fn frontend(&self, id: u32) -> Option<Frontend> {
         self.frontend.get(id as usize).copied()
     }
+}
 
+impl Tables for FakeTables {
     fn service(&self, id: u32) -> Option<ServiceWord> {
         self.services.get(id as usize).copied()
     }
@@ -131,10 +158,6 @@ impl Tables for FakeTables {
 
     fn is_absent(&self, addr: &Addr) -> bool {
         self.absent.contains(addr)
-    }
-
-    fn address(&self, addr: &Addr) -> Option<u32> {
-        self.addrs.get(addr).copied()
     }
 
     fn source_allowed(&self, service: u32, client: &Addr) -> bool {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! dialled address -> ABSENT (one bit: whether to look at all)
-//!                 -> FRONTENDS -> FRONTEND, SERVICE word -> SLOTS -> BACKENDS, STATS -> where it goes
-//!                 |                                    \-> VERSION (policies, affinity, source ranges) -> SLOTS
-//!                 \-> ADDRS (only on a miss): leave alone, try the node port, or refuse
+//!                 -> INDEX -> FRONTEND, SERVICE word -> SLOTS -> BACKENDS, STATS -> where it goes
+//!                 |                                \-> VERSION (policies, affinity, source ranges) -> SLOTS
+//!                 \-> INDEX -> FRONTEND of the address (only on a miss): leave alone, try the node port, or refuse
 //! ```
 //!
 //! Sockets ([`socket`]) and packets ([`packet`]) ask the same decision ([`balance`]), each once per connection or flow.
@@ -25,6 +25,7 @@ pub mod addr;
 pub mod balance;
 #[cfg(any(test, feature = "cases"))]
 mod fake;
+pub mod index;
 pub mod packet;
 pub mod policy;
 pub mod reason;

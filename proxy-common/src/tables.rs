@@ -1,21 +1,21 @@
 //! Names, capacities and version of the kernel tables, and the look-ups that a decision needs.
 
-use crate::abi::{Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, ServiceWord, Version};
+use crate::abi::{Affinity, AffinityKey, Backend, Config, ServiceWord, Version};
 use crate::addr::Addr;
+use crate::index::{self, Directory};
 
 /// Raised with every change of a layout or meaning in [`crate::abi`]; the pin folder carries it.
 pub const ABI_VERSION: u16 = 1;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod name {
-    pub const FRONTENDS: &str = "FRONTENDS";
+    pub const INDEX: &str = "INDEX";
     pub const FRONTEND: &str = "FRONTEND";
     pub const SERVICE: &str = "SERVICE";
     pub const VERSION: &str = "VERSION";
     pub const SLOTS: &str = "SLOTS";
     pub const BACKENDS: &str = "BACKENDS";
     pub const STATS: &str = "STATS";
-    pub const ADDRS: &str = "ADDRS";
     pub const ABSENT: &str = "ABSENT";
     pub const SOURCES: &str = "SOURCES";
     pub const CONFIG: &str = "CONFIG";
@@ -60,12 +60,12 @@ pub const FLOWS_MORE: usize = 16;
 /// How many entries each table holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
+    /// Entries of FRONTEND: what is dialled, and addresses. INDEX has [`index::buckets`] for them.
     pub frontends: u32,
     pub services: u32,
     pub versions: u32,
     pub slots: u32,
     pub backends: u32,
-    pub addrs: u32,
     pub sources: u32,
     pub affinity: u32,
     /// A power of two: the slot of a socket is its cookie under a mask.
@@ -78,12 +78,11 @@ impl Capacity {
     /// The most that tables grow to unless told otherwise. SOURCES, SOCKETS and FLOWS are made with this size: the first takes
     /// memory by use, what is in the others cannot move.
     pub const LIMIT: Self = Self {
-        frontends: 1 << 20,
+        frontends: 2 << 20,
         services: 1 << 20,
         versions: 2 << 20,
         slots: 3 << 20,
         backends: 1 << 20,
-        addrs: 1 << 20,
         sources: 1 << 20,
         affinity: 65_536,
         sockets: 65_536,
@@ -92,12 +91,11 @@ impl Capacity {
 
     /// The sizes in the object, for who loads it without choosing any.
     pub const DEFAULT: Self = Self {
-        frontends: 65_536,
+        frontends: 131_072,
         services: 32_768,
         versions: 65_536,
         slots: 786_432,
         backends: 262_144,
-        addrs: 65_536,
         sources: 16_384,
         affinity: 65_536,
         sockets: 65_536,
@@ -113,7 +111,6 @@ impl Capacity {
             versions: f(self.versions, other.versions),
             slots: f(self.slots, other.slots),
             backends: f(self.backends, other.backends),
-            addrs: f(self.addrs, other.addrs),
             sources: f(self.sources, other.sources),
             affinity: f(self.affinity, other.affinity),
             sockets: f(self.sockets, other.sockets),
@@ -124,21 +121,23 @@ impl Capacity {
 
 /// The look-ups a decision needs. The kernel implements them over maps, `sluice list` over pinned maps, tests over
 /// plain collections. Values are copies: what is switched is one word, the rest is immutable while it can be reached.
-pub trait Tables {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId>;
-    /// Lets the word of a service port come from memory while the frontend that leads to it does.
-    fn fetch_service(&self, _id: u32) {}
-    fn frontend(&self, id: u32) -> Option<Frontend>;
+pub trait Tables: Directory {
     fn service(&self, id: u32) -> Option<ServiceWord>;
     fn version(&self, number: u32) -> Option<Version>;
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Backend>;
     /// Lets the counters of a backend come from memory while the backend itself does: who is drawn is counted next.
     fn fetch_stats(&self, _backend: u32) {}
-    /// True only when neither FRONTENDS nor ADDRS has an entry with this address.
+    /// True only when no entry of FRONTEND has this address.
     fn is_absent(&self, addr: &Addr) -> bool;
     /// Flags of [`crate::abi::address`].
-    fn address(&self, addr: &Addr) -> Option<u32>;
+    #[inline(always)]
+    fn address(&self, addr: &Addr) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        index::address(self, addr)
+    }
     /// True when a source range of service port `service` holds `client`.
     fn source_allowed(&self, service: u32, client: &Addr) -> bool;
     fn config(&self) -> Option<&Config>;

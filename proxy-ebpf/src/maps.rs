@@ -13,10 +13,11 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Config, Frontend, FrontendId, FrontendKey, SLOTS_PER_PAIR,
-    ServiceWord, SlotPair, SocketFlow, SourceData, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Bucket, Config, Frontend, SLOTS_PER_PAIR, ServiceWord,
+    SlotPair, SocketFlow, SourceData, Version,
 };
 use proxy_common::addr::Addr;
+use proxy_common::index::{self, Directory};
 use proxy_common::policy::Steered;
 use proxy_common::reason::Reason;
 use proxy_common::socket::{More, Socket};
@@ -26,12 +27,12 @@ const CAPACITY: Capacity = Capacity::DEFAULT;
 /// Memory of a hash follows its use. `BPF_F_RDONLY_PROG` lets the verifier prove that no program writes.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 const FROZEN: usize = BPF_F_RDONLY_PROG as usize;
-/// User space changes single words while programs run; the array begins a page, so that no record straddles cache lines.
+/// User space changes single words while programs run; the array begins a page, so that no record straddles cache lines. The
+/// kernel lets nobody map what programs may only read (5.4).
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static FRONTENDS: HashMap<FrontendKey, FrontendId, { CAPACITY.frontends as usize }, { SPARSE | FROZEN }> =
-    HashMap::new();
+static INDEX: Array<Bucket, { index::buckets(CAPACITY.frontends) as usize }, MAPPED> = Array::new();
 #[btf_map]
 static FRONTEND: Array<Frontend, { CAPACITY.frontends as usize }, FROZEN> = Array::new();
 #[btf_map]
@@ -44,8 +45,6 @@ static SLOTS: Array<SlotPair, { (CAPACITY.slots / SLOTS_PER_PAIR) as usize }, FR
 static BACKENDS: Array<Backend, { CAPACITY.backends as usize }, FROZEN> = Array::new();
 #[btf_map]
 static STATS: Array<BackendStats, { CAPACITY.backends as usize }, MAPPED> = Array::new();
-#[btf_map]
-static ADDRS: HashMap<Addr, u32, { CAPACITY.addrs as usize }, { SPARSE | FROZEN }> = HashMap::new();
 #[btf_map]
 static ABSENT: Array<u64, { ABSENT_WORDS as usize }, FROZEN> = Array::new();
 #[btf_map]
@@ -79,6 +78,9 @@ mod global {
     /// 1 where programs of this type may call `bpf_set_retval`.
     #[unsafe(no_mangle)]
     pub(super) static HAS_SET_RETVAL: u8 = 0;
+    /// Entries of INDEX.
+    #[unsafe(no_mangle)]
+    pub(super) static INDEX_BUCKETS: u32 = super::index::buckets(super::CAPACITY.frontends);
     /// Entries of SOCKETS less one; a power of two less one.
     #[unsafe(no_mangle)]
     pub(super) static SOCKETS_MASK: u32 = super::CAPACITY.sockets - 1;
@@ -129,11 +131,16 @@ pub(crate) fn count(reason: Reason) {
 /// The kernel's view of the shared tables, asked on behalf of what a hook sees, where an answer depends on that.
 pub(crate) struct Kernel<C = ()>(pub(crate) C);
 
-impl<C> Tables for Kernel<C> {
+impl<C> Directory for Kernel<C> {
     #[inline(always)]
-    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
-        // SAFETY: a recycled element, or half of one, is caught by the key copy in FRONTEND.
-        unsafe { FRONTENDS.get(key) }.copied()
+    fn buckets(&self) -> u32 {
+        global!(INDEX_BUCKETS)
+    }
+
+    /// Its words may change while they are read; each leads to a key or is none.
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        INDEX.get(number)
     }
 
     #[inline(always)]
@@ -148,7 +155,9 @@ impl<C> Tables for Kernel<C> {
     fn frontend(&self, id: u32) -> Option<Frontend> {
         FRONTEND.get(id).copied()
     }
+}
 
+impl<C> Tables for Kernel<C> {
     #[inline(always)]
     fn service(&self, id: u32) -> Option<ServiceWord> {
         // SAFETY: in bounds, aligned; one 8-byte load, never repeated by the compiler.
@@ -182,12 +191,6 @@ impl<C> Tables for Kernel<C> {
     fn is_absent(&self, addr: &Addr) -> bool {
         let bit = AbsentBit::of(addr);
         ABSENT.get(bit.word).is_some_and(|word| word & bit.mask != 0)
-    }
-
-    #[inline(always)]
-    fn address(&self, addr: &Addr) -> Option<u32> {
-        // SAFETY: as for `frontend_id`; a recycled element can only belong to an address that is being removed.
-        unsafe { ADDRS.get(addr) }.copied()
     }
 
     #[inline(always)]

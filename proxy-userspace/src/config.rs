@@ -312,7 +312,8 @@ pub(crate) fn limit(run: &args::Kernel) -> Result<Capacity> {
 }
 
 /// Above this the tables would take more memory than nodes have (and the products above would not fit).
-const LARGEST: u32 = 1 << 26;
+const LARGEST: u32 = 1 << 24;
+const _: () = assert!(LARGEST <= proxy_common::index::LARGEST, "a word of INDEX has so many bits for each number");
 
 fn size(flag: &'static str, typed: u32) -> Result<u32> {
     match typed {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use proxy_common::index;
 use proxy_common::tables::Capacity;
 
 use crate::desired::{self, ServicePortName, ThisNode};
@@ -73,7 +74,7 @@ pub struct Report {
     pub writes: usize,
     /// Service ports that do not fit. They are tried again when space returns.
     pub full: Vec<(ServicePortName, Full)>,
-    /// Some addresses of ADDRS do not fit.
+    /// Some addresses do not fit.
     pub addresses_full: Option<Full>,
     /// Why the tables stay as small as they are; told once for every try to make them larger.
     pub cramped: Option<GrowError>,
@@ -156,7 +157,7 @@ impl<S: MapStore> Converger<S> {
     pub fn converge(&mut self) -> Result<Report, Error> {
         let mut report = self.step()?;
         // What is missing may just have gone out of use.
-        if !report.full.is_empty() && self.is_untidy() {
+        if (!report.full.is_empty() || report.addresses_full.is_some()) && self.is_untidy() {
             report.add(self.tidy()?);
         }
         Ok(report)
@@ -169,10 +170,15 @@ impl<S: MapStore> Converger<S> {
         }
         let (mut ledger, first) = self.take_ledger(&mut report)?;
         let ops = self.plan(&mut ledger, first, &mut report);
-        if let Some(sizes) = self.outgrown(&ledger)
-            && let Err(error) = self.store.grow(&sizes)
-        {
-            return self.make_do(error);
+        if let Some(sizes) = self.outgrown(&ledger) {
+            let buckets = index::buckets(self.store.capacity().frontends);
+            if let Err(error) = self.store.grow(&sizes) {
+                return self.make_do(error);
+            }
+            // Where words of INDEX go depends on how many buckets there are.
+            if index::buckets(self.store.capacity().frontends) != buckets {
+                return self.step();
+            }
         }
         self.write(ledger, &ops, &mut report)?;
         report.cramped = self.growth_error.take();
@@ -223,8 +229,12 @@ impl<S: MapStore> Converger<S> {
         let (mut ledger, _) = self.take_ledger(&mut report)?;
         let ops = ledger.collect();
         let unserved: Vec<ObjectName> = ledger.full().keys().map(|port| port.service.clone()).collect();
+        let lacks_addresses = ledger.lacks_addresses();
         self.write(ledger, &ops, &mut report)?;
-        if !unserved.is_empty() {
+        if lacks_addresses {
+            self.model.mark_everything();
+        }
+        if lacks_addresses || !unserved.is_empty() {
             self.model.mark_services(unserved);
             report.add(self.step()?);
         }
@@ -505,7 +515,7 @@ mod tests {
         let before = settle(&mut converger);
         assert!(before.iter().any(|fact| fact.contains("-> 10.244.1.1:80 cluster,serving")), "{before:#?}");
 
-        let mut restarted = on(MemoryStore::holding(capacity, converger.store().snapshot()));
+        let mut restarted = on(converger.store().clone().reopened(capacity));
         synced(&mut restarted);
         restarted.apply(web.apply());
         restarted.apply(slice("shop/web").port(80).endpoint("10.244.1.3").endpoint("10.244.1.4").apply());

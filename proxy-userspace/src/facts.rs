@@ -4,9 +4,7 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::abi::{
-    Backend, Cidr, Config, Frontend, FrontendKey, PacketSettings, PortRange, Range, Version, address,
-};
+use proxy_common::abi::{Backend, Cidr, Config, Frontend, PacketSettings, PortRange, Range, Version, address};
 use proxy_common::addr::{Addr, Be16};
 
 use crate::hash::HashMap;
@@ -15,8 +13,7 @@ use crate::maps::Snapshot;
 /// Every fact that `snapshot` holds, sorted.
 pub fn facts(snapshot: &Snapshot) -> Vec<String> {
     let tables = Indexed::new(snapshot);
-    let mut facts: Vec<String> = snapshot.frontends.iter().flat_map(|(key, id)| tables.frontend(key, id.id)).collect();
-    facts.extend(snapshot.addrs.iter().map(|(addr, flags)| format!("ADDRESS {addr} {}", named(*flags, ADDRESS_FLAGS))));
+    let mut facts: Vec<String> = snapshot.published().flat_map(|(id, entry)| tables.entry(id, entry)).collect();
     facts.extend(snapshot.config.iter().flat_map(config));
     facts.extend(snapshot.packets.iter().flat_map(packets));
     facts.sort_unstable();
@@ -24,7 +21,6 @@ pub fn facts(snapshot: &Snapshot) -> Vec<String> {
 }
 
 struct Indexed<'a> {
-    frontend: HashMap<u32, Frontend>,
     service: HashMap<u32, Version>,
     backends: HashMap<u32, Vec<(u32, &'a Backend)>>,
     snapshot: &'a Snapshot,
@@ -36,21 +32,17 @@ impl<'a> Indexed<'a> {
         for (id, backend) in snapshot.backends.iter().filter(|(_, backend)| backend.generation != 0) {
             backends.entry(backend.service).or_default().push((*id, backend));
         }
-        Self {
-            frontend: snapshot.frontend.iter().copied().collect(),
-            service: snapshot.service_versions(),
-            backends,
-            snapshot,
-        }
+        Self { service: snapshot.service_versions(), backends, snapshot }
     }
 
     /// A line for each backend behind a frontend, its allowed sources, and one when nothing serves.
-    fn frontend(&self, key: &FrontendKey, id: u32) -> Vec<String> {
-        let title = format!("{} {}", protocol(key.proto), place(key.addr, key.port));
-        let Some(frontend) = self.frontend.get(&id).filter(|frontend| frontend.key == *key) else {
-            return vec![format!("{title} leads nowhere")];
-        };
-        let title = format!("{title} {}", kind(frontend.kind));
+    fn entry(&self, id: u32, entry: Option<Frontend>) -> Vec<String> {
+        let Some(frontend) = entry else { return vec![format!("frontend {id} is none that belongs there")] };
+        let Frontend { key, service, kind: number } = frontend;
+        if number == Frontend::KIND_ADDRESS {
+            return vec![format!("ADDRESS {} {}", key.addr, named(service, ADDRESS_FLAGS))];
+        }
+        let title = format!("{} {} {}", protocol(key.proto), place(key.addr, key.port), kind(number));
         let Some(version) = self.service.get(&frontend.service) else { return vec![format!("{title} has no version")] };
         let title = format!("{title} {}", settings(version));
         let mut lines = self.backend_lines(&title, version);

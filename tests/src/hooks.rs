@@ -18,10 +18,11 @@ use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::errno::Errno;
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Cidr, Config, Frontend, FrontendId, FrontendKey, Range,
+    AbsentBit, Affinity, AffinityKey, Backend, BackendStats, Bucket, Cidr, Config, Frontend, FrontendKey, Range,
     SLOTS_PER_PAIR, SlotPair, SocketFlow, SourceData, Version, Word,
 };
 use proxy_common::addr::{Addr, Be16, Family};
+use proxy_common::index;
 use proxy_common::reason::Reason;
 use proxy_common::tables::{ABSENT_WORDS, name};
 use proxy_userspace::attach::object::has_set_retval;
@@ -124,7 +125,12 @@ pub struct Hooks {
     frontends: u32,
     backends: u32,
     slots: u32,
+    /// INDEX as it is.
+    index: Vec<Bucket>,
 }
+
+/// Frontends and addresses that the tables of a test hold.
+const FRONTENDS: u32 = 256;
 
 /// Seconds that UDP flows live without and with replies; what the kernel takes by default.
 pub const UDP_TIMEOUTS: (u32, u32) = (30, 120);
@@ -162,13 +168,16 @@ impl Hooks {
         for table in name::OF_FLOWS {
             loader.map_max_entries(table, 1);
         }
+        let index = vec![[0; index::WORDS]; index::buckets(FRONTENDS) as usize];
         let ebpf = loader
             .override_global("NODE_NETNS_COOKIE", &node, true)
             .override_global("HAS_SET_RETVAL", &u8::from(has_set_retval), true)
             .override_global("SOCKETS_MASK", &(sockets - 1), true)
+            .override_global("INDEX_BUCKETS", &(index.len() as u32), true)
+            .map_max_entries(name::INDEX, index.len() as u32)
             .map_max_entries(name::SOCKETS, sockets)
             .load(&object()?)?;
-        let mut hooks = Self { ebpf, services: 1, frontends: 1, backends: 1, slots: 1 };
+        let mut hooks = Self { ebpf, services: 1, frontends: 1, backends: 1, slots: 1, index };
         hooks.attach_programs(cgroup, wanted)?;
         hooks.configure(|_| {})?;
         Ok(hooks)
@@ -208,7 +217,7 @@ impl Hooks {
         self.services += 1;
         self.switch(service, &served)?;
         for (key, kind) in &service.frontends {
-            self.publish(*key, Frontend { key: *key, service: served.service, kind: *kind })?;
+            self.publish(Frontend { key: *key, service: served.service, kind: *kind })?;
         }
         for range in &service.source_ranges {
             self.allow(served.service, range)?;
@@ -269,11 +278,14 @@ impl Hooks {
         self.set(name::SLOTS, index / SLOTS_PER_PAIR, pair)
     }
 
-    fn publish(&mut self, key: FrontendKey, frontend: Frontend) -> Result<()> {
-        self.set(name::FRONTEND, self.frontends, frontend)?;
-        self.insert(name::FRONTENDS, key, FrontendId { id: self.frontends, service: frontend.service })?;
+    fn publish(&mut self, frontend: Frontend) -> Result<()> {
+        let id = self.frontends;
+        self.set(name::FRONTEND, id, frontend)?;
         self.frontends += 1;
-        Ok(())
+        let place = index::vacancy(&self.index, &frontend.key).context("INDEX is full")? as usize;
+        let number = place / index::WORDS;
+        self.index[number][place % index::WORDS] = index::Word::leading_to(id, &frontend).word();
+        self.set(name::INDEX, number as u32, self.index[number])
     }
 
     fn allow(&mut self, service: u32, range: &Cidr) -> Result<()> {
@@ -285,7 +297,8 @@ impl Hooks {
 
     /// Says what an address is: flags of `proxy_common::abi::address`.
     pub fn address(&mut self, addr: &str, flags: u32) -> Result<()> {
-        self.insert(name::ADDRS, Addr::from(addr.parse::<IpAddr>()?), flags)
+        let key = FrontendKey::of_address(Addr::from(addr.parse::<IpAddr>()?));
+        self.publish(Frontend { key, service: flags, kind: Frontend::KIND_ADDRESS })
     }
 
     /// Says of every address but those of `addrs` that no table has it.
@@ -343,12 +356,6 @@ impl Hooks {
         let map = self.ebpf.map(table).with_context(|| format!("no table {table}"))?;
         let array: Array<_, V> = Array::try_from(map)?;
         array.get(&index, 0).with_context(|| format!("read {table}[{index}]"))
-    }
-
-    fn insert<K: Pod, V: Pod>(&mut self, table: &str, key: K, value: V) -> Result<()> {
-        let map = self.ebpf.map_mut(table).with_context(|| format!("no table {table}"))?;
-        let mut hash: HashMap<_, K, V> = HashMap::try_from(map)?;
-        hash.insert(key, value, 0).with_context(|| format!("write {table}"))
     }
 }
 

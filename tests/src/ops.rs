@@ -4,8 +4,10 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::abi::{Backend, Frontend, FrontendId, FrontendKey, Range, Version, Word};
+use proxy_common::abi::{Backend, Frontend, FrontendKey, Range, Version, Word};
 use proxy_common::addr::Be16;
+use proxy_common::index::{self, Hash, WORDS};
+use proxy_common::tables::Capacity;
 
 use proxy_userspace::plan::Op;
 
@@ -32,10 +34,20 @@ pub fn switch(service: u32, number: u32, start: u32, backends: Vec<u32>) -> [Op;
     ]
 }
 
-/// Frontend `id`: who dials `key` as a ClusterIP gets `service`.
-pub fn publish(id: u32, key: FrontendKey, service: u32) -> [Op; 2] {
-    [
-        Op::Frontend { id, value: Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP } },
-        Op::Publish { key, id: FrontendId { id, service } },
-    ]
+/// Frontend `id`, below eight: who dials `key` as a ClusterIP gets `service`, in tables of this capacity.
+pub fn publish(tables: &Capacity, id: u32, key: FrontendKey, service: u32) -> [Op; 2] {
+    let value = Frontend { key, service, kind: Frontend::KIND_CLUSTER_IP };
+    let word = index::Word::leading_to(id, &value).word();
+    [Op::Frontend { id, value }, Op::Index { place: place(tables, id, &key), word }]
+}
+
+/// Nobody has the `key` of frontend `id` any more.
+pub fn withdraw(tables: &Capacity, id: u32, key: &FrontendKey) -> Op {
+    Op::Index { place: place(tables, id, key), word: 0 }
+}
+
+/// In the first bucket of its key each frontend has a word of its own.
+fn place(tables: &Capacity, id: u32, key: &FrontendKey) -> u32 {
+    let [first, _] = Hash::of(key).buckets(index::buckets(tables.frontends));
+    first * WORDS as u32 + id % WORDS as u32
 }

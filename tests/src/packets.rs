@@ -6,6 +6,8 @@ pub mod wire;
 use anyhow::{Context as _, Result};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use proxy_common::index;
+use proxy_common::packet::cases::FRONTENDS;
 use proxy_common::tables::Capacity;
 use proxy_userspace::maps::pinned::{Entries, layouts};
 
@@ -16,12 +18,12 @@ pub const PROGRAMS: [&str; 2] = ["tc_egress", "tc_ingress"];
 
 /// Small tables are made sooner.
 const CAPACITY: Capacity = Capacity {
-    frontends: 1024,
+    // As the cases have them.
+    frontends: FRONTENDS,
     services: 1024,
     versions: 1024,
     slots: 4096,
     backends: 1024,
-    addrs: 1024,
     sources: 1024,
     affinity: 1024,
     sockets: 1024,
@@ -36,7 +38,8 @@ pub fn load() -> Result<Ebpf> {
 /// As [`load`], with room for so many flows.
 pub fn load_for(flows: u32) -> Result<Ebpf> {
     let capacity = Capacity { flows, ..CAPACITY };
-    let mut loader = EbpfLoader::new();
+    let (mut loader, buckets) = (EbpfLoader::new(), index::buckets(FRONTENDS));
+    loader.override_global("INDEX_BUCKETS", &buckets, true);
     for layout in layouts() {
         if let Entries::Chosen(entries) = layout.entries {
             loader.map_max_entries(layout.name, entries(&capacity));

@@ -7,8 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use nix::sys::signal::Signal;
-use proxy_common::abi::{Affinity, AffinityKey, FrontendId, FrontendKey};
-use proxy_common::addr::{Addr, Be16};
+use proxy_common::abi::{Affinity, AffinityKey};
 use proxy_common::tables::Capacity;
 use proxy_tests::agent::{AT_SOCKETS, Agent, list};
 use proxy_tests::crowd::Crowd;
@@ -20,7 +19,7 @@ use proxy_userspace::attach::object::HOOKS;
 use proxy_userspace::attach::{Datapath, Options};
 use proxy_userspace::maps::pinned::{Pinned, layouts};
 use proxy_userspace::maps::{MapStore, footprint};
-use proxy_userspace::plan::{Op, growth};
+use proxy_userspace::plan::growth;
 use proxy_userspace::sys::bpf::{Pin, map_info};
 use serde_json::Value;
 
@@ -96,7 +95,7 @@ fn tables_grow_twice_while_clients_are_served() {
     assert_eq!(agent.log().matches("made larger tables").count(), 2);
     assert_eq!(names(&stage.node.pin_dir()), ["links", "v1"]);
     for ((table, old), (_, new)) in before.iter().zip(ids(&stage.node)) {
-        let grown = ["FRONTENDS", "FRONTEND", "SERVICE", "ADDRS"].contains(&table.as_str());
+        let grown = ["INDEX", "FRONTEND", "SERVICE"].contains(&table.as_str());
         assert_eq!(*old != new, grown, "{table}");
     }
 }
@@ -234,12 +233,11 @@ fn ten_thousand_services_take_what_was_calculated_and_less_than_eight_megabytes(
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let needs = Capacity {
-        frontends: 10_001,
+        frontends: 20_001,
         services: 10_001,
         versions: 10_001,
         slots: 100_000,
         backends: 100_001,
-        addrs: 10_000,
         ..Capacity::default()
     };
     // As the agent has it where no programs are wanted at devices.
@@ -254,22 +252,12 @@ fn ten_thousand_services_take_what_was_calculated_and_less_than_eight_megabytes(
     };
     let mut datapath = Datapath::open(&options).unwrap();
     datapath.grow(&sizes).unwrap();
-    let address = |number: u32| {
-        let [_, _, high, low] = number.to_be_bytes();
-        Addr::v4([10, 96, high, low])
-    };
-    let key = |number| FrontendKey { addr: address(number), port: Be16::new(80), proto: 6, pad: 0 };
-    let publish =
-        (1..=10_000).map(|number| Op::Publish { key: key(number), id: FrontendId { id: number, service: number } });
-    let addresses = (1..=10_000).map(|number| Op::Address { addr: address(number), flags: 4 });
-    datapath.apply(&publish.chain(addresses).collect::<Vec<_>>()).unwrap();
     datapath.go_live().unwrap();
 
     let cpus = thread::available_parallelism().unwrap().get() as u64;
     let mut sum = 0;
     for layout in layouts() {
-        let used = if ["FRONTENDS", "ADDRS"].contains(&layout.name) { 10_000 } else { 0 };
-        let calculated = footprint::bytes(layout, &datapath.capacity(), used, cpus);
+        let calculated = footprint::bytes(layout, &datapath.capacity(), 0, cpus);
         let found = locked(&node.pin_dir().join("v1").join(layout.name));
         println!("{}: calculated {calculated}, in the kernel {found}", layout.name);
         assert!(calculated.abs_diff(found) <= 8192 + calculated / 100, "{}: {calculated}, {found}", layout.name);

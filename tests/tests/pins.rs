@@ -10,8 +10,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
-use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, FrontendId, FrontendKey};
+use proxy_common::abi::{Affinity, AffinityKey, Backend, Config, Frontend};
 use proxy_common::addr::{Addr, Be16};
+use proxy_common::index;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, name};
 use proxy_tests::agent::sluice;
 use proxy_tests::array_with_lock;
@@ -35,7 +36,6 @@ const SMALL: Capacity = Capacity {
     versions: 256,
     slots: 1024,
     backends: 256,
-    addrs: 64,
     sources: 64,
     affinity: 128,
     sockets: 128,
@@ -66,7 +66,7 @@ fn service(address: Ipv4Addr) -> Vec<Op> {
     let value = backend(SocketAddr::new(address.into(), PORT), 1);
     let mut ops = vec![config, Op::Backend { id: 1, value, fresh: true }];
     ops.extend(switch(1, 1, 2, vec![1]));
-    ops.extend(publish(1, frontend("tcp 10.96.0.1:80"), 1));
+    ops.extend(publish(&SMALL, 1, frontend("tcp 10.96.0.1:80"), 1));
     ops
 }
 
@@ -147,7 +147,8 @@ fn rebuilt_under_load(damage: impl FnOnce(&Path)) {
 
     damage(&stage.node.pin_dir());
     let mut datapath = open_anew(&options(&stage.node));
-    let nothing = Snapshot { absent: vec![0; ABSENT_WORDS as usize], ..Snapshot::default() };
+    let index = vec![[0; index::WORDS]; index::buckets(SMALL.frontends) as usize];
+    let nothing = Snapshot { index, absent: vec![0; ABSENT_WORDS as usize], ..Snapshot::default() };
     assert_eq!(datapath.read().unwrap(), nothing);
     load.after(50).unwrap();
     datapath.apply(&service(stage.server.v4)).unwrap();
@@ -598,16 +599,13 @@ fn a_full_table_is_named_with_the_option_that_makes_it_larger() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let mut datapath = open_anew(&options(&node));
-    let publish = |n: u32| {
-        let [_, _, high, low] = n.to_be_bytes();
-        let key = FrontendKey { addr: Addr::v4([10, 96, high, low]), port: Be16::new(80), proto: 6, pad: 0 };
-        Op::Publish { key, id: FrontendId { id: n, service: n } }
-    };
-    let ops: Vec<Op> = (0..=SMALL.frontends).map(publish).collect();
+    let key = frontend("tcp 10.96.0.1:80");
+    let value = Frontend { key, service: 1, kind: Frontend::KIND_CLUSTER_IP };
+    let ops: Vec<Op> = (0..=SMALL.frontends).map(|id| Op::Frontend { id, value }).collect();
     let failure = datapath.apply(&ops).unwrap_err();
     assert_eq!(failure.applied, SMALL.frontends as usize);
     let text = failure.to_string();
-    assert!(text.contains("10.96.1.0") && text.contains("full (256 entries): raise --max-frontends"), "{text}");
+    assert!(text.contains("key 256") && text.contains("full (256 entries): raise --max-frontends"), "{text}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proxy_common::abi::{Backend, Config, FrontendKey};
 use proxy_common::tables::Capacity;
 use proxy_tests::hooks::frontend;
 use proxy_tests::node::{Node, Pod};
-use proxy_tests::ops::{backend, publish, switch};
+use proxy_tests::ops::{backend, publish, switch, withdraw};
 use proxy_tests::probe::{Client, Kind, PATIENCE, Server, Socket};
 use proxy_tests::reaper::Reaper;
 use proxy_tests::world::World;
@@ -59,7 +59,7 @@ impl Stage {
         };
         let mut datapath = Datapath::open(&options).unwrap();
         datapath.grow(&options.limit).unwrap();
-        datapath.apply(&beginning()).unwrap();
+        datapath.apply(&beginning(&datapath.capacity())).unwrap();
         datapath.go_live().unwrap();
         let mut stage = Self { node, servers, version: 0, _processes: processes, datapath };
         stage.serve_from(&NAMES);
@@ -111,11 +111,11 @@ fn backend_address(pod: &Pod) -> SocketAddr {
 }
 
 /// The frontends and the configuration, which stay.
-fn beginning() -> Vec<Op> {
+fn beginning(tables: &Capacity) -> Vec<Op> {
     let config = Config { udp_timeout: 30, udp_stream_timeout: 120, ..Config::default() };
     let mut ops = vec![Op::Config { value: config.into() }];
     for (id, proto) in [(1, "tcp"), (2, "udp")] {
-        ops.extend(publish(id, frontend(&format!("{proto} {}", vip())), 1));
+        ops.extend(publish(tables, id, frontend(&format!("{proto} {}", vip())), 1));
     }
     ops
 }
@@ -296,14 +296,15 @@ fn connected_to<'a>(client: &'a Client, name: &str) -> (Socket<'a>, String) {
 fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     let world = World::new().unwrap();
     let mut stage = Stage::new(&world);
-    stage.datapath.apply(&publish(3, udp(54), 1)).unwrap();
+    stage.datapath.apply(&publish(&stage.datapath.capacity(), 3, udp(54), 1)).unwrap();
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
     let (socket, first) = connected(&client, vip());
     let witness = client.open(Kind::Udp, vip());
     witness.connect(SocketAddr::new(VIP.into(), 54)).unwrap();
     let _reaper = Reaper::start(&stage.node).unwrap();
 
-    stage.datapath.apply(&[Op::Withdraw { key: udp(53) }]).unwrap();
+    let tables = stage.datapath.capacity();
+    stage.datapath.apply(&[withdraw(&tables, 2, &udp(53))]).unwrap();
     let other = stage.end(&first);
     until_answered_by(&witness, other);
     // A second look, so that the first one is over.
@@ -313,7 +314,7 @@ fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     assert_eq!(socket.peer_name().unwrap(), vip());
 
     let mut ops = another_service(stage.servers.iter().find(|pod| pod.name == other).unwrap());
-    ops.extend(publish(4, udp(53), 2));
+    ops.extend(publish(&tables, 4, udp(53), 2));
     stage.datapath.apply(&ops).unwrap();
     until_answered_by(&socket, other);
 }

@@ -9,15 +9,14 @@ use proxy_common::tables::name;
 const HOOKS: [&str; 4] = ["connect", "sendmsg", "recvmsg", "getpeername"];
 /// Functions in the section `classifier`.
 const DEVICE_HOOKS: [&str; 2] = ["tc_ingress", "tc_egress"];
-const MAPS: [&str; 24] = [
-    name::FRONTENDS,
+const MAPS: [&str; 23] = [
+    name::INDEX,
     name::FRONTEND,
     name::SERVICE,
     name::VERSION,
     name::SLOTS,
     name::BACKENDS,
     name::STATS,
-    name::ADDRS,
     name::ABSENT,
     name::SOURCES,
     name::CONFIG,
@@ -83,7 +82,7 @@ mod tests {
         assert_eq!(missing(&sections, &symbols), Vec::<String>::new());
         sections.retain(|name| *name != "cgroup/recvmsg6");
         let (symbols, expected) =
-            (&symbols[1..symbols.len() - 1], ["section cgroup/recvmsg6", "program tc_egress", "map FRONTENDS"]);
+            (&symbols[1..symbols.len() - 1], ["section cgroup/recvmsg6", "program tc_egress", "map INDEX"]);
         assert_eq!(missing(&sections, symbols), expected);
     }
 }

@@ -18,7 +18,7 @@ pub struct Caller<'a, A, N> {
 }
 
 impl<'a, A: Ip, N: Tables + Host> Caller<'a, A, N> {
-    /// `class` are the flags that ADDRS has for the source, `device` is where the packet came in.
+    /// `class` are the flags that the tables have for the source, `device` is where the packet came in.
     #[inline(always)]
     pub fn new(node: &'a N, device: &Device, tuple: &'a Tuple<A>, class: u32) -> Self {
         Self { node, tuple, place: place(node, device, &tuple.src, class) }
@@ -83,7 +83,7 @@ impl<A: Ip, N: Tables + Host> Client for Caller<'_, A, N> {
     }
 }
 
-/// What ADDRS says of an address. Most are in no table, and cost one read.
+/// What an address is to this node. Most are in no table, and cost one read.
 #[inline(always)]
 pub fn address_flags(tables: &impl Tables, addr: &Addr) -> Option<u32> {
     if tables.is_absent(addr) { None } else { tables.address(addr) }

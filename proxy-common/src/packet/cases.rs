@@ -21,6 +21,8 @@ mod refusals;
 mod robust;
 mod world;
 
+pub use crate::fake::FRONTENDS;
+
 use std::string::String;
 use std::vec::Vec;
 

@@ -176,7 +176,7 @@ fn refuse_echo<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<(), Stop>
 }
 
 /// The flags of a destination that may be a frontend, or the source of a translation. Most packets end here: addresses of
-/// all frontends are in ADDRS.
+/// all frontends are in the tables.
 #[inline(always)]
 fn concern(tables: &impl Tables, dst: &Addr) -> Option<u32> {
     match address_flags(tables, dst) {

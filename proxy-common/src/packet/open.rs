@@ -37,17 +37,16 @@ pub fn dial<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<
     let found = find(node, &caller, &dialled);
     if tuple.proto == TCP && !tcp::opens(*flags) {
         // It names no backend that could be chosen for it again: its flow was forgotten, or never was ours.
-        let is_frontend = matches!(found, Ok(Found::Frontend(_)));
+        let is_frontend = matches!(found, Found::Frontend(_));
         return Err(if is_frontend { Stop::Leave(Reason::TcpWithoutFlow) } else { Stop::Pass });
     }
     match found {
-        Ok(Found::Frontend(frontend)) => (state.has_frontend, state.frontend) = (true, frontend),
-        Ok(Found::Nothing(Verdict::Unreachable(reason))) => {
+        Found::Frontend(frontend) => (state.has_frontend, state.frontend) = (true, frontend),
+        Found::Nothing(Verdict::Unreachable(reason)) => {
             (state.has_frontend, state.stop) = (false, Stop::Drop(reason));
         }
-        Ok(Found::Nothing(Verdict::Refuse(reason))) => (state.has_frontend, state.stop) = (false, Stop::Reject(reason)),
-        Ok(Found::Nothing(Verdict::Leave | Verdict::To(_))) => return Err(Stop::Pass),
-        Err(_) => (state.has_frontend, state.stop) = (false, Stop::Reject(Reason::TablesChanging)),
+        Found::Nothing(Verdict::Refuse(reason)) => (state.has_frontend, state.stop) = (false, Stop::Reject(reason)),
+        Found::Nothing(Verdict::Leave | Verdict::To(_)) => return Err(Stop::Pass),
     }
     Ok(())
 }
@@ -64,7 +63,7 @@ pub fn vet<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), 
 #[inline(always)]
 pub fn choose<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
     let caller = Caller::new(node, device, &state.parsed.tuple, state.source);
-    let verdict = serve(node, &caller, Ok(Found::Frontend(state.frontend)));
+    let verdict = serve(node, &caller, Found::Frontend(state.frontend));
     decided(state, verdict)
 }
 

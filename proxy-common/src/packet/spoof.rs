@@ -17,7 +17,7 @@ pub fn refuse_loopback<A: Ip>(header: &Header<A>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// `class` are the flags that ADDRS has for `src`. What the node itself sends never enters by a device, and an address of a
+/// `class` are the flags that the tables have for `src`. What the node itself sends never enters by a device, and an address of a
 /// Service sends nothing.
 #[inline(always)]
 pub fn refuse(tables: &impl Tables, src: &Addr, class: u32, dst: &Addr) -> Result<(), Stop> {

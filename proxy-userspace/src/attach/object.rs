@@ -11,8 +11,9 @@ use std::path::Path;
 use aya::maps::MapError;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Ebpf, EbpfError, EbpfLoader};
-use proxy_common::abi::SocketFlow;
+use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
+use proxy_common::abi::{Bucket, SocketFlow};
+use proxy_common::index;
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
 
@@ -127,13 +128,14 @@ impl Object {
         let (cookie, steered) = (constants.netns_cookie.unwrap_or(0), constants.steered as u8);
         let has_unsteered = u8::from(constants.has_unsteered);
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
-        let sockets_mask = capacity.sockets - 1;
+        let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
         loader.override_global("STEERED", &steered, true);
         loader.override_global("HAS_UNSTEERED", &has_unsteered, true);
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
+        loader.override_global("INDEX_BUCKETS", &buckets, true);
         for layout in layouts() {
             loader.map_pin_path(layout.name, folder.join(layout.name));
             if let Entries::Chosen(entries) = layout.entries {
@@ -251,11 +253,23 @@ impl LoadedProgram<'_> {
 /// Slots of SOCKETS: as many as the pinned table has, else what was asked for as a power of two (a slot is a cookie under
 /// a mask).
 fn socket_slots(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
-    match Map::<u32, SocketFlow>::open(&folder.join(name::SOCKETS)) {
-        Ok(sockets) => Ok(sockets.max_entries()),
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(capacity.sockets.next_power_of_two()),
+    let pinned = Map::<u32, SocketFlow>::open(&folder.join(name::SOCKETS));
+    Ok(pinned_entries(pinned)?.unwrap_or_else(|| capacity.sockets.next_power_of_two()))
+}
+
+/// How large a table is, if there is one.
+fn pinned_entries<K: Pod, V: Pod>(pinned: Result<Map<K, V>, CallError>) -> Result<Option<u32>, CallError> {
+    match pinned {
+        Ok(map) => Ok(Some(map.max_entries())),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// How many buckets INDEX has, where it is pinned already.
+fn index_buckets(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
+    let pinned = Map::<u32, Bucket>::open(&folder.join(name::INDEX));
+    Ok(pinned_entries(pinned)?.unwrap_or_else(|| index::buckets(capacity.frontends)))
 }
 
 /// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.
@@ -305,7 +319,7 @@ mod tests {
             "making table SERVICE with 11001 entries (85 KiB when full): Cannot allocate memory (os error 12) \
              (not enough memory: give the node, or this container, more); --max-services bounds it"
         );
-        assert!(made("ADDRS").ends_with("give the node, or this container, more)"), "no option bounds it");
+        assert!(made("ABSENT").ends_with("give the node, or this container, more)"), "no option bounds it");
         assert!(made(".rodata").starts_with("loading the kernel programs: "));
     }
 }

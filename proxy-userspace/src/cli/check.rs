@@ -292,12 +292,11 @@ fn fills(maps: &Pinned, snapshot: &Snapshot, limit: Option<&Capacity>) -> Vec<Fi
         fill(Pressure { table, used: used as u32, capacity: entries(&now) }, entries, limit)
     };
     vec![
-        fill(name::FRONTENDS, snapshot.frontends.len(), |of| of.frontends),
+        fill(name::FRONTEND, snapshot.published().count(), |of| of.frontends),
         fill(name::SERVICE, snapshot.service.len(), |of| of.services),
         fill(name::VERSION, snapshot.version.len(), |of| of.versions),
         fill(name::SLOTS, used_slots, |of| of.slots),
         fill(name::BACKENDS, snapshot.backends.len(), |of| of.backends),
-        fill(name::ADDRS, snapshot.addrs.len(), |of| of.addrs),
         fill(name::SOURCES, snapshot.sources.len(), |of| of.sources),
         fill(name::AFFINITY, clients, |of| of.affinity),
         fill(name::SOCKETS, open, |of| of.sockets),
@@ -328,8 +327,6 @@ fn fill(now: Pressure, entries: fn(&Capacity) -> u32, limit: Option<&Capacity>) 
 fn memory(capacity: &Capacity, snapshot: &Snapshot) -> Finding {
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
     let used = |table| match table {
-        name::FRONTENDS => snapshot.frontends.len() as u64,
-        name::ADDRS => snapshot.addrs.len() as u64,
         name::SOURCES => snapshot.sources.len() as u64,
         _ => 0,
     };

@@ -98,9 +98,9 @@ pub struct AffinityRow {
 /// The rows of `snapshot`, sorted by protocol, address and port.
 pub fn frontends(snapshot: &Snapshot, stats: &BTreeMap<u32, BackendStats>) -> Vec<FrontendRow> {
     let index = Index::new(snapshot);
-    let mut keys: Vec<_> = snapshot.frontends.clone();
-    keys.sort_by_key(|(key, _)| (key.proto, IpAddr::from(key.addr), key.port.get()));
-    keys.iter().filter_map(|(key, id)| index.frontend_row(key, id.id, stats)).collect()
+    let mut frontends: Vec<_> = index.frontends.iter().collect();
+    frontends.sort_by_key(|Frontend { key, .. }| (key.proto, IpAddr::from(key.addr), key.port.get()));
+    frontends.into_iter().map(|frontend| index.frontend_row(frontend, stats)).collect()
 }
 
 /// The clients that stick now, sorted.
@@ -112,15 +112,14 @@ pub fn sticky(snapshot: &Snapshot, remembered: &[(AffinityKey, Affinity)], now: 
 }
 
 /// The snapshot by id.
-struct Index<'a> {
-    snapshot: &'a Snapshot,
-    frontend: BTreeMap<u32, Frontend>,
+struct Index {
+    frontends: Vec<Frontend>,
     service: HashMap<u32, Version>,
     backends: BTreeMap<u32, Vec<(u32, Backend)>>,
 }
 
-impl<'a> Index<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
+impl Index {
+    fn new(snapshot: &Snapshot) -> Self {
         let mut backends: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         // Generation 0 is a tombstone.
         for (id, backend) in snapshot.backends.iter().filter(|(_, backend)| backend.generation != 0) {
@@ -129,13 +128,12 @@ impl<'a> Index<'a> {
         for list in backends.values_mut() {
             list.sort_by_key(|(_, backend)| socket_addr(backend.addr, backend.port));
         }
-        let frontend = snapshot.frontend.iter().copied().collect();
-        Self { snapshot, frontend, service: snapshot.service_versions(), backends }
+        let frontends = snapshot.frontends().map(|(_, frontend)| frontend).collect();
+        Self { frontends, service: snapshot.service_versions(), backends }
     }
 
-    /// `None` when the tables contradict each other: they are being changed.
-    fn frontend_row(&self, key: &FrontendKey, id: u32, stats: &BTreeMap<u32, BackendStats>) -> Option<FrontendRow> {
-        let frontend = self.frontend.get(&id).filter(|frontend| frontend.key == *key)?;
+    fn frontend_row(&self, frontend: &Frontend, stats: &BTreeMap<u32, BackendStats>) -> FrontendRow {
+        let key = &frontend.key;
         let version = self.service.get(&frontend.service);
         let set = version.map_or(Backend::IN_CLUSTER_SET, |version| set_of(frontend.kind, version));
         let members = self.backends.get(&frontend.service).into_iter().flatten();
@@ -143,14 +141,14 @@ impl<'a> Index<'a> {
             let state = state(backend, set)?;
             Some(backend_row(backend, state, stats.get(id).copied().unwrap_or_default()))
         });
-        Some(FrontendRow {
+        FrontendRow {
             protocol: protocol(key.proto),
             frontend: socket_addr(key.addr, key.port),
             kind: kind(frontend.kind),
             scheduler: "random",
             persistence: version.map_or(0, |version| version.affinity_seconds),
             backends: backends.collect(),
-        })
+        }
     }
 
     /// `None` when the client may go anywhere again.
@@ -171,11 +169,11 @@ impl<'a> Index<'a> {
     }
 
     fn frontends_of(&self, service: u32) -> Vec<String> {
-        let mut keys: Vec<_> = self.frontend.values().filter(|frontend| frontend.service == service).collect();
-        keys.retain(|frontend| self.snapshot.frontends.iter().any(|(key, _)| *key == frontend.key));
-        keys.sort_by_key(|frontend| frontend.key);
+        let frontends = self.frontends.iter().filter(|frontend| frontend.service == service);
+        let mut keys: Vec<_> = frontends.map(|frontend| frontend.key).collect();
+        keys.sort_unstable();
         let name = |key: &FrontendKey| format!("{} {}", protocol(key.proto), socket_addr(key.addr, key.port));
-        keys.into_iter().map(|frontend| name(&frontend.key)).collect()
+        keys.iter().map(name).collect()
     }
 }
 
@@ -257,7 +255,8 @@ fn show_affinity(rows: &[AffinityRow], output: Output) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::abi::{FrontendId, Range};
+    use proxy_common::abi::Range;
+    use proxy_common::index::{WORDS, Word};
 
     use super::*;
 
@@ -284,13 +283,17 @@ mod tests {
         };
         let (cluster, node) = (key("10.96.0.1", 80), key("0.0.0.0", 30080));
         let both = Backend::IN_CLUSTER_SET | Backend::IN_LOCAL_SET | Backend::SERVING | Backend::ON_THIS_NODE;
-        let id = |id| FrontendId { id, service: 1 };
+        let frontend = vec![
+            (0, Frontend { key: cluster, service: 1, kind: Frontend::KIND_CLUSTER_IP }),
+            (1, Frontend { key: node, service: 1, kind: Frontend::KIND_NODE_PORT }),
+        ];
+        let mut bucket = [0; WORDS];
+        for (place, (id, frontend)) in bucket.iter_mut().zip(&frontend) {
+            *place = Word::leading_to(*id, frontend).word();
+        }
         Snapshot {
-            frontends: vec![(node, id(1)), (cluster, id(0))],
-            frontend: vec![
-                (0, Frontend { key: cluster, service: 1, kind: Frontend::KIND_CLUSTER_IP }),
-                (1, Frontend { key: node, service: 1, kind: Frontend::KIND_NODE_PORT }),
-            ],
+            index: vec![bucket],
+            frontend,
             service: vec![(1, 7)],
             version: vec![(7, version)],
             backends: vec![

@@ -153,7 +153,7 @@ fn a_wrong_value_is_named_with_its_flag_and_the_way_out() {
         (&["--device-order=first"], "--device-order: \"first\" is not one of outermost, innermost"),
         (&["--device-hooks=xdp"], "--device-hooks: \"xdp\" is not one of auto, tcx, clsact"),
         (&["--pin-dir=sluice"], "--pin-dir: sluice is not an absolute path"),
-        (&["--max-backends=3"], "--max-backends: 3 is not between 64 and 67108864"),
+        (&["--max-backends=3"], "--max-backends: 3 is not between 64 and 16777216"),
     ] {
         assert_eq!(config(words).unwrap_err(), message, "{words:?}");
     }

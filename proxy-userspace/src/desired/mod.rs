@@ -76,7 +76,7 @@ pub struct WantedBackend {
 /// What the tables about this node should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedNode {
-    /// ADDRS: flags by address, sorted by address.
+    /// What addresses are: flags by address, sorted by address.
     pub addresses: Vec<(Addr, u32)>,
     pub config: Config,
     /// PACKETS: `None` where no programs are wanted at devices.

@@ -18,7 +18,7 @@ pub fn node(model: &Model, this: &ThisNode) -> WantedNode {
     WantedNode { addresses: addresses(model, this), config: config(model, this), packets }
 }
 
-/// What some addresses should be, sorted; `None` for one that ADDRS need not know.
+/// What some addresses should be, sorted; `None` for one that the tables need not know.
 pub fn some_addresses(
     model: &Model,
     this: &ThisNode,
@@ -48,7 +48,7 @@ fn address(model: &Model, this: &ThisNode, ip: IpAddr) -> Option<u32> {
     } else if model.is_cluster_ip(ip) {
         Some(address::CLUSTER_IP)
     } else {
-        // Sockets ask FRONTENDS first, packets come here first.
+        // Sockets ask what they dial first, packets come here first.
         (this.packets.is_some() && external::is_anybodys(model, this, ip)).then_some(address::EXTERNAL)
     }
 }

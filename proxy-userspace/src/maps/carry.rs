@@ -9,7 +9,8 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::Pod;
-use proxy_common::abi::{Affinity, AffinityKey, BackendStats};
+use proxy_common::abi::{Affinity, AffinityKey, BackendStats, Bucket, Frontend};
+use proxy_common::index::{WORDS, Word, vacancy};
 use proxy_common::tables::name;
 
 use super::MapError;
@@ -26,13 +27,12 @@ pub struct Copied {
 
 /// Copies every row of `old` to where `new` has another map.
 pub fn copy(old: &Pinned, new: &Pinned) -> Result<Copied, MapError> {
-    rows(name::FRONTENDS, &old.frontends, &new.frontends)?;
     rows(name::FRONTEND, &old.frontend, &new.frontend)?;
+    index(old, new)?;
     rows(name::SERVICE, &old.service, &new.service)?;
     rows(name::VERSION, &old.version, &new.version)?;
     rows(name::SLOTS, &old.slots, &new.slots)?;
     rows(name::BACKENDS, &old.backends, &new.backends)?;
-    rows(name::ADDRS, &old.addrs, &new.addrs)?;
     rows(name::ABSENT, &old.absent, &new.absent)?;
     rows(name::SOURCES, &old.sources, &new.sources)?;
     rows(name::CONFIG, &old.config, &new.config)?;
@@ -86,6 +86,26 @@ impl Copied {
         }
         Ok(())
     }
+}
+
+/// Where a word is depends on how many buckets there are.
+fn index(old: &Pinned, new: &Pinned) -> Result<(), MapError> {
+    if old.index.max_entries() == new.index.max_entries() {
+        return rows(name::INDEX, &old.index, &new.index).map(|_| ());
+    }
+    let frontend: HashMap<u32, Frontend> = read(name::FRONTEND, &old.frontend)?.into_iter().collect();
+    let mut buckets = vec![[0; WORDS]; new.index.max_entries() as usize];
+    for word in read(name::INDEX, &old.index)?.iter().flat_map(|(_, bucket)| bucket).filter(|word| **word != 0) {
+        let entry = frontend.get(&Word::of(*word).id);
+        let place = entry.and_then(|entry| vacancy(&buckets, &entry.key));
+        // A word that leads nowhere is nobody's.
+        if let Some(place) = place {
+            buckets[place as usize / WORDS][place as usize % WORDS] = *word;
+        }
+    }
+    let (numbers, buckets): (Vec<u32>, Vec<Bucket>) = (0..).zip(buckets).unzip();
+    let fail = |source| MapError { table: name::INDEX, action: "copying", source };
+    new.index.set_all(&numbers, &buckets).map_err(|error| fail(error.source))
 }
 
 /// Copies all elements, unless both are the same map; says which those were.

@@ -40,12 +40,12 @@ fn words(size: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::abi::{Backend, Frontend, FrontendKey, Version};
+    use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, Version, address};
     use proxy_common::addr::{Addr, Be16, Family};
     use proxy_common::tables::name;
 
     use super::*;
-    use crate::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedService};
+    use crate::desired::{ServicePortName, WantedBackend, WantedFrontend, WantedNode, WantedService};
     use crate::maps::pinned::layouts;
     use crate::model::ObjectName;
     use crate::plan::{Ledger, growth};
@@ -85,7 +85,11 @@ mod tests {
             .collect();
         let mut ledger = Ledger::new(Capacity::LIMIT);
         assert_eq!(ledger.plan_all(wanted.iter().map(|wanted| (&wanted.name, Some(wanted)))).full, []);
-        Capacity { addrs: services, ..ledger.required() }
+        let addresses: Vec<_> =
+            wanted.iter().map(|wanted| (wanted.frontends[0].key.addr, address::CLUSTER_IP)).collect();
+        let node = WantedNode { addresses, config: Config::default(), packets: None };
+        assert_eq!(ledger.plan_node(&node).1, None);
+        ledger.required()
     }
 
     /// Without programs at devices.
@@ -98,9 +102,7 @@ mod tests {
     /// Bytes of every table as a first start makes it, filled by such a cluster.
     fn tables(services: u32, endpoints: u32) -> Vec<(&'static str, u64)> {
         let sizes = first_sizes(&needs(services, endpoints));
-        let hashes = [name::FRONTENDS, name::ADDRS];
-        let used = |name| if hashes.contains(&name) { u64::from(services) } else { 0 };
-        layouts().map(|layout| (layout.name, bytes(layout, &sizes, used(layout.name), CPUS))).collect()
+        layouts().map(|layout| (layout.name, bytes(layout, &sizes, 0, CPUS))).collect()
     }
 
     /// All tables but SOCKETS, which follows the sockets of the node.
@@ -109,17 +111,16 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_services_and_a_hundred_thousand_endpoints_take_less_than_eight_megabytes() {
+    fn ten_thousand_services_and_a_hundred_thousand_endpoints_take_less_than_seven_megabytes() {
         let kilobytes: Vec<_> = tables(10_000, 100_000).iter().map(|(table, bytes)| (*table, bytes / 1024)).collect();
         let expected = [
-            (name::FRONTENDS, 256 + 859),
-            (name::FRONTEND, 343),
+            (name::INDEX, 343),
+            (name::FRONTEND, 687),
             (name::SERVICE, 85),
             (name::VERSION, 8),
             (name::SLOTS, 429),
             (name::BACKENDS, 3437),
             (name::STATS, 859),
-            (name::ADDRS, 256 + 781),
             (name::ABSENT, 64),
             (name::SOURCES, 0),
             (name::CONFIG, 0),
@@ -139,7 +140,7 @@ mod tests {
         ];
         assert_eq!(kilobytes, expected);
         let all = all(10_000, 100_000);
-        assert!(all <= 8_000_000, "{all} bytes");
+        assert!(all <= 7_000_000, "{all} bytes");
     }
 
     #[test]
@@ -157,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_service_takes_less_than_320_bytes_and_an_endpoint_less_than_50() {
+    fn a_service_takes_less_than_125_bytes_and_an_endpoint_less_than_50() {
         let (services, endpoints) =
             (all(20_000, 100_000) - all(10_000, 100_000), all(10_000, 200_000) - all(10_000, 100_000));
-        assert!(services / 10_000 <= 320, "{} bytes per Service", services / 10_000);
+        assert!(services / 10_000 <= 125, "{} bytes per Service", services / 10_000);
         assert!(endpoints / 100_000 <= 50, "{} bytes per endpoint", endpoints / 100_000);
     }
 

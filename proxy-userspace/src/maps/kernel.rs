@@ -4,9 +4,12 @@
 //! Ops are written in order; only neighbours of one kind, which cannot depend on each other, share a call.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Release;
 
 use aya::Pod;
-use proxy_common::abi::{Backend, BackendStats, SLOTS_PER_PAIR, SlotPair};
+use proxy_common::abi::{Backend, BackendStats, IndexWord, SLOTS_PER_PAIR, SlotPair};
+use proxy_common::index::WORDS;
 use proxy_common::tables::{Capacity, name};
 
 use super::pinned::Pinned;
@@ -14,6 +17,7 @@ use super::{ApplyError, MapError, MapStore, Snapshot};
 use crate::bell::Rope;
 use crate::plan::Op;
 use crate::sys::bpf::{BatchError, Grace, Map};
+use crate::sys::mapped::Mapped;
 
 /// The pinned tables of this node.
 #[derive(Debug)]
@@ -71,14 +75,7 @@ impl KernelStore {
                 Op::Frontend { id, value } => Some((*id, *value)),
                 _ => None,
             })?,
-            Op::Publish { .. } => write(name::FRONTENDS, &self.maps.frontends, run, |op| match op {
-                Op::Publish { key, id } => Some((*key, *id)),
-                _ => None,
-            })?,
-            Op::Address { .. } => write(name::ADDRS, &self.maps.addrs, run, |op| match op {
-                Op::Address { addr, flags } => Some((*addr, *flags)),
-                _ => None,
-            })?,
+            Op::Index { .. } => self.write_index(run).map_err(|error| ApplyError { applied: 0, error })?,
             Op::Absent { .. } => write(name::ABSENT, &self.maps.absent, run, |op| match op {
                 Op::Absent { index, word } => Some((*index, *word)),
                 _ => None,
@@ -95,8 +92,6 @@ impl KernelStore {
     fn apply_single(&self, op: &Op) -> Result<(), MapError> {
         let maps = &self.maps;
         match op {
-            Op::Withdraw { key } => maps.frontends.remove(key).map_err(failed(name::FRONTENDS, "removing", key)),
-            Op::ForgetAddress { addr } => maps.addrs.remove(addr).map_err(failed(name::ADDRS, "removing", addr)),
             Op::ForgetSource { key } => maps.sources.remove(key).map_err(failed(name::SOURCES, "removing", key)),
             Op::Packets { value } => maps.packets.set(&0, value.as_ref()).map_err(failed(name::PACKETS, "writing", &0)),
             Op::Config { value } => maps.config.set(&0, value.as_ref()).map_err(failed(name::CONFIG, "writing", &0)),
@@ -121,6 +116,20 @@ impl KernelStore {
             Op::Backend { id, value, .. } => Some((*id, *value)),
             _ => None,
         })
+    }
+
+    /// In place: a call would write whole buckets. Mapped only meanwhile, since mapped memory counts as the agent's own.
+    fn write_index(&self, run: &[Op]) -> Result<(), MapError> {
+        let fail = |source| MapError { table: name::INDEX, action: "mapping", source };
+        let index = Mapped::new(&self.maps.index).map_err(fail)?;
+        for op in run {
+            let Op::Index { place, word } = op else { break };
+            let (bucket, at) = (place / WORDS as u32, *place as usize % WORDS);
+            let outside = || fail(io::Error::other(format!("word {place} is past its end")));
+            // What the word leads to was written before.
+            index.word::<AtomicU64>(bucket, at * size_of::<IndexWord>()).ok_or_else(outside)?.store(*word, Release);
+        }
+        Ok(())
     }
 
     fn write_slots(&self, run: &[Op]) -> Result<(), ApplyError> {
@@ -169,15 +178,7 @@ fn run_length(ops: &[Op]) -> usize {
 }
 
 fn is_batched(op: &Op) -> bool {
-    !matches!(
-        op,
-        Op::Withdraw { .. }
-            | Op::ForgetAddress { .. }
-            | Op::ForgetSource { .. }
-            | Op::Config { .. }
-            | Op::Packets { .. }
-            | Op::Grace
-    )
+    !matches!(op, Op::ForgetSource { .. } | Op::Config { .. } | Op::Packets { .. } | Op::Grace)
 }
 
 /// Writes what `element` finds in each op of `run`.
@@ -219,7 +220,7 @@ fn write_error<K: Pod + std::fmt::Debug, V: Pod>(
 /// The option of `sluice run` that makes a table larger; some sizes are fixed.
 pub fn option(table: &str) -> Option<&'static str> {
     Some(match table {
-        name::FRONTENDS | name::FRONTEND => "--max-frontends",
+        name::INDEX | name::FRONTEND => "--max-frontends",
         name::SERVICE | name::VERSION => "--max-services",
         name::SLOTS | name::BACKENDS | name::STATS => "--max-backends",
         name::AFFINITY => "--max-affinity",

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use proxy_common::abi::{
-    AbsentBit, Affinity, AffinityKey, Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings,
-    SLOTS_PER_PAIR, ServiceWord, SourceKey, Version,
+    AbsentBit, Affinity, AffinityKey, Backend, Bucket, Config, Frontend, IndexWord, PacketSettings, SLOTS_PER_PAIR,
+    ServiceWord, SourceKey, Version,
 };
 use proxy_common::addr::Addr;
+use proxy_common::index::{self, Directory, WORDS};
 use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
 
 use super::{ApplyError, GrowError, MapError, MapStore, Snapshot};
@@ -51,13 +52,12 @@ pub struct MemoryStore {
     growths: u64,
     failures: Failures,
     writes: u64,
-    pub frontends: BTreeMap<FrontendKey, FrontendId>,
+    pub index: Vec<Bucket>,
     pub frontend: BTreeMap<u32, Frontend>,
     pub service: BTreeMap<u32, ServiceWord>,
     pub version: BTreeMap<u32, Version>,
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
-    pub addrs: BTreeMap<Addr, u32>,
     pub absent: Vec<u64>,
     pub sources: BTreeSet<SourceKey>,
     pub config: Option<Config>,
@@ -71,7 +71,7 @@ impl MemoryStore {
 
     /// A store of the smallest tables, which may grow to `limit`.
     pub fn growing(limit: Capacity) -> Self {
-        Self { capacity: growth::smallest(&limit), ..Self::new(limit) }
+        Self { limit, ..Self::new(growth::smallest(&limit)) }
     }
 
     /// A store that holds `snapshot`, whatever that may be.
@@ -82,13 +82,12 @@ impl MemoryStore {
             growths: 0,
             failures: Failures::Never,
             writes: 0,
-            frontends: snapshot.frontends.into_iter().collect(),
+            index: buckets(snapshot.index, &capacity),
             frontend: snapshot.frontend.into_iter().collect(),
             service: snapshot.service.into_iter().collect(),
             version: snapshot.version.into_iter().collect(),
             slots: snapshot.slots,
             backends: snapshot.backends.into_iter().collect(),
-            addrs: snapshot.addrs.into_iter().collect(),
             absent: absent_words(snapshot.absent),
             sources: snapshot.sources.into_iter().collect(),
             config: snapshot.config,
@@ -126,13 +125,12 @@ impl MemoryStore {
     /// Everything it holds.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            frontends: pairs(&self.frontends),
+            index: self.index.clone(),
             frontend: pairs(&self.frontend),
             service: pairs(&self.service),
             version: pairs(&self.version),
             slots: self.slots.clone(),
             backends: pairs(&self.backends),
-            addrs: pairs(&self.addrs),
             absent: self.absent.clone(),
             sources: self.sources.iter().copied().collect(),
             config: self.config,
@@ -168,11 +166,8 @@ impl MemoryStore {
             Op::Frontend { id, value } => {
                 set(&mut self.frontend, name::FRONTEND, self.capacity.frontends, *id, *value)?;
             }
-            Op::Publish { key, id } => put(&mut self.frontends, name::FRONTENDS, self.capacity.frontends, *key, *id)?,
-            Op::Withdraw { key } => _ = self.frontends.remove(key),
-            Op::Address { addr, flags } => put(&mut self.addrs, name::ADDRS, self.capacity.addrs, *addr, *flags)?,
+            Op::Index { place, word } => self.write_index(*place, *word)?,
             Op::Absent { index, word } => self.absent[*index as usize] = *word,
-            Op::ForgetAddress { addr } => _ = self.addrs.remove(addr),
             Op::AllowSource { key } => self.allow_source(*key)?,
             Op::ForgetSource { key } => _ = self.sources.remove(key),
             Op::Config { value } => self.config = Some(**value),
@@ -182,12 +177,30 @@ impl MemoryStore {
         Ok(())
     }
 
+    /// INDEX with more buckets.
+    fn replaced(&self, buckets: u32) -> Vec<Bucket> {
+        let mut larger = vec![[0; WORDS]; buckets as usize];
+        for word in self.index.iter().flatten().filter(|word| **word != 0) {
+            let entry = self.frontend.get(&index::Word::of(*word).id);
+            if let Some(place) = entry.and_then(|entry| index::vacancy(&larger, &entry.key)) {
+                larger[place as usize / WORDS][place as usize % WORDS] = *word;
+            }
+        }
+        larger
+    }
+
     fn allow_source(&mut self, key: SourceKey) -> Result<(), MapError> {
         self.sources.insert(key);
         if self.sources.len() > self.capacity.sources as usize {
             self.sources.remove(&key);
             return Err(error(name::SOURCES, io::ErrorKind::StorageFull.into()));
         }
+        Ok(())
+    }
+
+    fn write_index(&mut self, place: u32, word: IndexWord) -> Result<(), MapError> {
+        let bucket = self.index.get_mut(place as usize / WORDS).ok_or_else(|| outside(name::INDEX))?;
+        bucket[place as usize % WORDS] = word;
         Ok(())
     }
 
@@ -221,6 +234,7 @@ impl MapStore for MemoryStore {
         assert_eq!(self.capacity.zip(sizes, u32::max), *sizes, "tables never shrink");
         assert_eq!(self.limit().zip(sizes, u32::max), self.limit(), "tables stay below their limit");
         self.capacity = *sizes;
+        self.index = self.replaced(index::buckets(sizes.frontends));
         self.growths += 1;
         Ok(())
     }
@@ -239,15 +253,21 @@ impl MapStore for MemoryStore {
     }
 }
 
-impl Tables for MemoryStore {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
-        self.frontends.get(key).copied()
+impl Directory for MemoryStore {
+    fn buckets(&self) -> u32 {
+        self.index.len() as u32
+    }
+
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        self.index.get(number as usize)
     }
 
     fn frontend(&self, id: u32) -> Option<Frontend> {
         self.frontend.get(&id).copied()
     }
+}
 
+impl Tables for MemoryStore {
     fn service(&self, id: u32) -> Option<ServiceWord> {
         self.service.get(&id).copied()
     }
@@ -269,10 +289,6 @@ impl Tables for MemoryStore {
         self.absent[bit.word as usize] & bit.mask != 0
     }
 
-    fn address(&self, addr: &Addr) -> Option<u32> {
-        self.addrs.get(addr).copied()
-    }
-
     fn source_allowed(&self, service: u32, client: &Addr) -> bool {
         let holds = |key: &SourceKey| key.service == service.to_be_bytes() && leading_bits_equal(key, client);
         self.sources.iter().any(holds)
@@ -287,6 +303,12 @@ impl Tables for MemoryStore {
     }
 
     fn remember(&self, _: &AffinityKey, _: &Affinity) {}
+}
+
+/// All buckets of INDEX.
+fn buckets(mut held: Vec<Bucket>, capacity: &Capacity) -> Vec<Bucket> {
+    held.resize(index::buckets(capacity.frontends) as usize, [0; WORDS]);
+    held
 }
 
 /// All words of ABSENT.
@@ -310,20 +332,6 @@ fn set<V>(table: &mut BTreeMap<u32, V>, name: &'static str, capacity: u32, id: u
         return Err(outside(name));
     }
     table.insert(id, value);
-    Ok(())
-}
-
-fn put<K: Ord, V>(
-    table: &mut BTreeMap<K, V>,
-    name: &'static str,
-    capacity: u32,
-    key: K,
-    value: V,
-) -> Result<(), MapError> {
-    if table.len() >= capacity as usize && !table.contains_key(&key) {
-        return Err(error(name, io::ErrorKind::StorageFull.into()));
-    }
-    table.insert(key, value);
     Ok(())
 }
 

@@ -12,10 +12,9 @@ pub mod kernel;
 #[cfg(feature = "io")]
 pub mod pinned;
 
-use proxy_common::abi::{
-    Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings, ServiceWord, SourceKey, Version, Word,
-};
+use proxy_common::abi::{Backend, Bucket, Config, Frontend, PacketSettings, ServiceWord, SourceKey, Version, Word};
 use proxy_common::addr::Addr;
+use proxy_common::index;
 use proxy_common::tables::Capacity;
 
 use crate::hash::HashMap;
@@ -44,14 +43,14 @@ pub trait MapStore {
 /// What the tables hold. Arrays: only entries that are not zero, by index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    pub frontends: Vec<(FrontendKey, FrontendId)>,
+    /// All buckets; none where there is no table yet.
+    pub index: Vec<Bucket>,
     pub frontend: Vec<(u32, Frontend)>,
     pub service: Vec<(u32, ServiceWord)>,
     pub version: Vec<(u32, Version)>,
     /// The whole arena up to the last slot that is not zero.
     pub slots: Vec<u32>,
     pub backends: Vec<(u32, Backend)>,
-    pub addrs: Vec<(Addr, u32)>,
     /// Word by word; those that are missing are zero.
     pub absent: Vec<u64>,
     pub sources: Vec<SourceKey>,
@@ -61,6 +60,29 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Entries of FRONTEND that words of INDEX lead to, by id; `None` for a word that leads nowhere.
+    pub fn published(&self) -> impl Iterator<Item = (u32, Option<Frontend>)> {
+        let entries: HashMap<u32, Frontend> = self.frontend.iter().copied().collect();
+        let words = self.index.iter().flatten().filter(|word| **word != 0).map(|word| index::Word::of(*word));
+        words.map(move |word| {
+            let entry = entries.get(&word.id).copied();
+            (word.id, entry.filter(|entry| index::Word::leading_to(word.id, entry) == word))
+        })
+    }
+
+    /// Those of them that are dialled.
+    pub fn frontends(&self) -> impl Iterator<Item = (u32, Frontend)> {
+        let published = self.published().filter_map(|(id, entry)| Some((id, entry?)));
+        published.filter(|(_, entry)| entry.kind != Frontend::KIND_ADDRESS)
+    }
+
+    /// Addresses with their flags ([`proxy_common::abi::address`]).
+    pub fn addresses(&self) -> impl Iterator<Item = (Addr, u32)> {
+        let entries = self.published().filter_map(|(_, entry)| entry);
+        let addresses = entries.filter(|entry| entry.kind == Frontend::KIND_ADDRESS);
+        addresses.map(|entry| (entry.key.addr, entry.service))
+    }
+
     /// What every service port is, by id; those whose word leads nowhere are left out.
     pub fn service_versions(&self) -> HashMap<u32, Version> {
         let versions: HashMap<u32, Version> = self.version.iter().copied().collect();

@@ -2,15 +2,16 @@
 //!
 //! In: the folder they are pinned in. Out: one [`Map`] per table. What the agent writes and `sluice list` reads.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
 
 use aya::Pod;
 use proxy_common::abi::{
-    Affinity, AffinityKey, Backend, BackendStats, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendId, FrontendKey, PacketSettings, SLOTS_PER_PAIR, ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
+    Affinity, AffinityKey, Backend, BackendStats, Bucket, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, PacketSettings, SLOTS_PER_PAIR, ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
 };
-use proxy_common::addr::Addr;
+use proxy_common::index::{self, Hash, Word};
 use proxy_common::packet::ip::{V4, V6};
 use proxy_common::socket::More;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, DEVICES_CAPACITY, REASONS_CAPACITY, UNSTEERED_CAPACITY, name};
@@ -73,14 +74,13 @@ macro_rules! layout {
 
 /// The tables that the agent writes or reads, in the order in which people should read them.
 const SHARED: &[Layout] = &[
-    layout!(FRONTENDS, HASH, FrontendKey => FrontendId, SPARSE | FROZEN, Chosen(|c| c.frontends)),
+    layout!(INDEX, ARRAY, u32 => Bucket, MAPPED, Chosen(|c| index::buckets(c.frontends))),
     layout!(FRONTEND, ARRAY, u32 => Frontend, FROZEN, Chosen(|c| c.frontends)),
     layout!(SERVICE, ARRAY, u32 => ServiceWord, FROZEN, Chosen(|c| c.services)),
     layout!(VERSION, ARRAY, u32 => Version, FROZEN, Chosen(|c| c.versions)),
     layout!(SLOTS, ARRAY, u32 => SlotPair, FROZEN, Chosen(|c| c.slots / SLOTS_PER_PAIR)),
     layout!(BACKENDS, ARRAY, u32 => Backend, FROZEN, Chosen(|c| c.backends)),
     layout!(STATS, ARRAY, u32 => BackendStats, MAPPED, Chosen(|c| c.backends)),
-    layout!(ADDRS, HASH, Addr => u32, SPARSE | FROZEN, Chosen(|c| c.addrs)),
     layout!(ABSENT, ARRAY, u32 => u64, FROZEN, Fixed(ABSENT_WORDS)),
     layout!(SOURCES, LPM_TRIE, SourceKey => u32, SPARSE | FROZEN, Chosen(|c| c.sources)),
     layout!(CONFIG, ARRAY, u32 => Config, FROZEN, Fixed(1)),
@@ -126,14 +126,13 @@ pub fn layouts() -> impl Iterator<Item = &'static Layout> {
 /// The tables of one node, opened from their pins.
 #[derive(Debug)]
 pub struct Pinned {
-    pub frontends: Map<FrontendKey, FrontendId>,
+    pub index: Map<u32, Bucket>,
     pub frontend: Map<u32, Frontend>,
     pub service: Map<u32, ServiceWord>,
     pub version: Map<u32, Version>,
     pub slots: Map<u32, SlotPair>,
     pub backends: Map<u32, Backend>,
     pub stats: Map<u32, BackendStats>,
-    pub addrs: Map<Addr, u32>,
     pub absent: Map<u32, u64>,
     pub sources: Map<SourceKey, u32>,
     pub config: Map<u32, Config>,
@@ -152,14 +151,13 @@ impl Pinned {
     /// Opens every table below `folder`.
     pub fn open(folder: &Path) -> Result<Self, CallError> {
         Ok(Self {
-            frontends: Map::open(&folder.join(name::FRONTENDS))?,
+            index: Map::open(&folder.join(name::INDEX))?,
             frontend: Map::open(&folder.join(name::FRONTEND))?,
             service: Map::open(&folder.join(name::SERVICE))?,
             version: Map::open(&folder.join(name::VERSION))?,
             slots: Map::open(&folder.join(name::SLOTS))?,
             backends: Map::open(&folder.join(name::BACKENDS))?,
             stats: Map::open(&folder.join(name::STATS))?,
-            addrs: Map::open(&folder.join(name::ADDRS))?,
             absent: Map::open(&folder.join(name::ABSENT))?,
             sources: Map::open(&folder.join(name::SOURCES))?,
             config: Map::open(&folder.join(name::CONFIG))?,
@@ -172,15 +170,27 @@ impl Pinned {
         })
     }
 
+    /// The frontend that is published under `key`.
+    pub fn frontend_of(&self, key: &FrontendKey) -> io::Result<Option<Frontend>> {
+        let hash = Hash::of(key);
+        for number in hash.buckets(self.index.max_entries()) {
+            let word = self.index.get(&number)?.map_or(0, |bucket| hash.word_in(&bucket));
+            let entry = if word == 0 { None } else { self.frontend.get(&Word::of(word).id)? };
+            if let Some(frontend) = entry.filter(|entry| entry.key == *key) {
+                return Ok(Some(frontend));
+            }
+        }
+        Ok(None)
+    }
+
     /// How much the tables hold: what they were made with, whatever is asked for today.
     pub fn capacity(&self) -> Capacity {
         Capacity {
-            frontends: self.frontends.max_entries().min(self.frontend.max_entries()),
+            frontends: self.frontend.max_entries().min(index::entries(self.index.max_entries())),
             services: self.service.max_entries(),
             versions: self.version.max_entries(),
             slots: self.slots.max_entries().saturating_mul(SLOTS_PER_PAIR),
             backends: self.backends.max_entries().min(self.stats.max_entries()),
-            addrs: self.addrs.max_entries(),
             sources: self.sources.max_entries(),
             affinity: self.affinity.max_entries(),
             sockets: self.sockets.max_entries(),
@@ -193,13 +203,12 @@ impl Pinned {
         let config = read(name::CONFIG, &self.config)?.into_iter().next().map(|(_, config)| config);
         let packets = read(name::PACKETS, &self.packets)?.into_iter().next().map(|(_, packets)| packets);
         Ok(Snapshot {
-            frontends: read(name::FRONTENDS, &self.frontends)?,
+            index: read(name::INDEX, &self.index)?.into_iter().map(|(_, bucket)| bucket).collect(),
             frontend: not_zero(read(name::FRONTEND, &self.frontend)?),
             service: not_zero(read(name::SERVICE, &self.service)?),
             version: not_zero(read(name::VERSION, &self.version)?),
             slots: arena(&read(name::SLOTS, &self.slots)?),
             backends: not_zero(read(name::BACKENDS, &self.backends)?),
-            addrs: read(name::ADDRS, &self.addrs)?,
             absent: read(name::ABSENT, &self.absent)?.into_iter().map(|(_, word)| word).collect(),
             sources: read(name::SOURCES, &self.sources)?.into_iter().map(|(key, _)| key).collect(),
             config: config.filter(|config| !is_zero(config)),

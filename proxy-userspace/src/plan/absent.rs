@@ -1,6 +1,6 @@
 //! ABSENT as the kernel holds it: which addresses nobody needs to look up.
 //!
-//! In: addresses that get an entry in FRONTENDS or ADDRS, and now and then all that have one. Out: words to write. The order
+//! In: addresses that get an entry in FRONTEND, and now and then all that have one. Out: words to write. The order
 //! is what counts: a bit falls before the entry is written, so that no entry is ever hidden, and rises when tidying. A bit
 //! that says "look" for no reason costs time only, so nobody counts how many entries share one.
 

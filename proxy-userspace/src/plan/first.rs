@@ -32,7 +32,8 @@ fn needs(model: &Model) -> Capacity {
             sticky += u32::from(service.affinity_seconds != 0);
         }
     }
-    needs.addrs = model.cluster_ips().count() as u32;
+    // Addresses have entries of their own.
+    needs.frontends += (model.cluster_ips().count() + model.external_ips().count()) as u32;
     needs.affinity = growth::clients(sticky);
     needs
 }

@@ -9,12 +9,11 @@ use proxy_common::tables::Capacity;
 
 /// Room that is left in the smallest cluster.
 const ROOM: Capacity = Capacity {
-    frontends: 256,
+    frontends: 512,
     services: 256,
     versions: 256,
     slots: 2048,
     backends: 1024,
-    addrs: 256,
     sources: 0,
     affinity: 0,
     sockets: 0,
@@ -122,7 +121,7 @@ mod tests {
     #[test]
     fn what_grows_is_all_but_what_is_made_once_and_affinity_forgets_instead_of_being_full() {
         let kinds = |entries| (grows(entries), grows_before_it_is_full(entries));
-        assert_eq!([kinds(|c| c.frontends), kinds(|c| c.slots), kinds(|c| c.addrs)], [(true, true); 3]);
+        assert_eq!([kinds(|c| c.frontends), kinds(|c| c.slots)], [(true, true); 2]);
         assert_eq!(kinds(|c| c.affinity), (true, false));
         assert_eq!([kinds(|c| c.sources), kinds(|c| c.sockets), kinds(|c| c.flows)], [(false, false); 3]);
     }

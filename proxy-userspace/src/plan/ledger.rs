@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::abi::{Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings, Range, SourceKey, Word};
+use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, PacketSettings, Range, SourceKey, Word};
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
@@ -22,10 +22,11 @@ use super::arena::Arena;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
 use super::held::{Held, Policy, Services};
 use super::ids::Ids;
+use super::index::Index;
 use super::pressure::Pressure;
-use super::{Op, growth};
+use super::{Op, UNUSED_FRONTEND, growth};
 use crate::desired::{ServicePortName, WantedFrontend, WantedService};
-use crate::hash::{HashMap, HashSet};
+use crate::hash::HashSet;
 use crate::maps::Snapshot;
 
 /// A service port that did not fit. What it was before stays in force.
@@ -49,20 +50,15 @@ pub struct Ledger {
     pub(super) limit: Capacity,
     pub(super) ids: Allocators,
     pub(super) services: Services,
-    /// FRONTENDS. A damaged entry has [`Holding::NOBODY`].
-    pub(super) frontends: HashMap<FrontendKey, Holding>,
+    pub(super) index: Index,
     /// The last generation of every backend id that was ever used.
     pub(super) generations: Vec<u32>,
     pub(super) sources: BTreeMap<u32, BTreeSet<SourceKey>>,
-    /// ADDRS, sorted by address.
-    pub(super) addrs: Vec<(Addr, u32)>,
     pub(super) absent: Absent,
     pub(super) config: Option<Config>,
     pub(super) packets: Option<PacketSettings>,
     /// Service ports with affinity.
     pub(super) sticky: u32,
-    /// Entries of FRONTENDS that were found damaged: they have no id and yet take room.
-    pub(super) damaged: u32,
     /// Service ports found in the kernel that nobody has asked for since.
     pub(super) unclaimed: BTreeSet<u32>,
     /// Backends found in the kernel that belong to no service port.
@@ -70,6 +66,8 @@ pub struct Ledger {
     /// Sources that programs of an older version may still ask for.
     pub(super) retired_sources: Vec<SourceKey>,
     pub(super) full: BTreeMap<ServicePortName, Full>,
+    /// Some addresses did not fit.
+    pub(super) lacks_addresses: bool,
     /// Free ids may have been in use a moment ago, by a ledger that was thrown away.
     pub(super) needs_grace: bool,
 }
@@ -81,18 +79,6 @@ pub(super) struct Allocators {
     pub(super) frontends: Ids,
     pub(super) backends: Ids,
     pub(super) slots: Arena,
-}
-
-/// Who has a frontend key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Holding {
-    pub(super) id: u32,
-    pub(super) service: u32,
-    pub(super) kind: u32,
-}
-
-impl Holding {
-    pub(super) const NOBODY: Self = Self { id: 0, service: 0, kind: Frontend::KIND_UNUSED };
 }
 
 /// The ops of a batch while it is planned.
@@ -114,6 +100,8 @@ struct Needs {
     same_slots: bool,
     /// The word must swing to a new version.
     switch: bool,
+    /// Frontends that it does not have.
+    frontends: Vec<WantedFrontend>,
 }
 
 impl Ledger {
@@ -126,12 +114,11 @@ impl Ledger {
     pub fn required(&self) -> Capacity {
         let ids = &self.ids;
         Capacity {
-            frontends: ids.frontends.end() + self.damaged,
+            frontends: ids.frontends.end().max(self.index.required()),
             services: ids.services.end(),
             versions: ids.versions.end(),
             slots: ids.slots.end(),
             backends: ids.backends.end(),
-            addrs: self.addrs.len() as u32,
             affinity: growth::clients(self.sticky),
             sources: 0,
             sockets: 0,
@@ -170,8 +157,7 @@ impl Ledger {
         for service in std::mem::take(&mut self.unclaimed) {
             self.remove_service(&mut batch, service);
         }
-        let damaged = self.frontends.iter().filter(|(_, holding)| **holding == Holding::NOBODY);
-        batch.leaving.extend(damaged.map(|(key, holding)| (*key, holding.service)));
+        batch.removing.extend(self.index.repair());
         for (id, backend) in std::mem::take(&mut self.stray_backends) {
             let held = HeldBackend { addr: backend.addr, port: backend.port, flags: 0, id };
             self.retire_backend(&mut batch, held, backend.service);
@@ -198,8 +184,7 @@ impl Ledger {
             ids.release();
         }
         slots.release();
-        let present = self.frontends.keys().map(|key| key.addr).chain(self.addrs.iter().map(|(addr, _)| *addr));
-        ops.extend(self.absent.tidy(present));
+        ops.extend(self.absent.tidy(self.index.iter().map(|(_, entry)| entry.key.addr)));
         self.needs_grace = false;
         ops
     }
@@ -218,18 +203,22 @@ impl Ledger {
         &self.full
     }
 
+    /// Some addresses did not fit. Plan the node again when something was collected.
+    pub fn lacks_addresses(&self) -> bool {
+        self.lacks_addresses
+    }
+
     /// How much of what every table may grow to is taken.
-    pub fn pressure(&self) -> [Pressure; 7] {
+    pub fn pressure(&self) -> [Pressure; 6] {
         let of = |table, used, capacity| Pressure { table, used, capacity };
         let ids = |table, ids: &Ids| of(table, ids.taken(), ids.capacity());
         let sources = self.source_count() as u32;
         [
             ids(name::SERVICE, &self.ids.services),
             ids(name::VERSION, &self.ids.versions),
-            ids(name::FRONTENDS, &self.ids.frontends),
+            ids(name::FRONTEND, &self.ids.frontends),
             ids(name::BACKENDS, &self.ids.backends),
             of(name::SLOTS, self.ids.slots.taken(), self.ids.slots.capacity()),
-            of(name::ADDRS, self.addrs.len() as u32, self.limit.addrs),
             of(name::SOURCES, sources, self.limit.sources),
         ]
     }
@@ -252,7 +241,7 @@ impl Ledger {
     fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
         let found = self.services.find(name).or_else(|| self.adopt(batch, name, wanted));
         let needs = self.needs(found, wanted);
-        self.check_room(&needs, wanted)?;
+        let places = self.check_room(&needs, wanted)?;
         // From here on nothing can fail: a service is written whole or not at all.
         let id = found.unwrap_or_else(|| self.ids.services.allocate().expect(ROOM));
         if found.is_none() {
@@ -262,7 +251,10 @@ impl Ledger {
         let mut held = std::mem::take(&mut self.services[id]);
         self.plan_sources(batch, id, wanted);
         self.plan_backends(batch, id, &mut held, wanted, needs.backends, needs.same_slots);
-        self.plan_frontends(batch, id, &mut held, wanted);
+        self.publish(batch, id, &needs.frontends, &places);
+        let gone = held.frontends.iter().filter(|key| !wants(wanted, key));
+        batch.leaving.extend(gone.map(|key| (*key, id)));
+        held.frontends = wanted.frontends.iter().map(|frontend| frontend.key).collect();
         self.services[id] = held;
         Ok(())
     }
@@ -281,7 +273,7 @@ impl Ledger {
     /// It must not have keys that go to somebody else: they would lead to the wrong service until they are taken over.
     fn adoptable(&self, batch: &Batch, wanted: &WantedService) -> Option<u32> {
         let holder = |frontend: &WantedFrontend| {
-            let holding = self.frontends.get(&frontend.key)?;
+            let holding = self.index.get(&frontend.key)?;
             self.unclaimed.contains(&holding.service).then_some((frontend.kind, holding.service))
         };
         let (_, service) = wanted.frontends.iter().filter_map(holder).min()?;
@@ -300,11 +292,10 @@ impl Ledger {
 
     /// Withdraws a key of `service`, unless somebody else took it over.
     fn withdraw(&mut self, ops: &mut Vec<Op>, key: FrontendKey, service: u32) {
-        if self.frontends.get(&key).is_some_and(|holding| holding.service == service) {
-            let holding = self.frontends.remove(&key);
-            self.retire_holding(holding);
+        if let Some(holding) = self.index.get(&key).filter(|holding| holding.service == service) {
+            self.ids.frontends.retire(holding.id);
             self.absent.dismiss();
-            ops.push(Op::Withdraw { key });
+            ops.push(self.index.withdraw(&key));
         }
     }
 
@@ -314,11 +305,17 @@ impl Ledger {
         let policy = held.and_then(|held| held.policy);
         let same_slots = policy.is_some() && backends.keeps_sets();
         let switch = !same_slots || policy != Some(Policy::of(wanted));
-        Needs { service, backends, same_slots, switch }
+        let has = |new: &WantedFrontend| {
+            let holding = self.index.get(&new.key);
+            holding.is_some_and(|holding| Some(holding.service) == service && holding.kind == new.kind)
+        };
+        let frontends = wanted.frontends.iter().filter(|new| !has(new)).copied().collect();
+        Needs { service, backends, same_slots, switch, frontends }
     }
 
-    /// Whether a service port fits below the limits; whether it fits the tables of today is for [`Self::required`] to say.
-    fn check_room(&self, needs: &Needs, wanted: &WantedService) -> Result<(), Full> {
+    /// Whether a service port fits below the limits, and where in INDEX its new frontends go; whether it fits the tables of
+    /// today is for [`Self::required`] to say.
+    fn check_room(&mut self, needs: &Needs, wanted: &WantedService) -> Result<Vec<u32>, Full> {
         let ids = &self.ids;
         let check = |fits: bool, table, capacity| if fits { Ok(()) } else { Err(Full { table, capacity }) };
         let has = |ids: &Ids, count: usize, table| check(ids.available() >= count, table, ids.capacity());
@@ -327,15 +324,13 @@ impl Ledger {
         has(&ids.versions, usize::from(needs.switch && !wanted.is_plain()), name::VERSION)?;
         let slots = if needs.same_slots { 0 } else { Sets::room(&wanted.backends) };
         check(ids.slots.fits(slots), name::SLOTS, ids.slots.capacity())?;
-        let holding = |key| self.frontends.get(key);
-        let ours = |holding: &Holding, kind| Some(holding.service) == needs.service && holding.kind == kind;
-        let missing = wanted.frontends.iter().filter(|new| !holding(&new.key).is_some_and(|has| ours(has, new.kind)));
-        let keys = wanted.frontends.iter().filter(|new| holding(&new.key).is_none()).count();
-        has(&ids.frontends, missing.count(), name::FRONTENDS)?;
-        check(self.frontends.len() + keys <= self.limit.frontends as usize, name::FRONTENDS, self.limit.frontends)?;
+        has(&ids.frontends, needs.frontends.len(), name::FRONTEND)?;
         let sources = wanted.source_ranges.len();
         let fits = sources == 0 || self.source_count() + sources <= self.limit.sources as usize;
-        check(fits, name::SOURCES, self.limit.sources)
+        check(fits, name::SOURCES, self.limit.sources)?;
+        let keys: Vec<_> = needs.frontends.iter().map(|frontend| frontend.key).collect();
+        let full = Full { table: name::INDEX, capacity: self.limit.frontends };
+        self.index.places(&keys, self.limit.frontends).ok_or(full)
     }
 
     /// Backends, slots, version and the switch.
@@ -459,28 +454,23 @@ impl Ledger {
         self.ids.backends.retire(id);
     }
 
-    fn plan_frontends(&mut self, batch: &mut Batch, service: u32, held: &mut Held, wanted: &WantedService) {
-        for new in &wanted.frontends {
-            let before = self.frontends.get(&new.key).copied();
-            if before.is_some_and(|holding| (holding.service, holding.kind) == (service, new.kind)) {
-                continue;
-            }
-            let id = self.ids.frontends.allocate().expect(ROOM);
-            batch.adding.push(Op::Frontend { id, value: Frontend { key: new.key, service, kind: new.kind } });
-            batch.adding.extend(self.absent.admit(&new.key.addr));
-            batch.adding.push(Op::Publish { key: new.key, id: FrontendId { id, service } });
-            self.frontends.insert(new.key, Holding { id, service, kind: new.kind });
-            self.retire_holding(before);
+    /// Frontends that `service` does not have, at these places of INDEX; who had one loses it in the same write.
+    fn publish(&mut self, batch: &mut Batch, service: u32, frontends: &[WantedFrontend], places: &[u32]) {
+        for (&WantedFrontend { key, kind }, &place) in frontends.iter().zip(places) {
+            let ops = self.publish_one(place, Frontend { key, service, kind }).expect(ROOM);
+            batch.adding.extend(ops);
         }
-        let gone = held.frontends.iter().filter(|key| !wants(wanted, key));
-        batch.leaving.extend(gone.map(|key| (*key, service)));
-        held.frontends = wanted.frontends.iter().map(|frontend| frontend.key).collect();
     }
 
-    fn retire_holding(&mut self, holding: Option<Holding>) {
-        if let Some(holding) = holding.filter(|holding| holding.id != 0) {
-            self.ids.frontends.retire(holding.id);
+    /// Gives an entry its word; none when there is no id left.
+    pub(super) fn publish_one(&mut self, place: u32, value: Frontend) -> Option<impl Iterator<Item = Op> + use<>> {
+        let id = self.ids.frontends.allocate()?;
+        if let Some(before) = self.index.get(&value.key) {
+            self.ids.frontends.retire(before.id);
         }
+        let uncovered = self.absent.admit(&value.key.addr);
+        let written = [Op::Frontend { id, value }, self.index.publish(place, id, value)];
+        Some(uncovered.into_iter().chain(written))
     }
 
     fn remove_service(&mut self, batch: &mut Batch, service: u32) {
@@ -518,25 +508,19 @@ fn wants(wanted: &WantedService, key: &FrontendKey) -> bool {
 
 /// Which kind of op comes when, for all service ports of a batch: neighbours of one kind share a call, and nothing leads
 /// to what has yet to be written.
-fn step(op: &Op) -> u8 {
+pub(super) fn step(op: &Op) -> u8 {
     match op {
         Op::Absent { .. } => 0,
-        Op::Withdraw { .. } => 1,
+        Op::Index { word: 0, .. } => 1,
         Op::AllowSource { .. } => 2,
         Op::Backend { .. } => 3,
         Op::Slots { .. } => 4,
         Op::Version { .. } => 5,
         Op::Service { .. } => 6,
         Op::Frontend { .. } => 7,
-        Op::Publish { .. } => 8,
+        Op::Index { .. } => 8,
         other => unreachable!("{other:?} adds nothing to a service port"),
     }
 }
 
 const ROOM: &str = "check_room found room";
-
-const UNUSED_FRONTEND: Frontend = Frontend {
-    key: FrontendKey { addr: Addr::UNSPECIFIED_V6, port: Be16::new(0), proto: 0, pad: 0 },
-    service: 0,
-    kind: Frontend::KIND_UNUSED,
-};

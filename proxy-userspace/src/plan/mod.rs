@@ -11,9 +11,9 @@
 //! ```
 
 use proxy_common::abi::{
-    Backend, Config, Frontend, FrontendId, FrontendKey, PacketSettings, ServiceWord, SourceKey, Version,
+    Backend, Config, Frontend, FrontendKey, IndexWord, PacketSettings, ServiceWord, SourceKey, Version,
 };
-use proxy_common::addr::Addr;
+use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::name;
 
 mod absent;
@@ -23,6 +23,7 @@ pub mod first;
 pub mod growth;
 mod held;
 pub mod ids;
+mod index;
 mod ledger;
 mod node;
 mod pressure;
@@ -62,21 +63,10 @@ pub enum Op {
         id: u32,
         value: Frontend,
     },
-    /// FRONTENDS\[key\] = id.
-    Publish {
-        key: FrontendKey,
-        id: FrontendId,
-    },
-    /// Remove FRONTENDS\[key\].
-    Withdraw {
-        key: FrontendKey,
-    },
-    Address {
-        addr: Addr,
-        flags: u32,
-    },
-    ForgetAddress {
-        addr: Addr,
+    /// A word of INDEX, counted over all buckets: publishes the frontend that it leads to, or withdraws what was there (0).
+    Index {
+        place: u32,
+        word: IndexWord,
     },
     /// ABSENT\[index\]: 64 bits, one per hash.
     Absent {
@@ -110,8 +100,7 @@ impl Op {
             Self::Version { .. } => name::VERSION,
             Self::Service { .. } => name::SERVICE,
             Self::Frontend { .. } => name::FRONTEND,
-            Self::Publish { .. } | Self::Withdraw { .. } => name::FRONTENDS,
-            Self::Address { .. } | Self::ForgetAddress { .. } => name::ADDRS,
+            Self::Index { .. } => name::INDEX,
             Self::Absent { .. } => name::ABSENT,
             Self::AllowSource { .. } | Self::ForgetSource { .. } => name::SOURCES,
             Self::Config { .. } => name::CONFIG,
@@ -120,3 +109,10 @@ impl Op {
         }
     }
 }
+
+/// What an entry of FRONTEND is that nothing leads to.
+const UNUSED_FRONTEND: Frontend = Frontend {
+    key: FrontendKey { addr: Addr::UNSPECIFIED_V6, port: Be16::new(0), proto: 0, pad: 0 },
+    service: 0,
+    kind: Frontend::KIND_UNUSED,
+};

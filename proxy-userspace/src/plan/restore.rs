@@ -2,12 +2,11 @@
 //!
 //! In: a [`Snapshot`], any bytes at all. Out: a [`Ledger`] and the [`Problem`]s found. Whatever contradicts itself counts
 //! as absent: the next plan writes it anew, and [`Ledger::plan_orphans`] removes what nobody asks for. Only what can be
-//! reached from FRONTENDS counts; all else is free room.
+//! reached from INDEX counts; all else is free room.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_common::abi::{Backend, Frontend, FrontendId, FrontendKey, Range, SourceKey, Version, Word};
-use proxy_common::addr::Addr;
+use proxy_common::abi::{Backend, Frontend, Range, SourceKey, Version, Word};
 use proxy_common::tables::{Capacity, name};
 
 use super::absent::Absent;
@@ -15,7 +14,8 @@ use super::arena::Arena;
 use super::change::{HeldBackend, Sets};
 use super::held::{Held, Policy, Services, sets};
 use super::ids::Ids;
-use super::ledger::{Allocators, Holding, Ledger};
+use super::index::Index;
+use super::ledger::{Allocators, Ledger};
 use crate::hash::HashMap;
 use crate::maps::Snapshot;
 
@@ -35,34 +35,31 @@ impl Ledger {
     /// The ledger of what `snapshot` holds. Service ports have no names until they are planned for.
     pub fn restore(snapshot: &Snapshot, limit: Capacity) -> (Self, Vec<Problem>) {
         let mut reading = Reading::new(snapshot, limit);
-        let frontends = reading.frontends();
-        let mut services = services(&frontends);
+        let index = reading.index();
+        let mut services = services(&index);
         let (generations, stray_backends) = reading.backends(&mut services);
         let slots = reading.versions(&mut services);
-        let addrs = addrs(snapshot);
-        let present = frontends.keys().map(|key| key.addr).chain(addrs.iter().map(|(addr, _)| *addr));
-        let absent = Absent::restore(&snapshot.absent, present);
+        let absent = Absent::restore(&snapshot.absent, index.iter().map(|(_, entry)| entry.key.addr));
         for word in absent.damaged() {
             reading.problem(name::ABSENT, &word, "hides an address that is in the tables");
         }
-        let ids = allocators(limit, &frontends, &services, &stray_backends, slots);
+        let ids = allocators(limit, &index, &services, &stray_backends, slots);
         let ledger = Self {
             limit,
             ids,
             unclaimed: services.ids().collect(),
             sticky: services.iter().filter(|(_, held)| held.is_sticky()).count() as u32,
-            damaged: frontends.values().filter(|holding| **holding == Holding::NOBODY).count() as u32,
             services,
-            frontends,
+            index,
             generations,
             sources: sources(snapshot),
-            addrs,
             absent,
             config: snapshot.config,
             packets: snapshot.packets,
             stray_backends,
             retired_sources: Vec::new(),
             full: BTreeMap::new(),
+            lacks_addresses: false,
             needs_grace: true,
         };
         (ledger, reading.problems)
@@ -87,27 +84,30 @@ impl<'a> Reading<'a> {
         self.problems.push(Problem { table, entry: entry.to_string(), fault });
     }
 
-    /// Who has each key. An entry whose copy says something else has nobody.
-    fn frontends(&mut self) -> HashMap<FrontendKey, Holding> {
-        let copies: HashMap<u32, &Frontend> = self.snapshot.frontend.iter().map(|(id, copy)| (*id, copy)).collect();
-        let mut frontends = HashMap::default();
-        frontends.reserve(self.snapshot.frontends.len());
-        for &(key, FrontendId { id, service }) in &self.snapshot.frontends {
-            let is_ours = |copy: &&&Frontend| (copy.key, copy.service) == (key, service) && self.is_frontend(id, copy);
-            let copy = copies.get(&id).filter(is_ours);
-            let holding = copy.map(|copy| Holding { id, service: copy.service, kind: copy.kind });
-            if holding.is_none() {
-                self.problem(name::FRONTENDS, &shown(&key), "leads to no frontend of this key");
-            }
-            frontends.insert(key, holding.unwrap_or(Holding::NOBODY));
+    /// Tables that do not exist yet will be as large as they may be.
+    fn index(&mut self) -> Index {
+        if self.snapshot.index.is_empty() {
+            return Index::new(self.limit.frontends);
         }
-        frontends
+        let entries: HashMap<u32, Frontend> = self.snapshot.frontend.iter().copied().collect();
+        let sound = |id: u32| entries.get(&id).copied().filter(|entry| self.is_sound(id, entry));
+        let index = Index::restore(&self.snapshot.index, sound);
+        for place in index.damaged() {
+            self.problem(name::INDEX, place, "leads to no frontend that belongs there");
+        }
+        index
     }
 
-    fn is_frontend(&self, id: u32, frontend: &Frontend) -> bool {
+    fn is_sound(&self, id: u32, Frontend { key, service, kind }: &Frontend) -> bool {
+        let is_address = (key.port.get(), key.proto) == (0, 0);
         (1..self.limit.frontends).contains(&id)
-            && (1..=self.last_service).contains(&frontend.service)
-            && (Frontend::KIND_CLUSTER_IP..=Frontend::KIND_LOAD_BALANCER).contains(&frontend.kind)
+            && match *kind {
+                Frontend::KIND_ADDRESS => is_address,
+                Frontend::KIND_CLUSTER_IP..=Frontend::KIND_LOAD_BALANCER => {
+                    !is_address && (1..=self.last_service).contains(service)
+                }
+                _ => false,
+            }
     }
 
     /// Gives every backend to its service port. Out: all generations, and the backends that belong to nobody.
@@ -190,22 +190,18 @@ impl<'a> Reading<'a> {
 }
 
 /// The service ports that frontends lead to.
-fn services(frontends: &HashMap<FrontendKey, Holding>) -> Services {
+fn services(index: &Index) -> Services {
     let mut services = Services::default();
-    for (key, holding) in frontends.iter().filter(|(_, holding)| **holding != Holding::NOBODY) {
-        if services.get(holding.service).is_none() {
-            services.insert(holding.service, Held::default());
+    for (_, frontend) in index.dialled() {
+        if services.get(frontend.service).is_none() {
+            services.insert(frontend.service, Held::default());
         }
-        services[holding.service].frontends.push(*key);
+        services[frontend.service].frontends.push(frontend.key);
     }
     for (_, held) in services.iter_mut() {
         held.frontends.sort_unstable();
     }
     services
-}
-
-fn shown(key: &FrontendKey) -> String {
-    format!("{} port {} protocol {}", key.addr, key.port.get(), key.proto)
 }
 
 fn held_backend(id: u32, backend: &Backend) -> HeldBackend {
@@ -215,7 +211,7 @@ fn held_backend(id: u32, backend: &Backend) -> HeldBackend {
 
 fn allocators(
     limit: Capacity,
-    frontends: &HashMap<FrontendKey, Holding>,
+    index: &Index,
     services: &Services,
     strays: &[(u32, Backend)],
     slots: Arena,
@@ -224,15 +220,10 @@ fn allocators(
     Allocators {
         services: Ids::restore(limit.services, services.ids()),
         versions: Ids::restore(limit.versions, services.iter().map(|(_, held)| held.version)),
-        frontends: Ids::restore(limit.frontends, frontends.values().map(|holding| holding.id)),
+        frontends: Ids::restore(limit.frontends, index.iter().map(|(id, _)| id)),
         backends: Ids::restore(limit.backends, held.chain(strays.iter().map(|(id, _)| *id))),
         slots,
     }
-}
-
-fn addrs(snapshot: &Snapshot) -> Vec<(Addr, u32)> {
-    let addrs: BTreeMap<Addr, u32> = snapshot.addrs.iter().copied().collect();
-    addrs.into_iter().collect()
 }
 
 /// Sources by service port. One that is not written the way we write it gets replaced.

@@ -6,7 +6,7 @@ use std::io;
 use std::mem::offset_of;
 
 use anyhow::Context;
-use proxy_common::abi::{Backend, FrontendId, FrontendKey, SocketFlow, address};
+use proxy_common::abi::{Backend, FrontendKey, SocketFlow, address};
 use proxy_common::addr::Addr;
 use proxy_common::socket::{KEEPS_FLOWS, UDP};
 use proxy_common::tables::ABI_VERSION;
@@ -46,11 +46,11 @@ pub(super) fn service_of(maps: &Pinned, flow: &SocketFlow) -> io::Result<Option<
     let dialled = FrontendKey { addr: flow.frontend_addr, port: flow.frontend_port, proto: flow.proto, pad: 0 };
     let node_port = FrontendKey { addr: Addr::unspecified(dialled.addr.family()), ..dialled };
     for key in [dialled, node_port] {
-        if let Some(FrontendId { id, .. }) = maps.frontends.get(&key)? {
-            let frontend = maps.frontend.get(&id)?;
-            return Ok(frontend.filter(|frontend| frontend.key == key).map(|frontend| frontend.service));
+        if let Some(frontend) = maps.frontend_of(&key)? {
+            return Ok(Some(frontend.service));
         }
-        if maps.addrs.get(&dialled.addr)?.is_none_or(|flags| flags & address::NODE_PORT == 0) {
+        let address = maps.frontend_of(&FrontendKey::of_address(dialled.addr))?;
+        if address.is_none_or(|address| address.service & address::NODE_PORT == 0) {
             break;
         }
     }

@@ -182,8 +182,7 @@ impl Twin {
         if self.services.as_ref() == Some(services) {
             return Ok(());
         }
-        self.replace(name::FRONTENDS, &services.frontends)?;
-        self.replace(name::ADDRS, &services.addrs)?;
+        self.fill(name::INDEX, &services.index)?;
         self.fill(name::FRONTEND, &services.frontend)?;
         self.fill(name::SERVICE, &services.services)?;
         self.fill(name::VERSION, &services.versions)?;
@@ -289,9 +288,7 @@ fn absent(services: &Services) -> Entries<u32, u64> {
     for AbsentBit { word, mask } in services.absent.iter().map(AbsentBit::of) {
         *words.entry(word).or_default() |= mask;
     }
-    let present =
-        services.frontends.iter().map(|(key, _)| &key.addr).chain(services.addrs.iter().map(|(addr, _)| addr));
-    for AbsentBit { word, mask } in present.map(AbsentBit::of) {
+    for AbsentBit { word, mask } in services.frontend.iter().map(|entry| AbsentBit::of(&entry.key.addr)) {
         words.entry(word).and_modify(|bits| *bits &= !mask);
     }
     words

@@ -25,7 +25,7 @@ const ANSWERS: u64 = 5;
 /// Longer than an agent waits before it tries again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Services of two ports each that fill the smallest SERVICE and FRONTENDS to their last entries.
+/// Services of two ports each that fill the smallest SERVICE to its last entries.
 const NEARLY_FULL: u32 = 124;
 
 /// What the agent is told: `web` goes from pod a to pod b, `old` goes, `new` comes, `other` stays. Where tables are nearly

@@ -8,7 +8,7 @@ use super::build::{Build, syn, tcp, udp};
 use super::names::addr;
 use super::world::{On, Setup, TestNode, connected};
 use super::{Case, about, cases, family, in_both_families};
-use crate::abi::Backend;
+use crate::abi::{Backend, Frontend};
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
 
@@ -89,7 +89,7 @@ fn stays<A: Ip>() {
         ("another backend is chosen for new ones", (|node| node.choose_from(1, 1)) as fn(&mut TestNode<A>)),
         ("its backend stopped serving", |node| node.set_backend("local", 0)),
         ("nobody serves any more", TestNode::without_endpoints),
-        ("the Service is gone", |node| node.tables.frontends.get_mut().clear()),
+        ("the Service is gone", |node| node.tables.withdraw(|entry| entry.kind != Frontend::KIND_ADDRESS)),
     ] {
         about::<A>(sentence);
         let mut node = connected::<A>();
@@ -148,7 +148,7 @@ fn moves<A: Ip>() {
     refused("nobody serves", TestNode::without_endpoints, "no_endpoints");
     let deleted = |node: &mut TestNode<A>| {
         node.without_endpoints();
-        node.tables.frontends.get_mut().clear();
+        node.tables.withdraw(|entry| entry.kind != Frontend::KIND_ADDRESS);
     };
     refused("the Service is gone", deleted, "undefined_port");
 }

@@ -10,8 +10,8 @@ use std::vec::Vec;
 
 use super::family;
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendId,
-    FrontendKey, PacketSettings, ServiceWord, Version,
+    Affinity, AffinityKey, Backend, Bucket, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    PacketSettings, ServiceWord, Version,
 };
 use crate::addr::Addr;
 use crate::packet::ip::Ip;
@@ -53,13 +53,12 @@ pub struct Run<A> {
 /// What the agent would have written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Services {
-    pub frontends: Vec<(FrontendKey, FrontendId)>,
+    pub index: Vec<Bucket>,
     pub frontend: Vec<Frontend>,
     pub services: Vec<ServiceWord>,
     pub versions: Vec<Version>,
     pub slots: Vec<u32>,
     pub backends: Vec<Backend>,
-    pub addrs: Vec<(Addr, u32)>,
     /// Those that no table has.
     pub absent: Vec<Addr>,
     /// Service port and address.

@@ -278,7 +278,7 @@ fn neighbours_and_routers_are_never_answered() {
 fn own_cluster_ip<A: Ip>() {
     let mut node = Setup::default().node::<A>();
     let own: Addr = super::names::addr("other", A::FAMILY);
-    node.tables.addrs.insert(own, address::CLUSTER_IP | address::OWN);
+    node.tables.know(own, address::CLUSTER_IP | address::OWN);
     for (sentence, packet) in [
         ("an undefined port", udp("pod:4000 > other:53")),
         ("an echo", ping("pod > other")),

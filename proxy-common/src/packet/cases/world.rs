@@ -10,12 +10,13 @@ use super::names::{addr, everybody};
 use super::observe::{Hook, Moment, Run, Services, case, is_news, is_observed, show};
 use super::{Bytes, outcome, read};
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Cidr, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendId, FrontendKey, PacketSettings, PortRange, Range, ServiceWord, TcpTimeouts, Version, Word, address,
+    Affinity, AffinityKey, Backend, Bucket, Cidr, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, PacketSettings, PortRange, Range, ServiceWord, TcpTimeouts, Version, Word, address,
 };
 use crate::addr::{Addr, Be16, Family};
 use crate::balance::NANOSECONDS;
 use crate::fake::{FakeService, FakeTables};
+use crate::index::Directory;
 use crate::packet::ip::Ip;
 use crate::packet::parse::{SCTP, parse};
 use crate::packet::state::State;
@@ -97,10 +98,9 @@ impl<A: Ip> TestNode<A> {
             ("external", address::EXTERNAL),
             ("lb", address::EXTERNAL),
         ] {
-            tables.addrs.insert(addr(name, family), flags);
+            tables.know(addr(name, family), flags);
         }
-        let frontends = tables.frontends.get_mut();
-        let is_known = |addr: &Addr| frontends.keys().any(|key| key.addr == *addr) || tables.addrs.contains_key(addr);
+        let is_known = |addr: &Addr| tables.frontend.iter().any(|entry| entry.key.addr == *addr);
         tables.absent = everybody(family).into_iter().filter(|addr| !is_known(addr)).collect();
         tables.config.service_cidrs[0] = range("vip", family);
         tables.config.service_cidr_count = 1;
@@ -212,13 +212,12 @@ impl<A: Ip> TestNode<A> {
 
     fn services(&self) -> Services {
         Services {
-            frontends: pairs(&self.tables.frontends.borrow()),
+            index: self.tables.index.clone(),
             frontend: self.tables.frontend.clone(),
             services: self.tables.services.clone(),
             versions: self.tables.versions.clone(),
             slots: self.tables.slots.clone(),
             backends: self.tables.backends.clone(),
-            addrs: pairs(&self.tables.addrs),
             absent: self.tables.absent.clone(),
             allowed: self.tables.allowed.clone(),
             config: self.tables.config,
@@ -347,15 +346,21 @@ pub(super) fn connected<A: Ip>() -> TestNode<A> {
     node
 }
 
-impl<A: Ip> Tables for TestNode<A> {
-    fn frontend_id(&self, key: &FrontendKey) -> Option<FrontendId> {
-        self.tables.frontend_id(key)
+impl<A: Ip> Directory for TestNode<A> {
+    fn buckets(&self) -> u32 {
+        self.tables.buckets()
+    }
+
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        self.tables.bucket(number)
     }
 
     fn frontend(&self, id: u32) -> Option<Frontend> {
         self.tables.frontend(id)
     }
+}
 
+impl<A: Ip> Tables for TestNode<A> {
     fn service(&self, id: u32) -> Option<ServiceWord> {
         self.tables.service(id)
     }
