@@ -324,6 +324,9 @@ impl Config {
     /// A local-traffic detector exists for IPv4 / IPv6 (specification B6): pods get B5's short-circuit.
     pub const DETECTOR_V4: u32 = 1;
     pub const DETECTOR_V6: u32 = 1 << 1;
+    /// Programs at the devices of pods decide what only the address of a pod can (specification B9): its sockets leave that to
+    /// them.
+    pub const PODS_AT_DEVICES: u32 = 1 << 2;
 }
 
 /// AFFINITY key: one client of one service port.

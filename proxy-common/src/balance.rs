@@ -184,9 +184,15 @@ fn admit(tables: &impl Tables, client: &impl Client, frontend: &Frontend, versio
     let allowed = match client.origin() {
         Origin::Known(source) => tables.source_allowed(frontend.service, &source),
         Origin::OfTheNode => version.flags & Version::SOURCE_NODE_ALLOWED != 0,
+        Origin::Unknown if are_pods_seen_at_devices(tables) => return Err(Verdict::Leave),
         Origin::Unknown => return Err(Verdict::Refuse(Reason::SourceUnknown)),
     };
     if allowed { Ok(()) } else { Err(Verdict::Unreachable(Reason::SourceNotAllowed)) }
+}
+
+#[inline(always)]
+fn are_pods_seen_at_devices(tables: &impl Tables) -> bool {
+    tables.config().is_some_and(|config| config.flags & Config::PODS_AT_DEVICES != 0)
 }
 
 /// An empty set: reject when nobody serves anywhere, drop when only this node lacks an endpoint (B5).

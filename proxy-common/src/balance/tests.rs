@@ -315,6 +315,15 @@ fn source_ranges_restrict_load_balancer_addresses_before_everything_else() {
 }
 
 #[test]
+fn a_pod_that_its_device_can_judge_by_its_address_is_left_to_that() {
+    let mut tables = FakeTables::new();
+    tables.serve(&local_and_cluster(Version::SOURCE_RANGES | Version::HAS_ANY));
+    tables.config.flags |= Config::PODS_AT_DEVICES;
+    assert_eq!(balance(&tables, &FakeClient::pod(), &vip(4)), Verdict::Leave);
+    assert!(matches!(balance(&tables, &FakeClient::pod(), &vip(1)), Verdict::To(_)), "its ClusterIP has no ranges");
+}
+
+#[test]
 fn source_ranges_are_asked_before_a_lack_of_endpoints_is_told() {
     let mut tables = FakeTables::new();
     tables.serve(&FakeService { sets: vec![], ..local_and_cluster(Version::SOURCE_RANGES) });

@@ -32,6 +32,7 @@ use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
 use crate::converge::{Converger, Report};
 use crate::desired::{Packets, ThisNode};
+use crate::devices::Scope;
 use crate::model::Model;
 use crate::netdev::Host;
 use crate::news::News;
@@ -338,6 +339,7 @@ fn settings(config: &Config) -> ThisNode {
 
 fn packets(config: &Config, tcp: TcpTimeouts) -> Packets {
     Packets {
+        pods: config.devices.pods != Scope::None,
         masquerade_all: config.masquerade_all,
         answer_echo: config.answer_echo,
         tcp,

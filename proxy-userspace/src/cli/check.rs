@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use aya::maps::{Map as AyaMap, MapData, PerCpuArray};
 use aya::programs::{ProgramType, loaded_programs};
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
-use proxy_common::abi::Version;
+use proxy_common::abi::{Config, Version};
 use proxy_common::reason::Reason;
 use proxy_common::tables::{Capacity, name};
 use serde::Serialize;
@@ -336,14 +336,18 @@ fn memory(capacity: &Capacity, snapshot: &Snapshot) -> Finding {
 
 /// Documented limits that touch what this node serves.
 fn limits(snapshot: &Snapshot) -> Vec<Finding> {
+    let at_devices = snapshot.config.is_some_and(|config| config.flags & Config::PODS_AT_DEVICES != 0);
     let restricted = snapshot.version.iter().filter(|(_, version)| version.flags & Version::SOURCE_RANGES != 0);
     match restricted.count() {
         0 => Vec::new(),
+        _ if at_devices => Vec::new(),
         count => vec![Finding::new(
             "limit",
             "loadBalancerSourceRanges",
             Status::Note,
-            format!("{count} service ports have source ranges: host processes are checked, pods are refused there"),
+            format!(
+                "{count} service ports have source ranges: host processes are checked, pods are refused there without programs at their devices"
+            ),
         )],
     }
 }

@@ -89,7 +89,7 @@ fn config(model: &Model, this: &ThisNode) -> Config {
     Config {
         service_cidrs,
         service_cidr_count: ranges.len().min(SERVICE_CIDRS) as u32,
-        flags: detector_flags(model, this),
+        flags: detector_flags(model, this) | pod_flags(this),
         udp_timeout: this.udp_timeout,
         udp_stream_timeout: this.udp_stream_timeout,
     }
@@ -109,6 +109,11 @@ fn packet_settings(model: &Model, this: &ThisNode, packets: &Packets) -> PacketS
             | flag(packets.answer_echo, PacketSettings::ANSWER_ECHO)
             | flag(by_device, PacketSettings::PODS_BY_DEVICE),
     }
+}
+
+fn pod_flags(this: &ThisNode) -> u32 {
+    let at_devices = this.packets.as_ref().is_some_and(|packets| packets.pods);
+    if at_devices { Config::PODS_AT_DEVICES } else { 0 }
 }
 
 fn detector_flags(model: &Model, this: &ThisNode) -> u32 {

@@ -38,6 +38,8 @@ pub struct ThisNode {
 /// What programs at devices are told besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packets {
+    /// Devices of pods have programs too.
+    pub pods: bool,
     /// `--masquerade-all`.
     pub masquerade_all: bool,
     /// `--answer-echo`.

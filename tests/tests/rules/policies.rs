@@ -247,11 +247,7 @@ impl Cast {
             assert_eq!(client.dial(kind, to), Err("EHOSTUNREACH".to_owned()), "{what}");
             return 1;
         }
-        let socket = client.open(kind, to);
-        socket.set_patience(1).unwrap();
-        let asked = socket.connect(to).and_then(|()| socket.ask());
-        let waits = asked.as_ref().is_err_and(|error| error == "EAGAIN" || error == "EINPROGRESS");
-        assert!(waits, "{what}: {asked:?}");
+        is_silent(client, kind, to, what);
         1
     }
 
@@ -261,6 +257,15 @@ impl Cast {
         let wanted: u64 = rows.iter().map(|row| self.hold(row)).sum();
         assert!(wanted > 0 && dropped() - before >= wanted, "{} of {wanted} were dropped", dropped() - before);
     }
+}
+
+/// Nothing comes back.
+fn is_silent(client: &Client, kind: Kind, to: SocketAddr, what: &str) {
+    let socket = client.open(kind, to);
+    socket.set_patience(1).unwrap();
+    let asked = socket.connect(to).and_then(|()| socket.ask());
+    let waits = asked.as_ref().is_err_and(|error| error == "EAGAIN" || error == "EINPROGRESS");
+    assert!(waits, "{what}: {asked:?}");
 }
 
 /// Sockets of the host and of most pods go to backends where they dial.
@@ -392,4 +397,52 @@ fn node_ports_are_served_on_an_address_as_soon_as_it_is_there_and_not_when_it_is
     for to in cast.stage.on_node(node_port(number(0, 1))) {
         assert_eq!(client.dial(Kind::Tcp, to), Err("ECONNREFUSED".to_owned()), "{to} is not among the addresses");
     }
+}
+
+/// Also for pods that sockets serve: at a socket nobody knows their address.
+#[test]
+fn source_ranges_are_held_against_everybody_who_dials_a_load_balancer_address_and_against_no_other() {
+    let (cast, agent) = Cast::new(&[BY_CLUSTER, "-v2"]);
+    let [within, without, of_ipv4] = [number(0, 0), number(0, 1), number(1, 0)];
+    let pod = |pod: &Pod| [format!("{}/32", pod.v4), format!("{}/128", pod.v6)];
+    let others = ["192.0.2.1/32", "192.0.2.11/32", "2001:db8::1/128", "2001:db8::b/128"].map(str::to_owned);
+    let allowed = [&pod(&cast.pod)[..], &pod(&cast.steered), &others].concat();
+    let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
+    let ranges: [(u8, &[&str]); 3] =
+        [(within, &allowed), (without, &["192.0.2.250/32", "2001:db8::fa/128"]), (of_ipv4, &["192.0.2.250/32"])];
+    let objects =
+        ranges.map(|(number, ranges)| (web(number, 0).source_ranges(ranges), slices(&cast.stage, number, "L")));
+    let documents: Vec<_> = objects.iter().flat_map(|(service, slices)| [service as &dyn Documents, slices]).collect();
+    let (known, _) = agent.lines_from(0, |_| None::<()>);
+    cast.stage.manifests.write("manifest", &documents).unwrap();
+    agent.logs_after(known, &["programmed a change"]).unwrap();
+
+    let denied = || counters(&cast.stage.node).unwrap()["source_not_allowed"];
+    let (before, mut wanted) = (denied(), 0);
+    for (who, client) in &cast.clients {
+        for (v6, kind) in FAMILIES.into_iter().flat_map(|v6| KINDS.map(|kind| (v6, kind))) {
+            let at = |frontend, number| cast.to(frontend, number, v6);
+            let served = |what: &str, to| {
+                let answer =
+                    client.dial(kind, to).unwrap_or_else(|error| panic!("{who}, {what} {to}, {kind:?}: {error}"));
+                assert_eq!((answer.by.as_str(), answer.from), ("a", Some(to)), "{who}, {what}, {kind:?}");
+            };
+            served("in range", at(Frontend::LoadBalancer, within));
+            for other in [Frontend::ClusterIp, Frontend::NodePort, Frontend::ExternalIp] {
+                served("out of range, but not for this address", at(other, without));
+            }
+            let (to, what) =
+                (at(Frontend::LoadBalancer, without), format!("{who}, out of range, {kind:?}, IPv6: {v6}"));
+            wanted += 1;
+            match *who {
+                "node" => assert_eq!(client.dial(kind, to), Err("EHOSTUNREACH".to_owned()), "{what}"),
+                _ => is_silent(client, kind, to, &what),
+            }
+            if v6 {
+                served("ranges of IPv4 alone", at(Frontend::LoadBalancer, of_ipv4));
+            }
+        }
+    }
+    assert!(denied() - before >= wanted, "{} of {wanted}", denied() - before);
+    assert_eq!(counters(&cast.stage.node).unwrap()["source_unknown"], 0);
 }
