@@ -93,9 +93,9 @@ impl FakeTables {
 
     fn publish(&mut self, frontend: Frontend) {
         self.withdraw(|other| other.key == frontend.key);
-        let place = index::vacancy(&self.index, &frontend.key).expect("few frontends") as usize;
+        let place = index::vacancy(self, &frontend.key).expect("few frontends");
         let word = index::Word::leading_to(self.frontend.len() as u32, &frontend).word();
-        self.index[place / index::WORDS][place % index::WORDS] = word;
+        *index::word_at(&mut self.index, place) = word;
         self.frontend.push(frontend);
     }
 

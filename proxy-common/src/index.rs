@@ -153,13 +153,42 @@ pub fn address(directory: &impl Directory, addr: &Addr) -> Option<u32> {
 
 /// Where the word of `key` goes that has none yet: the number of a word, counted over all buckets. `None` when both of its
 /// buckets are full, which takes keys made for it.
-pub fn vacancy(buckets: &[Bucket], key: &FrontendKey) -> Option<u32> {
+pub fn vacancy(directory: &impl Directory, key: &FrontendKey) -> Option<u32> {
     let hash = Hash::of(key);
-    let [first, second] = hash.buckets(buckets.len() as u32);
-    let used = |number: u32| hash.used(&buckets[number as usize]);
-    let number = if used(first) < PREFERRED || used(first) <= used(second) { first } else { second };
-    let at = buckets[number as usize].iter().position(|word| *word == 0).filter(|_| used(number) < WORDS)?;
+    let [first, second] = hash.buckets(directory.buckets());
+    vacancy_in([(first, directory.bucket(first)?), (second, directory.bucket(second)?)], hash)
+}
+
+fn vacancy_in(choice: [(u32, &Bucket); 2], hash: Hash) -> Option<u32> {
+    let [first, second] = choice.map(|(number, bucket)| (number, bucket, hash.used(bucket)));
+    let (number, bucket, used) = if first.2 < PREFERRED || first.2 <= second.2 { first } else { second };
+    let at = bucket.iter().position(|word| *word == 0).filter(|_| used < WORDS)?;
     Some(number * WORDS as u32 + at as u32)
+}
+
+/// Puts words into `buckets`, of which there may be more than where they come from. A word whose key nobody knows is
+/// nobody's; false when one has no room.
+pub fn distribute(
+    words: impl IntoIterator<Item = IndexWord>,
+    key: impl Fn(u32) -> Option<FrontendKey>,
+    buckets: &mut [Bucket],
+) -> bool {
+    let mut all = true;
+    for word in words.into_iter().filter(|word| *word != 0) {
+        let Some(key) = key(Word::of(word).id) else { continue };
+        let hash = Hash::of(&key);
+        let choice = hash.buckets(buckets.len() as u32).map(|number| (number, &buckets[number as usize]));
+        match vacancy_in(choice, hash) {
+            Some(place) => *word_at(buckets, place) = word,
+            None => all = false,
+        }
+    }
+    all
+}
+
+/// The word at a place, which is one of `buckets`.
+pub const fn word_at(buckets: &mut [Bucket], place: u32) -> &mut IndexWord {
+    &mut buckets.as_flattened_mut()[place as usize]
 }
 
 /// Whether a word for `key` may be at `place`.
@@ -202,14 +231,10 @@ mod tests {
         fn add(&mut self, key: FrontendKey) -> Option<u32> {
             let id = self.frontends.len() as u32;
             let frontend = Frontend { key, service: id % 7, kind: Frontend::KIND_CLUSTER_IP };
-            let place = vacancy(&self.buckets, &key)?;
-            *self.word(place) = Word::leading_to(id, &frontend).word();
+            let place = vacancy(self, &key)?;
+            *word_at(&mut self.buckets, place) = Word::leading_to(id, &frontend).word();
             self.frontends.push(frontend);
             Some(place)
-        }
-
-        fn word(&mut self, place: u32) -> &mut IndexWord {
-            &mut self.buckets[place as usize / WORDS][place as usize % WORDS]
         }
     }
 
@@ -273,9 +298,23 @@ mod tests {
         let [first, second] = Hash::of(&key).buckets(image.buckets());
         assert_ne!(first, second, "choose another key");
         image.buckets[first as usize][0] = Word { id: 9, service: 0, tag: Hash::of(&key).tag }.word();
-        assert_eq!(vacancy(&image.buckets, &key).map(|place| place / WORDS as u32), Some(second));
+        assert_eq!(vacancy(&image, &key).map(|place| place / WORDS as u32), Some(second));
         image.buckets[second as usize] = [u64::MAX; WORDS];
-        assert_eq!(vacancy(&image.buckets, &key), None);
+        assert_eq!(vacancy(&image, &key), None);
+    }
+
+    #[test]
+    fn words_find_their_place_in_more_buckets_and_those_of_nobody_are_left_behind() {
+        let mut image = Image::of(1000);
+        (0..1000).for_each(|number| _ = image.add(v4(number, 80)));
+        let mut more = vec![[0; WORDS]; 1000];
+        let key = |id: u32| image.frontends.get(id as usize).filter(|_| id != 7).map(|frontend| frontend.key);
+        assert!(distribute(image.buckets.iter().flatten().copied(), key, &mut more));
+        let larger = Image { buckets: more, frontends: image.frontends.clone() };
+        let is_found = |number: u32| find(&larger, &v4(number, 80)).is_some();
+        assert_eq!((0..1000).filter(|number| !is_found(*number)).collect::<Vec<_>>(), [7]);
+        let mut few = [[0; WORDS]; 2];
+        assert!(!distribute(image.buckets.iter().flatten().copied(), key, &mut few), "there is no room for 1000");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use proxy_common::tables::Capacity;
 use crate::desired::{self, ServicePortName, ThisNode};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore};
 use crate::model::{self, Change, Dirty, Model, ObjectName};
-use crate::plan::{self, Full, Ledger, Op, growth};
+use crate::plan::{self, Full, Ledger, Op, Planned, growth};
 
 pub struct Converger<S> {
     model: Model,
@@ -72,6 +72,8 @@ pub struct Report {
     /// False until every kind that counts was listed: nothing is written on a partial view.
     pub synced: bool,
     pub writes: usize,
+    /// All was planned anew, or all that is published was read: that took memory which nobody needs any more.
+    pub whole: bool,
     /// Service ports that do not fit. They are tried again when space returns.
     pub full: Vec<(ServicePortName, Full)>,
     /// Some addresses do not fit.
@@ -88,6 +90,7 @@ impl Report {
     /// `next` happened after this: it knows better what fits.
     fn add(&mut self, next: Self) {
         self.writes += next.writes;
+        self.whole |= next.whole;
         self.full = next.full;
         self.addresses_full = next.addresses_full.or(self.addresses_full.take());
         self.cramped = next.cramped.or(self.cramped.take());
@@ -169,7 +172,10 @@ impl<S: MapStore> Converger<S> {
             return Ok(report);
         }
         let (mut ledger, first) = self.take_ledger(&mut report)?;
-        let ops = self.plan(&mut ledger, first, &mut report);
+        let Some(ops) = self.plan(&mut ledger, first, &mut report)? else {
+            self.model.mark_everything();
+            return self.step();
+        };
         if let Some(sizes) = self.outgrown(&ledger) {
             let buckets = index::buckets(self.store.capacity().frontends);
             if let Err(error) = self.store.grow(&sizes) {
@@ -227,6 +233,7 @@ impl<S: MapStore> Converger<S> {
             return Ok(report);
         }
         let (mut ledger, _) = self.take_ledger(&mut report)?;
+        report.whole = ledger.read_to_collect(&self.store)?;
         let ops = ledger.collect();
         let unserved: Vec<ObjectName> = ledger.full().keys().map(|port| port.service.clone()).collect();
         let lacks_addresses = ledger.lacks_addresses();
@@ -251,42 +258,42 @@ impl<S: MapStore> Converger<S> {
         Ok((ledger, true))
     }
 
-    fn plan(&mut self, ledger: &mut Ledger, first: bool, report: &mut Report) -> Vec<Op> {
+    /// `None` when room is short: who gets it is decided over everything, from the beginning.
+    fn plan(&mut self, ledger: &mut Ledger, first: bool, report: &mut Report) -> Result<Option<Vec<Op>>, MapError> {
         if first {
             self.model.mark_everything();
         }
         let dirty = self.model.take_dirty();
         self.claims.look(&self.model, &self.this, &dirty);
-        let mut ops = self.plan_services(ledger, &dirty, report);
+        let wanted = desired::services(&self.model, &self.this, &dirty);
+        let wanted = || wanted.iter().map(|(name, wanted)| (name, wanted.as_ref()));
         let whole = dirty.node || dirty.everything;
-        if let Some(address_ops) = (!whole).then(|| self.plan_addresses(ledger, &dirty)).flatten() {
-            ops.extend(address_ops);
+        report.whole |= whole;
+        let changed = desired::some_addresses(&self.model, &self.this, dirty.addresses.iter().copied());
+        if whole {
+            ledger.read_all(&self.store)?;
         } else {
+            ledger.read_for(wanted(), changed.iter().map(|(addr, _)| *addr), &self.store)?;
+        }
+        let Planned { mut ops, full } = ledger.plan_all(wanted());
+        report.full = full;
+        if whole {
             let (node_ops, full) = ledger.plan_node(&desired::node(&self.model, &self.this));
             ops.extend(node_ops);
             report.addresses_full = full;
+        } else {
+            let Some(address_ops) = ledger.plan_addresses(&changed) else { return Ok(None) };
+            ops.extend(address_ops);
         }
         if first {
             ops.extend(ledger.plan_orphans());
         }
-        ops
+        Ok(Some(ops))
     }
 
-    /// Only what changed; `None` when that cannot be told apart from the rest.
-    fn plan_addresses(&self, ledger: &mut Ledger, dirty: &Dirty) -> Option<Vec<Op>> {
-        let changed = dirty.addresses.iter().copied();
-        ledger.plan_addresses(&desired::some_addresses(&self.model, &self.this, changed))
-    }
-
-    fn plan_services(&self, ledger: &mut Ledger, dirty: &Dirty, report: &mut Report) -> Vec<Op> {
-        let wanted = desired::services(&self.model, &self.this, dirty);
-        let planned = ledger.plan_all(wanted.iter().map(|(name, wanted)| (name, wanted.as_ref())));
-        report.full = planned.full;
-        planned.ops
-    }
-
-    fn write(&mut self, ledger: Ledger, ops: &[Op], report: &mut Report) -> Result<(), ApplyError> {
+    fn write(&mut self, mut ledger: Ledger, ops: &[Op], report: &mut Report) -> Result<(), ApplyError> {
         self.store.apply(ops)?;
+        ledger.rest();
         self.ledger = Some(ledger);
         report.writes += ops.iter().filter(|op| **op != Op::Grace).count();
         Ok(())

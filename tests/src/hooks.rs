@@ -282,10 +282,12 @@ impl Hooks {
         let id = self.frontends;
         self.set(name::FRONTEND, id, frontend)?;
         self.frontends += 1;
-        let place = index::vacancy(&self.index, &frontend.key).context("INDEX is full")? as usize;
-        let number = place / index::WORDS;
-        self.index[number][place % index::WORDS] = index::Word::leading_to(id, &frontend).word();
-        self.set(name::INDEX, number as u32, self.index[number])
+        let word = index::Word::leading_to(id, &frontend).word();
+        ensure!(index::distribute([word], |_| Some(frontend.key), &mut self.index), "INDEX is full");
+        for number in index::Hash::of(&frontend.key).buckets(self.index.len() as u32) {
+            self.set(name::INDEX, number, self.index[number as usize])?;
+        }
+        Ok(())
     }
 
     fn allow(&mut self, service: u32, range: &Cidr) -> Result<()> {

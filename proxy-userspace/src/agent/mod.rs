@@ -49,7 +49,7 @@ use tidiness::Untidy;
 
 /// Changes that may wait while tables are written; then the sources wait too. An object is many times as large as what is
 /// kept of it, and what is kept would come to lie between those that wait.
-const QUEUE: usize = 64;
+const QUEUE: usize = 4;
 /// Who cannot load the programs should learn it soon, whatever the server does.
 const SIZES_WITHIN: Duration = Duration::from_secs(3);
 
@@ -260,13 +260,15 @@ impl Agent {
         if !std::mem::replace(&mut self.converged, true) {
             let milliseconds = started.elapsed().as_millis();
             info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
-            sys::give_memory_back();
         } else if report.writes > 0 {
             debug!(
                 "programmed a change {} us after it was heard ({} writes)",
                 heard.elapsed().as_micros(),
                 report.writes
             );
+        }
+        if report.whole {
+            sys::give_memory_back();
         }
         Ok(())
     }
@@ -303,6 +305,9 @@ impl Agent {
         let report = self.converger.tidy()?;
         self.heed_growth(&report);
         debug!("gave back what went out of use ({} writes)", report.writes);
+        if report.whole {
+            sys::give_memory_back();
+        }
         Ok(())
     }
 }

@@ -32,6 +32,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use proxy_common::abi::{Bucket, Frontend};
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, UNSTEERED_CAPACITY, name};
 use tracing::{info, warn};
@@ -41,7 +42,7 @@ use crate::lock::{Lock, LockError, Role};
 use crate::maps::carry::{self, Copied};
 use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::{Pinned, read};
-use crate::maps::{ApplyError, GrowError, MapError, MapStore, Snapshot};
+use crate::maps::{ApplyError, GrowError, MapError, MapStore, Published, Snapshot};
 use crate::plan::{Op, growth};
 use crate::sys::{CallError, failed_call, net, passes};
 use crate::unsteered;
@@ -397,6 +398,18 @@ impl MapStore for Datapath {
 
     fn read(&self) -> Result<Snapshot, MapError> {
         self.tables.store.read()
+    }
+
+    fn published(&self) -> Result<Published, MapError> {
+        self.tables.store.published()
+    }
+
+    fn bucket(&self, number: u32) -> Result<Bucket, MapError> {
+        self.tables.store.bucket(number)
+    }
+
+    fn frontend(&self, id: u32) -> Result<Frontend, MapError> {
+        self.tables.store.frontend(id)
     }
 
     /// Larger tables go live before anything changes: until then old programs serve from the old ones.

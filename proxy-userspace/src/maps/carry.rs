@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::Pod;
 use proxy_common::abi::{Affinity, AffinityKey, BackendStats, Bucket, Frontend};
-use proxy_common::index::{WORDS, Word, vacancy};
+use proxy_common::index::{WORDS, distribute};
 use proxy_common::tables::name;
 
 use super::MapError;
@@ -95,14 +95,8 @@ fn index(old: &Pinned, new: &Pinned) -> Result<(), MapError> {
     }
     let frontend: HashMap<u32, Frontend> = read(name::FRONTEND, &old.frontend)?.into_iter().collect();
     let mut buckets = vec![[0; WORDS]; new.index.max_entries() as usize];
-    for word in read(name::INDEX, &old.index)?.iter().flat_map(|(_, bucket)| bucket).filter(|word| **word != 0) {
-        let entry = frontend.get(&Word::of(*word).id);
-        let place = entry.and_then(|entry| vacancy(&buckets, &entry.key));
-        // A word that leads nowhere is nobody's.
-        if let Some(place) = place {
-            buckets[place as usize / WORDS][place as usize % WORDS] = *word;
-        }
-    }
+    let words = read(name::INDEX, &old.index)?.into_iter().flat_map(|(_, bucket)| bucket);
+    distribute(words, |id| Some(frontend.get(&id)?.key), &mut buckets);
     let (numbers, buckets): (Vec<u32>, Vec<Bucket>) = (0..).zip(buckets).unzip();
     let fail = |source| MapError { table: name::INDEX, action: "copying", source };
     new.index.set_all(&numbers, &buckets).map_err(|error| fail(error.source))

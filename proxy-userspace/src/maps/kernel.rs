@@ -8,12 +8,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Release;
 
 use aya::Pod;
-use proxy_common::abi::{Backend, BackendStats, IndexWord, SLOTS_PER_PAIR, SlotPair};
+use proxy_common::abi::{Backend, BackendStats, Bucket, Frontend, IndexWord, SLOTS_PER_PAIR, SlotPair};
 use proxy_common::index::WORDS;
 use proxy_common::tables::{Capacity, name};
 
 use super::pinned::Pinned;
-use super::{ApplyError, MapError, MapStore, Snapshot};
+use super::{ApplyError, MapError, MapStore, Published, Snapshot};
 use crate::bell::Rope;
 use crate::plan::Op;
 use crate::sys::bpf::{BatchError, Grace, Map};
@@ -159,6 +159,18 @@ impl MapStore for KernelStore {
         self.maps.read()
     }
 
+    fn published(&self) -> Result<Published, MapError> {
+        self.maps.published()
+    }
+
+    fn bucket(&self, number: u32) -> Result<Bucket, MapError> {
+        element(name::INDEX, &self.maps.index, number)
+    }
+
+    fn frontend(&self, id: u32) -> Result<Frontend, MapError> {
+        element(name::FRONTEND, &self.maps.frontend, id)
+    }
+
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         let result = self.apply_runs(ops);
         if ops.iter().any(|op| matches!(op, Op::Backend { .. })) {
@@ -166,6 +178,12 @@ impl MapStore for KernelStore {
         }
         result
     }
+}
+
+/// An element of an array, which has no gaps.
+fn element<V: Pod>(table: &'static str, map: &Map<u32, V>, index: u32) -> Result<V, MapError> {
+    let fail = |source| failed(table, "reading", &index)(source);
+    map.get(&index).map_err(fail)?.ok_or_else(|| fail(io::Error::other("is past its end")))
 }
 
 /// How many of the leading ops may share a call: those of one kind, none of which depends on another.

@@ -13,8 +13,8 @@ use proxy_common::addr::Addr;
 use proxy_common::index::{self, Directory, WORDS};
 use proxy_common::tables::{ABSENT_WORDS, Capacity, Tables, name};
 
-use super::{ApplyError, GrowError, MapError, MapStore, Snapshot};
-use crate::plan::{Op, growth};
+use super::{ApplyError, GrowError, MapError, MapStore, Published, Snapshot};
+use crate::plan::{Op, UNUSED_FRONTEND, growth};
 
 /// Which writes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,12 +180,8 @@ impl MemoryStore {
     /// INDEX with more buckets.
     fn replaced(&self, buckets: u32) -> Vec<Bucket> {
         let mut larger = vec![[0; WORDS]; buckets as usize];
-        for word in self.index.iter().flatten().filter(|word| **word != 0) {
-            let entry = self.frontend.get(&index::Word::of(*word).id);
-            if let Some(place) = entry.and_then(|entry| index::vacancy(&larger, &entry.key)) {
-                larger[place as usize / WORDS][place as usize % WORDS] = *word;
-            }
-        }
+        let key = |id: u32| Some(self.frontend.get(&id)?.key);
+        index::distribute(self.index.as_flattened().iter().copied(), key, &mut larger);
         larger
     }
 
@@ -199,8 +195,8 @@ impl MemoryStore {
     }
 
     fn write_index(&mut self, place: u32, word: IndexWord) -> Result<(), MapError> {
-        let bucket = self.index.get_mut(place as usize / WORDS).ok_or_else(|| outside(name::INDEX))?;
-        bucket[place as usize % WORDS] = word;
+        let held = self.index.as_flattened_mut().get_mut(place as usize);
+        *held.ok_or_else(|| outside(name::INDEX))? = word;
         Ok(())
     }
 
@@ -241,6 +237,18 @@ impl MapStore for MemoryStore {
 
     fn read(&self) -> Result<Snapshot, MapError> {
         Ok(self.snapshot())
+    }
+
+    fn published(&self) -> Result<Published, MapError> {
+        Ok((self.index.clone(), pairs(&self.frontend)))
+    }
+
+    fn bucket(&self, number: u32) -> Result<Bucket, MapError> {
+        self.index.get(number as usize).copied().ok_or_else(|| outside(name::INDEX))
+    }
+
+    fn frontend(&self, id: u32) -> Result<Frontend, MapError> {
+        Ok(self.frontend.get(&id).copied().unwrap_or(UNUSED_FRONTEND))
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {

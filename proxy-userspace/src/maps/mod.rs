@@ -36,9 +36,18 @@ pub trait MapStore {
     }
     /// Everything the tables hold. Bytes are as found: the reader validates them.
     fn read(&self) -> Result<Snapshot, MapError>;
+    /// INDEX, and the entries of FRONTEND that are not zero, by id.
+    fn published(&self) -> Result<Published, MapError>;
+    /// INDEX\[number\].
+    fn bucket(&self, number: u32) -> Result<Bucket, MapError>;
+    /// FRONTEND\[id\].
+    fn frontend(&self, id: u32) -> Result<Frontend, MapError>;
     /// Applies ops in order and stops at the first failure; says how many were applied.
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
 }
+
+/// All buckets, and entries of FRONTEND by id.
+pub type Published = (Vec<Bucket>, Vec<(u32, Frontend)>);
 
 /// What the tables hold. Arrays: only entries that are not zero, by index.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -16,7 +16,7 @@ use proxy_common::packet::ip::{V4, V6};
 use proxy_common::socket::More;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, DEVICES_CAPACITY, REASONS_CAPACITY, UNSTEERED_CAPACITY, name};
 
-use super::{MapError, Snapshot};
+use super::{MapError, Published, Snapshot};
 use crate::sys::CallError;
 use crate::sys::bpf::{Map, bytes_of, map_type};
 
@@ -202,9 +202,10 @@ impl Pinned {
     pub fn read(&self) -> Result<Snapshot, MapError> {
         let config = read(name::CONFIG, &self.config)?.into_iter().next().map(|(_, config)| config);
         let packets = read(name::PACKETS, &self.packets)?.into_iter().next().map(|(_, packets)| packets);
+        let (index, frontend) = self.published()?;
         Ok(Snapshot {
-            index: read(name::INDEX, &self.index)?.into_iter().map(|(_, bucket)| bucket).collect(),
-            frontend: not_zero(read(name::FRONTEND, &self.frontend)?),
+            index,
+            frontend,
             service: not_zero(read(name::SERVICE, &self.service)?),
             version: not_zero(read(name::VERSION, &self.version)?),
             slots: arena(&read(name::SLOTS, &self.slots)?),
@@ -214,6 +215,12 @@ impl Pinned {
             config: config.filter(|config| !is_zero(config)),
             packets: packets.filter(|packets| !is_zero(packets)),
         })
+    }
+
+    /// INDEX and FRONTEND.
+    pub fn published(&self) -> Result<Published, MapError> {
+        let buckets = read(name::INDEX, &self.index)?.into_iter().map(|(_, bucket)| bucket);
+        Ok((buckets.collect(), not_zero(read(name::FRONTEND, &self.frontend)?)))
     }
 }
 

@@ -8,26 +8,26 @@ use crate::hash::HashSet;
 pub(super) struct Listing {
     /// A list has been seen to its end.
     pub(super) complete: bool,
-    /// The objects of the list that is being read.
-    seen: Option<HashSet<ObjectName>>,
+    /// Objects that were known before and that the list which is being read has not named yet. A first list has none.
+    missing: Option<HashSet<ObjectName>>,
 }
 
 impl Listing {
     /// Starts over, also when the last list broke off.
-    pub(super) fn begin(&mut self) {
-        self.seen = Some(HashSet::default());
+    pub(super) fn begin(&mut self, known: impl IntoIterator<Item = ObjectName>) {
+        self.missing = Some(known.into_iter().collect());
     }
 
     pub(super) fn see(&mut self, name: &ObjectName) {
-        if let Some(seen) = &mut self.seen {
-            seen.insert(name.clone());
+        if let Some(missing) = &mut self.missing {
+            missing.remove(name);
         }
     }
 
-    /// Which of `known` the list did not contain. An end without a beginning tells nothing.
-    pub(super) fn end(&mut self, known: impl Iterator<Item = ObjectName>) -> Vec<ObjectName> {
-        let Some(seen) = self.seen.take() else { return Vec::new() };
-        self.complete = true;
-        known.filter(|name| !seen.contains(name)).collect()
+    /// What was known and the list did not contain. An end without a beginning tells nothing.
+    pub(super) fn end(&mut self) -> impl Iterator<Item = ObjectName> + use<> {
+        let missing = self.missing.take();
+        self.complete |= missing.is_some();
+        missing.into_iter().flatten()
     }
 }

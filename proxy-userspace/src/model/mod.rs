@@ -197,7 +197,7 @@ impl Model {
             }
             Event::Reset(list) => self.reset(&list),
             Event::Begin => {
-                T::listing(&mut self.listings).begin();
+                self.begin_list::<T>();
                 Vec::new()
             }
             Event::End => {
@@ -208,15 +208,19 @@ impl Model {
     }
 
     fn reset<T: Kind>(&mut self, list: &[T]) -> Vec<Problem> {
-        T::listing(&mut self.listings).begin();
+        self.begin_list::<T>();
         let problems = list.iter().flat_map(|object| self.put(object)).collect();
         self.end_list::<T>();
         problems
     }
 
-    fn end_list<T: Kind>(&mut self) {
+    fn begin_list<T: Kind>(&mut self) {
         let known = T::known(self);
-        for gone in T::listing(&mut self.listings).end(known.into_iter()) {
+        T::listing(&mut self.listings).begin(known);
+    }
+
+    fn end_list<T: Kind>(&mut self) {
+        for gone in T::listing(&mut self.listings).end() {
             self.delete::<T>(&gone);
         }
     }
@@ -230,6 +234,9 @@ impl Model {
         T::listing(&mut self.listings).see(&name);
         let mut problems = problem::Problems::default();
         let conflicts = T::put(self, name.clone(), object, &mut problems);
+        if problems.is_empty() && self.told.is_empty() {
+            return conflicts;
+        }
         let title = T::title(&name);
         let own = problems.into_list(&title);
         let mut news = self.told.news(title, own);

@@ -36,6 +36,10 @@ impl Problems {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     pub(super) fn into_list(mut self, object: &str) -> Vec<Problem> {
         if self.untold > 0 {
             self.messages.push(format!("and {} more problems of this object", self.untold));
@@ -49,6 +53,10 @@ impl Problems {
 pub(super) struct Told(HashMap<String, Vec<Problem>>);
 
 impl Told {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The problems of `object` as they are now: given back when they differ from the last ones.
     pub(super) fn news(&mut self, object: String, now: Vec<Problem>) -> Vec<Problem> {
         if now.is_empty() {

@@ -12,7 +12,7 @@ use crate::desired::WantedBackend;
 /// Flags that make a backend a member of a set, and so a part of SLOTS.
 pub(super) const SET_FLAGS: u16 = Backend::IN_CLUSTER_SET | Backend::IN_LOCAL_SET;
 
-/// A backend as the kernel holds it. Its generation is in the ledger, by id.
+/// A backend as the kernel holds it; [`super::backends::Backends`] keeps it, with its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeldBackend {
     pub(super) addr: Addr,
@@ -58,6 +58,11 @@ impl BackendChange {
         change
     }
 
+    pub(super) fn is_nothing(&self) -> bool {
+        let same = |(old, flags): &(HeldBackend, u16)| old.flags == *flags;
+        self.added.is_empty() && self.removed.is_empty() && self.kept.iter().all(same)
+    }
+
     /// True when no set gains or loses a member.
     pub(super) fn keeps_sets(&self) -> bool {
         let outside = |flags: u16| flags & SET_FLAGS == 0;
@@ -76,7 +81,9 @@ pub(super) struct Sets {
 impl Sets {
     pub(super) fn of(backends: &[HeldBackend]) -> Self {
         let members = |flag| backends.iter().filter(move |backend| backend.flags & flag != 0).map(|backend| backend.id);
-        let mut slots: Vec<u32> = members(Backend::IN_CLUSTER_SET).collect();
+        // Nearly always each is in one set: room is asked for once.
+        let mut slots = Vec::with_capacity(backends.len());
+        slots.extend(members(Backend::IN_CLUSTER_SET));
         let cluster = slots.len() as u32;
         slots.extend(members(Backend::IN_LOCAL_SET));
         Self { slots, cluster }

@@ -9,8 +9,7 @@ use hashbrown::HashTable;
 use proxy_common::abi::{FrontendKey, Range, Version};
 use smallvec::SmallVec;
 
-use super::change::HeldBackend;
-use crate::desired::{ServicePortName, WantedService};
+use crate::desired::{ServicePortName, WantedFrontend, WantedService};
 
 /// One service port in the kernel.
 #[derive(Debug, Default)]
@@ -23,9 +22,10 @@ pub(super) struct Held {
     pub(super) policy: Option<Policy>,
     /// The slots of both sets.
     pub(super) run: Range,
-    pub(super) frontends: SmallVec<[FrontendKey; 1]>,
-    /// Sorted by (address, port).
-    pub(super) backends: Box<[HeldBackend]>,
+    /// What is published for it now, each key once.
+    pub(super) frontends: SmallVec<[WantedFrontend; 1]>,
+    /// Ids, sorted by (address, port).
+    pub(super) backends: Box<[u32]>,
 }
 
 impl Held {
@@ -120,6 +120,13 @@ impl Services {
             let named = held[*other as usize].as_ref().and_then(|held| held.name.as_ref());
             hasher.hash_one(named.expect("in this table is who has a name"))
         });
+    }
+
+    /// Somebody else gets `key`, if this one has it.
+    pub(super) fn take_key(&mut self, id: u32, key: &FrontendKey) {
+        if let Some(Some(held)) = self.held.get_mut(id as usize) {
+            held.frontends.retain(|frontend| frontend.key != *key);
+        }
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> {

@@ -1,23 +1,35 @@
-//! INDEX and FRONTEND as the kernel holds them: who has each key, and where its word is.
+//! INDEX and FRONTEND as far as a plan needs them: who has each key, and where its word is.
+//!
+//! The tables themselves are the only place where all of this is kept. A plan for everything reads them whole; one for a few
+//! keys reads their buckets and the entries that may be theirs. What is planned changes this copy, and with the last
+//! write it is let go.
 
 use std::fmt;
 
 use proxy_common::abi::{Bucket, Frontend, FrontendKey, IndexWord};
 use proxy_common::addr::Addr;
-use proxy_common::index::{self, Directory, WORDS, Word};
+use proxy_common::index::{self, Directory, Hash, WORDS, Word};
 
-use super::Op;
+use super::{Op, UNUSED_FRONTEND};
+use crate::hash::HashMap;
+use crate::maps::{MapError, MapStore};
 
 pub(super) struct Index {
-    buckets: Vec<Bucket>,
-    /// By id; what no word leads to is unused.
-    frontends: Vec<Frontend>,
-    /// How many keys there are.
-    len: usize,
-    /// Keys came together that this many buckets cannot hold: there must be more, whatever else is needed.
-    crowded: bool,
+    /// How many buckets there are.
+    buckets: u32,
+    copy: Copied,
+    /// Keys came together that this many buckets cannot hold: there must be room for so many entries, whatever else is
+    /// needed.
+    crowded: u32,
     /// Places of words that lead nowhere. Here they are free.
     damaged: Vec<u32>,
+}
+
+enum Copied {
+    /// Frontends by id; what no word leads to is unused.
+    Whole { buckets: Vec<Bucket>, frontends: Vec<Frontend> },
+    /// Buckets by number, frontends by id.
+    Part { buckets: HashMap<u32, Bucket>, frontends: HashMap<u32, Frontend> },
 }
 
 /// Who has a key.
@@ -30,17 +42,25 @@ pub(super) struct Holding {
 }
 
 impl Index {
-    /// With room for so many entries.
+    /// Empty, with room for so many entries.
     pub(super) fn new(entries: u32) -> Self {
-        let buckets = vec![[0; WORDS]; index::buckets(entries) as usize];
-        Self { buckets, frontends: Vec::new(), len: 0, crowded: false, damaged: Vec::new() }
+        Self::of(vec![[0; WORDS]; index::buckets(entries) as usize])
+    }
+
+    fn of(buckets: Vec<Bucket>) -> Self {
+        let number = buckets.len() as u32;
+        Self {
+            buckets: number,
+            copy: Copied::Whole { buckets, frontends: Vec::new() },
+            crowded: 0,
+            damaged: Vec::new(),
+        }
     }
 
     /// What the tables hold. `entry` is the entry with this number, if it is sound.
     pub(super) fn restore(buckets: &[Bucket], entry: impl Fn(u32) -> Option<Frontend>) -> Self {
-        let empty = vec![[0; WORDS]; buckets.len()];
-        let mut index = Self { buckets: empty, frontends: Vec::new(), len: 0, crowded: false, damaged: Vec::new() };
-        for (place, &word) in (0..).zip(buckets.iter().flatten()).filter(|(_, word)| **word != 0) {
+        let mut index = Self::of(vec![[0; WORDS]; buckets.len()]);
+        for (place, &word) in (0..).zip(buckets.as_flattened()).filter(|(_, word)| **word != 0) {
             let id = Word::of(word).id;
             let frontend = entry(id).filter(|frontend| index.is_right(place, word, id, frontend));
             match frontend {
@@ -53,7 +73,42 @@ impl Index {
 
     fn is_right(&self, place: u32, word: IndexWord, id: u32, frontend: &Frontend) -> bool {
         let same = Word::of(word) == Word::leading_to(id, frontend);
-        same && index::may_be_at(self.buckets(), &frontend.key, place) && self.get(&frontend.key).is_none()
+        same && index::may_be_at(self.buckets, &frontend.key, place) && self.get(&frontend.key).is_none()
+    }
+
+    /// Forgets what the tables hold anyway, once all that was planned is written.
+    pub(super) fn rest(&mut self) {
+        self.copy = Copied::Part { buckets: HashMap::default(), frontends: HashMap::default() };
+    }
+
+    /// Reads what may be asked about `keys`; nothing where everything is known.
+    pub(super) fn read(&mut self, keys: &[FrontendKey], tables: &impl MapStore) -> Result<(), MapError> {
+        let Copied::Part { buckets, frontends } = &mut self.copy else { return Ok(()) };
+        for key in keys {
+            let hash = Hash::of(key);
+            for number in hash.buckets(self.buckets) {
+                let bucket = match buckets.get(&number) {
+                    Some(bucket) => *bucket,
+                    None => *buckets.entry(number).or_insert(tables.bucket(number)?),
+                };
+                let id = Word::of(hash.word_in(&bucket)).id;
+                if id != 0 && !frontends.contains_key(&id) {
+                    frontends.insert(id, tables.frontend(id)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything, unless it is known.
+    pub(super) fn read_all(&mut self, tables: &impl MapStore) -> Result<(), MapError> {
+        if matches!(self.copy, Copied::Part { .. }) {
+            let (buckets, entries) = tables.published()?;
+            let mut frontends = vec![UNUSED_FRONTEND; entries.last().map_or(0, |(id, _)| *id as usize + 1)];
+            entries.into_iter().for_each(|(id, frontend)| frontends[id as usize] = frontend);
+            self.copy = Copied::Whole { buckets, frontends };
+        }
+        Ok(())
     }
 
     pub(super) fn damaged(&self) -> &[u32] {
@@ -74,8 +129,9 @@ impl Index {
 
     /// Every entry with its id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Frontend)> {
-        let words = self.buckets.iter().flatten().filter(|word| **word != 0);
-        words.map(|word| Word::of(*word).id).map(|id| (id, &self.frontends[id as usize]))
+        let Copied::Whole { buckets, frontends } = &self.copy else { panic!("who asks for all has read all") };
+        let ids = buckets.as_flattened().iter().filter(|word| **word != 0).map(|word| Word::of(*word).id);
+        ids.filter_map(|id| Some((id, frontends.get(id as usize)?)))
     }
 
     /// Those that are dialled.
@@ -91,14 +147,15 @@ impl Index {
 
     /// Places for `keys`: where they have a word, that is the one. `None` when there is no room below `limit` entries.
     pub(super) fn places(&mut self, keys: &[FrontendKey], limit: u32) -> Option<Vec<u32>> {
-        loop {
-            if let Some(places) = self.try_places(keys) {
-                return Some(places);
-            }
-            if !self.enlarge(limit) {
+        self.try_places(keys).or_else(|| {
+            let larger = index::entries(self.buckets).saturating_mul(2).min(limit);
+            if index::buckets(larger) <= self.buckets {
                 return None;
             }
-        }
+            // Any will do: what is planned for tables that become larger goes nowhere, see [`super::Ledger::required`].
+            self.crowded = self.crowded.max(larger);
+            Some(keys.iter().map(|key| Hash::of(key).buckets(self.buckets)[0] * WORDS as u32).collect())
+        })
     }
 
     fn try_places(&mut self, keys: &[FrontendKey]) -> Option<Vec<u32>> {
@@ -106,7 +163,7 @@ impl Index {
         let mut fresh = Vec::new();
         for key in keys {
             let place = self.place(key).or_else(|| {
-                let place = index::vacancy(&self.buckets, key)?;
+                let place = index::vacancy(self, key)?;
                 // Nobody else gets it meanwhile, and its tag counts.
                 *self.word(place) = Word::leading_to(0, &unnamed(key)).word();
                 fresh.push(place);
@@ -124,16 +181,15 @@ impl Index {
     fn place(&self, key: &FrontendKey) -> Option<u32> {
         let holding = self.get(key)?;
         let of_key = |(_, word): &(u32, &IndexWord)| **word != 0 && Word::of(**word).id == holding.id;
-        let mut words = index::Hash::of(key).buckets(self.buckets()).into_iter().flat_map(|number| {
+        let mut words = Hash::of(key).buckets(self.buckets).into_iter().flat_map(|number| {
             let first = number * WORDS as u32;
-            (first..).zip(&self.buckets[number as usize])
+            (first..).zip(self.bucket(number).into_iter().flatten())
         });
         words.find(of_key).map(|(place, _)| place)
     }
 
     /// Puts an entry where [`Self::places`] found room.
     pub(super) fn publish(&mut self, place: u32, id: u32, frontend: Frontend) -> Op {
-        self.len -= usize::from(*self.word(place) != 0);
         self.put(place, id, frontend);
         Op::Index { place, word: *self.word(place) }
     }
@@ -142,46 +198,39 @@ impl Index {
     pub(super) fn withdraw(&mut self, key: &FrontendKey) -> Op {
         let place = self.place(key).expect("the caller found it");
         *self.word(place) = 0;
-        self.len -= 1;
         Op::Index { place, word: 0 }
     }
 
     fn put(&mut self, place: u32, id: u32, frontend: Frontend) {
-        if self.frontends.len() <= id as usize {
-            self.frontends.resize(id as usize + 1, super::UNUSED_FRONTEND);
+        match &mut self.copy {
+            Copied::Whole { frontends, .. } => {
+                if frontends.len() <= id as usize {
+                    frontends.resize(id as usize + 1, UNUSED_FRONTEND);
+                }
+                frontends[id as usize] = frontend;
+            }
+            Copied::Part { frontends, .. } => _ = frontends.insert(id, frontend),
         }
-        self.frontends[id as usize] = frontend;
         *self.word(place) = Word::leading_to(id, &frontend).word();
-        self.len += 1;
     }
 
     fn word(&mut self, place: u32) -> &mut IndexWord {
-        let place = place as usize;
-        &mut self.buckets[place / WORDS][place % WORDS]
-    }
-
-    /// As in larger tables: what was planned for these goes nowhere, see [`super::Ledger::required`].
-    fn enlarge(&mut self, limit: u32) -> bool {
-        let is_for = index::entries(self.buckets());
-        let larger = index::buckets(is_for.saturating_mul(2).min(limit));
-        if larger <= self.buckets() {
-            return false;
+        match &mut self.copy {
+            Copied::Whole { buckets, .. } => index::word_at(buckets, place),
+            Copied::Part { buckets, .. } => {
+                let bucket = buckets.get_mut(&(place / WORDS as u32)).expect(READ);
+                &mut bucket[place as usize % WORDS]
+            }
         }
-        let mut larger = vec![[0; WORDS]; larger as usize];
-        for (id, frontend) in self.iter() {
-            let Some(place) = index::vacancy(&larger, &frontend.key) else { return false };
-            larger[place as usize / WORDS][place as usize % WORDS] = Word::leading_to(id, frontend).word();
-        }
-        self.crowded |= self.len < is_for as usize;
-        self.buckets = larger;
-        true
     }
 
     /// Entries that the tables must have room for, beside those that have ids.
     pub(super) fn required(&self) -> u32 {
-        if self.crowded { index::entries(self.buckets()) } else { 0 }
+        self.crowded
     }
 }
+
+const READ: &str = "who plans for a key has read its buckets";
 
 /// An entry of `key` that leads nowhere.
 fn unnamed(key: &FrontendKey) -> Frontend {
@@ -190,20 +239,29 @@ fn unnamed(key: &FrontendKey) -> Frontend {
 
 impl Directory for Index {
     fn buckets(&self) -> u32 {
-        self.buckets.len() as u32
+        self.buckets
     }
 
     fn bucket(&self, number: u32) -> Option<&Bucket> {
-        self.buckets.get(number as usize)
+        match &self.copy {
+            Copied::Whole { buckets, .. } => buckets.get(number as usize),
+            Copied::Part { buckets, .. } => Some(buckets.get(&number).expect(READ)),
+        }
     }
 
     fn frontend(&self, id: u32) -> Option<Frontend> {
-        self.frontends.get(id as usize).copied()
+        match &self.copy {
+            Copied::Whole { frontends, .. } => frontends.get(id as usize).copied(),
+            Copied::Part { frontends, .. } => frontends.get(&id).copied(),
+        }
     }
 }
 
 impl fmt::Debug for Index {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter()).finish()
+        match self.copy {
+            Copied::Whole { .. } => f.debug_map().entries(self.iter()).finish(),
+            Copied::Part { .. } => write!(f, "Index of {} buckets", self.buckets),
+        }
     }
 }

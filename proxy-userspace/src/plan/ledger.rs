@@ -1,4 +1,5 @@
-//! What the kernel holds, as far as the next plan must know: ids, places and flags, no second image.
+//! What the kernel holds, as far as the next plan must know: ids, places and flags, no second image. Who has a key is read
+//! from the tables when a plan asks for it.
 //!
 //! In: wanted services and the node. Out: [`Op`]s. The ledger takes every op that it hands out as done. When one fails,
 //! throw the ledger away: [`Ledger::restore`] from what the tables hold, then plan everything again. Service ports are
@@ -19,6 +20,7 @@ use proxy_common::tables::{Capacity, name};
 
 use super::absent::Absent;
 use super::arena::Arena;
+use super::backends::Backends;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
 use super::held::{Held, Policy, Services};
 use super::ids::Ids;
@@ -27,7 +29,7 @@ use super::pressure::Pressure;
 use super::{Op, UNUSED_FRONTEND, growth};
 use crate::desired::{ServicePortName, WantedFrontend, WantedService};
 use crate::hash::HashSet;
-use crate::maps::Snapshot;
+use crate::maps::{MapError, MapStore, Snapshot};
 
 /// A service port that did not fit. What it was before stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,8 +53,7 @@ pub struct Ledger {
     pub(super) ids: Allocators,
     pub(super) services: Services,
     pub(super) index: Index,
-    /// The last generation of every backend id that was ever used.
-    pub(super) generations: Vec<u32>,
+    pub(super) backends: Backends,
     pub(super) sources: BTreeMap<u32, BTreeSet<SourceKey>>,
     pub(super) absent: Absent,
     pub(super) config: Option<Config>,
@@ -88,6 +89,8 @@ pub(super) struct Batch {
     pub(super) removing: Vec<Op>,
     /// Keys that their service port gives up. Who took one over in this batch keeps it.
     leaving: Vec<(FrontendKey, u32)>,
+    /// Keys that somebody else takes over from their service port.
+    taken: Vec<(FrontendKey, u32)>,
     /// Every key that somebody in this batch wants. Only filled while service ports wait to be adopted.
     wanted: HashSet<FrontendKey>,
 }
@@ -102,6 +105,8 @@ struct Needs {
     switch: bool,
     /// Frontends that it does not have.
     frontends: Vec<WantedFrontend>,
+    /// It is as wanted, sources aside.
+    nothing: bool,
 }
 
 impl Ledger {
@@ -124,6 +129,45 @@ impl Ledger {
             sockets: 0,
             flows: self.limit.flows,
         }
+    }
+
+    /// All that was planned is written: lets go of what only plans need to know.
+    pub fn rest(&mut self) {
+        self.index.rest();
+    }
+
+    /// Reads what plans of these service ports and addresses need to know of `tables`, which the ledger is of.
+    pub fn read_for<'a>(
+        &mut self,
+        wanted: impl IntoIterator<Item = (&'a ServicePortName, Option<&'a WantedService>)>,
+        addresses: impl IntoIterator<Item = Addr>,
+        tables: &impl MapStore,
+    ) -> Result<(), MapError> {
+        let mut keys: Vec<_> = addresses.into_iter().map(FrontendKey::of_address).collect();
+        for (name, wanted) in wanted {
+            let held = self.services.find(name).map_or(&[][..], |id| &self.services[id].frontends);
+            let wanted = wanted.map_or(&[][..], |wanted| &wanted.frontends);
+            let only = |of: &[WantedFrontend], others: &[WantedFrontend]| {
+                of.iter().filter(|one| !others.contains(one)).map(|one| one.key).collect::<Vec<_>>()
+            };
+            keys.extend(only(held, wanted));
+            keys.extend(only(wanted, held));
+        }
+        self.index.read(&keys, tables)
+    }
+
+    /// Reads what every plan may need to know.
+    pub fn read_all(&mut self, tables: &impl MapStore) -> Result<(), MapError> {
+        self.index.read_all(tables)
+    }
+
+    /// As [`Self::read_all`], where [`Self::collect`] needs it; says whether it does.
+    pub fn read_to_collect(&mut self, tables: &impl MapStore) -> Result<bool, MapError> {
+        let needs_all = self.absent.is_untidy();
+        if needs_all {
+            self.read_all(tables)?;
+        }
+        Ok(needs_all)
     }
 
     /// Plans a set of service ports; `None` removes one. What is as wanted costs nothing.
@@ -184,7 +228,9 @@ impl Ledger {
             ids.release();
         }
         slots.release();
-        ops.extend(self.absent.tidy(self.index.iter().map(|(_, entry)| entry.key.addr)));
+        if self.absent.is_untidy() {
+            ops.extend(self.absent.tidy(self.index.iter().map(|(_, entry)| entry.key.addr)));
+        }
         self.needs_grace = false;
         ops
     }
@@ -241,6 +287,9 @@ impl Ledger {
     fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
         let found = self.services.find(name).or_else(|| self.adopt(batch, name, wanted));
         let needs = self.needs(found, wanted);
+        if needs.nothing && self.has_no_sources(found, wanted) {
+            return Ok(());
+        }
         let places = self.check_room(&needs, wanted)?;
         // From here on nothing can fail: a service is written whole or not at all.
         let id = found.unwrap_or_else(|| self.ids.services.allocate().expect(ROOM));
@@ -252,9 +301,9 @@ impl Ledger {
         self.plan_sources(batch, id, wanted);
         self.plan_backends(batch, id, &mut held, wanted, needs.backends, needs.same_slots);
         self.publish(batch, id, &needs.frontends, &places);
-        let gone = held.frontends.iter().filter(|key| !wants(wanted, key));
-        batch.leaving.extend(gone.map(|key| (*key, id)));
-        held.frontends = wanted.frontends.iter().map(|frontend| frontend.key).collect();
+        let gone = held.frontends.iter().filter(|frontend| !wants(wanted, &frontend.key));
+        batch.leaving.extend(gone.map(|frontend| (frontend.key, id)));
+        held.frontends = wanted.frontends.iter().copied().collect();
         self.services[id] = held;
         Ok(())
     }
@@ -277,15 +326,15 @@ impl Ledger {
             self.unclaimed.contains(&holding.service).then_some((frontend.kind, holding.service))
         };
         let (_, service) = wanted.frontends.iter().filter_map(holder).min()?;
-        let elsewhere = |key: &&FrontendKey| batch.wanted.contains(key) && !wants(wanted, key);
+        let elsewhere = |held: &&WantedFrontend| batch.wanted.contains(&held.key) && !wants(wanted, &held.key);
         self.services[service].frontends.iter().find(elsewhere).is_none().then_some(service)
     }
 
     /// Withdraws what an adopted service port has and nobody wants, before anything else of it changes: perhaps these
     /// keys were another service's.
     fn shed_keys(&mut self, batch: &mut Batch, id: u32, wanted: &WantedService) {
-        let keys = self.services[id].frontends.iter().filter(|key| !wants(wanted, key));
-        for key in keys.copied().collect::<Vec<_>>() {
+        let keys = self.services[id].frontends.iter().map(|held| held.key).filter(|key| !wants(wanted, key));
+        for key in keys.collect::<Vec<_>>() {
             self.withdraw(&mut batch.adding, key, id);
         }
     }
@@ -301,16 +350,17 @@ impl Ledger {
 
     fn needs(&self, service: Option<u32>, wanted: &WantedService) -> Needs {
         let held = service.and_then(|service| self.services.get(service));
-        let backends = BackendChange::between(held.map_or(&[], |held| &held.backends), &wanted.backends);
+        let held_backends = held.map_or_else(Vec::new, |held| self.backends.all(&held.backends));
+        let backends = BackendChange::between(&held_backends, &wanted.backends);
         let policy = held.and_then(|held| held.policy);
         let same_slots = policy.is_some() && backends.keeps_sets();
         let switch = !same_slots || policy != Some(Policy::of(wanted));
-        let has = |new: &WantedFrontend| {
-            let holding = self.index.get(&new.key);
-            holding.is_some_and(|holding| Some(holding.service) == service && holding.kind == new.kind)
-        };
-        let frontends = wanted.frontends.iter().filter(|new| !has(new)).copied().collect();
-        Needs { service, backends, same_slots, switch, frontends }
+        let has = |new: &&WantedFrontend| held.is_some_and(|held| held.frontends.contains(new));
+        let frontends: Vec<_> = wanted.frontends.iter().filter(|new| !has(new)).copied().collect();
+        let same_frontends =
+            held.is_some_and(|held| held.frontends.len() == wanted.frontends.len()) && frontends.is_empty();
+        let nothing = !switch && same_frontends && backends.is_nothing();
+        Needs { service, backends, same_slots, switch, frontends, nothing }
     }
 
     /// Whether a service port fits below the limits, and where in INDEX its new frontends go; whether it fits the tables of
@@ -363,9 +413,12 @@ impl Ledger {
         }
         self.plan_flags(batch, id, &changed);
         let sets = Sets::of(&backends);
-        let run = if same_slots { held.run } else { self.write_slots(batch, &sets.slots) };
+        let run = if same_slots { held.run } else { self.write_slots(batch, sets.slots) };
         self.plan_switch(batch, id, held, Policy::of(wanted), run, sets.cluster);
-        held.backends = backends.into();
+        held.backends = backends.iter().map(|backend| backend.id).collect();
+        for backend in backends {
+            self.backends.set(backend);
+        }
         for old in removed {
             self.retire_backend(batch, old, id);
         }
@@ -373,23 +426,14 @@ impl Ledger {
 
     fn new_backend(&mut self, addr: Addr, port: Be16, flags: u16) -> HeldBackend {
         let id = self.ids.backends.allocate().expect(ROOM);
-        let generation = self.generation_mut(id);
         // Zero marks a freed id.
-        *generation = generation.wrapping_add(1).max(1);
+        self.backends.set_generation(id, self.backends.generation(id).wrapping_add(1).max(1));
         HeldBackend { addr, port, flags, id }
-    }
-
-    pub(super) fn generation_mut(&mut self, id: u32) -> &mut u32 {
-        let index = id as usize;
-        if self.generations.len() <= index {
-            self.generations.resize(index + 1, 0);
-        }
-        &mut self.generations[index]
     }
 
     fn backend_op(&self, service: u32, backend: HeldBackend, fresh: bool) -> Op {
         let HeldBackend { addr, port, flags, id } = backend;
-        let generation = self.generations[id as usize];
+        let generation = self.backends.generation(id);
         Op::Backend { id, value: Backend { addr, port, flags, service, generation, zone: 0 }, fresh }
     }
 
@@ -400,10 +444,10 @@ impl Ledger {
         batch.adding.extend(changed.map(|(old, flags)| self.backend_op(service, old.with_flags(*flags), false)));
     }
 
-    fn write_slots(&mut self, batch: &mut Batch, slots: &[u32]) -> Range {
+    fn write_slots(&mut self, batch: &mut Batch, slots: Vec<u32>) -> Range {
         let run = self.ids.slots.allocate(slots.len() as u32).expect(ROOM);
         if run.len > 0 {
-            batch.adding.push(Op::Slots { start: run.start, backends: slots.to_vec() });
+            batch.adding.push(Op::Slots { start: run.start, backends: slots });
         }
         run
     }
@@ -448,7 +492,7 @@ impl Ledger {
     /// Takes its id out of use at once: whoever remembers (id, generation) asks again. The address stays readable.
     fn retire_backend(&mut self, batch: &mut Batch, backend: HeldBackend, service: u32) {
         let HeldBackend { addr, port, id, .. } = backend;
-        let zone = *self.generation_mut(id);
+        let zone = self.backends.generation(id);
         let value = Backend { addr, port, flags: 0, service, generation: 0, zone };
         batch.removing.push(Op::Backend { id, value, fresh: false });
         self.ids.backends.retire(id);
@@ -457,6 +501,8 @@ impl Ledger {
     /// Frontends that `service` does not have, at these places of INDEX; who had one loses it in the same write.
     fn publish(&mut self, batch: &mut Batch, service: u32, frontends: &[WantedFrontend], places: &[u32]) {
         for (&WantedFrontend { key, kind }, &place) in frontends.iter().zip(places) {
+            let before = self.index.get(&key).filter(|holding| holding.service != service);
+            batch.taken.extend(before.map(|holding| (key, holding.service)));
             let ops = self.publish_one(place, Frontend { key, service, kind }).expect(ROOM);
             batch.adding.extend(ops);
         }
@@ -475,10 +521,10 @@ impl Ledger {
 
     fn remove_service(&mut self, batch: &mut Batch, service: u32) {
         let Some(held) = self.services.remove(service) else { return };
-        batch.leaving.extend(held.frontends.iter().map(|key| (*key, service)));
+        batch.leaving.extend(held.frontends.iter().map(|frontend| (frontend.key, service)));
         self.retire_version(&held, Range::default());
-        for backend in &held.backends {
-            self.retire_backend(batch, *backend, service);
+        for id in &held.backends {
+            self.retire_backend(batch, self.backends.get(*id), service);
         }
         self.retired_sources.extend(self.sources.remove(&service).into_iter().flatten());
         self.ids.services.retire(service);
@@ -486,7 +532,10 @@ impl Ledger {
 
     /// Withdraws the keys that nobody took over, and puts the phases in order.
     fn finish(&mut self, batch: Batch) -> Vec<Op> {
-        let Batch { mut adding, removing, leaving, .. } = batch;
+        let Batch { mut adding, removing, leaving, taken, .. } = batch;
+        for (key, service) in taken {
+            self.services.take_key(service, &key);
+        }
         adding.sort_by_key(step);
         let mut ops = self.absent.repair();
         ops.extend(adding);

@@ -18,6 +18,7 @@ use proxy_common::tables::name;
 
 mod absent;
 pub mod arena;
+mod backends;
 mod change;
 pub mod first;
 pub mod growth;
@@ -111,7 +112,7 @@ impl Op {
 }
 
 /// What an entry of FRONTEND is that nothing leads to.
-const UNUSED_FRONTEND: Frontend = Frontend {
+pub(crate) const UNUSED_FRONTEND: Frontend = Frontend {
     key: FrontendKey { addr: Addr::UNSPECIFIED_V6, port: Be16::new(0), proto: 0, pad: 0 },
     service: 0,
     kind: Frontend::KIND_UNUSED,

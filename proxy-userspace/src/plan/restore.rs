@@ -11,11 +11,13 @@ use proxy_common::tables::{Capacity, name};
 
 use super::absent::Absent;
 use super::arena::Arena;
+use super::backends::Backends;
 use super::change::{HeldBackend, Sets};
 use super::held::{Held, Policy, Services, sets};
 use super::ids::Ids;
 use super::index::Index;
 use super::ledger::{Allocators, Ledger};
+use crate::desired::WantedFrontend;
 use crate::hash::HashMap;
 use crate::maps::Snapshot;
 
@@ -37,8 +39,8 @@ impl Ledger {
         let mut reading = Reading::new(snapshot, limit);
         let index = reading.index();
         let mut services = services(&index);
-        let (generations, stray_backends) = reading.backends(&mut services);
-        let slots = reading.versions(&mut services);
+        let (backends, stray_backends) = reading.backends(&mut services);
+        let slots = reading.versions(&mut services, &backends);
         let absent = Absent::restore(&snapshot.absent, index.iter().map(|(_, entry)| entry.key.addr));
         for word in absent.damaged() {
             reading.problem(name::ABSENT, &word, "hides an address that is in the tables");
@@ -51,7 +53,7 @@ impl Ledger {
             sticky: services.iter().filter(|(_, held)| held.is_sticky()).count() as u32,
             services,
             index,
-            generations,
+            backends,
             sources: sources(snapshot),
             absent,
             config: snapshot.config,
@@ -110,34 +112,34 @@ impl<'a> Reading<'a> {
             }
     }
 
-    /// Gives every backend to its service port. Out: all generations, and the backends that belong to nobody.
-    fn backends(&mut self, services: &mut Services) -> (Vec<u32>, Vec<(u32, Backend)>) {
-        let mut generations = Vec::new();
+    /// Gives every backend to its service port. Out: all of them, and those that belong to nobody.
+    fn backends(&mut self, services: &mut Services) -> (Backends, Vec<(u32, Backend)>) {
+        let mut backends = Backends::default();
         let mut strays = Vec::new();
-        let mut owned: BTreeMap<u32, Vec<HeldBackend>> = BTreeMap::new();
+        let mut owned: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         let found: BTreeMap<u32, &Backend> =
             self.snapshot.backends.iter().map(|(id, backend)| (*id, backend)).collect();
         for (&id, &&backend) in found.range(1..self.limit.backends.max(1)) {
-            generations.resize(id as usize + 1, 0);
-            generations[id as usize] = if backend.generation == 0 { backend.zone } else { backend.generation };
+            backends.set(held_backend(id, &backend));
+            backends.set_generation(id, if backend.generation == 0 { backend.zone } else { backend.generation });
             match services.get(backend.service) {
                 _ if backend.generation == 0 => {}
-                Some(_) => owned.entry(backend.service).or_default().push(held_backend(id, &backend)),
+                Some(_) => owned.entry(backend.service).or_default().push(id),
                 None => strays.push((id, backend)),
             }
         }
         for (id, _) in &strays {
             self.problem(name::BACKENDS, id, "belongs to no service port");
         }
-        for (service, mut backends) in owned {
-            backends.sort_unstable_by_key(|held| (held.place(), held.id));
-            services[service].backends = backends.into();
+        for (service, mut ids) in owned {
+            ids.sort_unstable_by_key(|id| (backends.get(*id).place(), *id));
+            services[service].backends = ids.into();
         }
-        (generations, strays)
+        (backends, strays)
     }
 
     /// Fills in the version of every service port; the slots of sound ones are reserved.
-    fn versions(&mut self, services: &mut Services) -> Arena {
+    fn versions(&mut self, services: &mut Services, backends: &Backends) -> Arena {
         let words: HashMap<u32, Word> = self.snapshot.service.iter().map(|(id, word)| (*id, Word::of(*word))).collect();
         let versions = self.snapshot.service_versions();
         let mut slots = Arena::new(self.limit.slots);
@@ -154,7 +156,7 @@ impl<'a> Reading<'a> {
             match self.run(version, held).filter(|run| slots.reserve(*run)) {
                 Some(run) => {
                     held.run = run;
-                    held.policy = self.policy(version, held);
+                    held.policy = self.policy(version, held, backends);
                 }
                 None => self.problem(name::SERVICE, &id, "leads to backends of others"),
             }
@@ -171,7 +173,7 @@ impl<'a> Reading<'a> {
         if sets(run, cluster.len) != [cluster, local] {
             return None;
         }
-        let ids: BTreeSet<u32> = held.backends.iter().map(|backend| backend.id).collect();
+        let ids: BTreeSet<u32> = held.backends.iter().copied().collect();
         self.slots(run)?.iter().all(|id| ids.contains(id)).then_some(run)
     }
 
@@ -182,8 +184,8 @@ impl<'a> Reading<'a> {
 
     /// What the version says, when the flags of the backends tell the same sets. They do not after a crash around the
     /// switch: then the version is kept until the next plan replaces it.
-    fn policy(&self, version: &Version, held: &Held) -> Option<Policy> {
-        let sets = Sets::of(&held.backends);
+    fn policy(&self, version: &Version, held: &Held, backends: &Backends) -> Option<Policy> {
+        let sets = Sets::of(&backends.all(&held.backends));
         let same = sets.cluster == version.cluster.len && self.slots(held.run) == Some(&sets.slots);
         Policy::read(version).filter(|_| same)
     }
@@ -196,7 +198,7 @@ fn services(index: &Index) -> Services {
         if services.get(frontend.service).is_none() {
             services.insert(frontend.service, Held::default());
         }
-        services[frontend.service].frontends.push(frontend.key);
+        services[frontend.service].frontends.push(WantedFrontend { key: frontend.key, kind: frontend.kind });
     }
     for (_, held) in services.iter_mut() {
         held.frontends.sort_unstable();
@@ -216,7 +218,7 @@ fn allocators(
     strays: &[(u32, Backend)],
     slots: Arena,
 ) -> Allocators {
-    let held = services.iter().flat_map(|(_, held)| held.backends.iter().map(|backend| backend.id));
+    let held = services.iter().flat_map(|(_, held)| held.backends.iter().copied());
     Allocators {
         services: Ids::restore(limit.services, services.ids()),
         versions: Ids::restore(limit.versions, services.iter().map(|(_, held)| held.version)),

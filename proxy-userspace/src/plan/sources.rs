@@ -14,6 +14,11 @@ impl Ledger {
         self.sources.values().map(BTreeSet::len).sum::<usize>() + self.retired_sources.len()
     }
 
+    /// Nobody asks for sources, and nobody did.
+    pub(super) fn has_no_sources(&self, service: Option<u32>, wanted: &WantedService) -> bool {
+        wanted.source_ranges.is_empty() && service.is_none_or(|service| !self.sources.contains_key(&service))
+    }
+
     /// New sources come before the switch that asks for them.
     pub(super) fn plan_sources(&mut self, batch: &mut Batch, service: u32, wanted: &WantedService) {
         let sources: BTreeSet<SourceKey> = wanted.source_ranges.iter().map(|cidr| source_key(service, cidr)).collect();

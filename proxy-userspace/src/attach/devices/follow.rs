@@ -75,7 +75,7 @@ async fn follow(settings: &Settings, hooks: &Hooks, started: oneshot::Sender<Res
                     lock(hooks).audit();
                 }
             }
-            _ = audits.tick() => lock(hooks).audit(),
+            _ = audits.tick(), if settings.wants_any() => lock(hooks).audit(),
             () = host.closed() => return,
         }
     }
