@@ -28,7 +28,7 @@ pub fn switch(service: u32, number: u32, start: u32, backends: Vec<u32>) -> [Op;
         scheduler: Version::SCHEDULER_RANDOM,
     };
     [
-        Op::Slots { start, backends },
+        Op::Slots { start, backends: backends.into() },
         Op::Version { number, value },
         Op::Service { id: service, word: Word::Version(number).word() },
     ]

@@ -15,6 +15,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use proxy_common::abi::{Bucket, Frontend};
 use proxy_common::stress::{Epochs, FRONTENDS, Finding, endpoint, frontend, port};
 use proxy_common::tables::Capacity;
 use proxy_tests::hooks::test_object;
@@ -24,7 +25,7 @@ use proxy_userspace::converge::Converger;
 use proxy_userspace::desired::ThisNode;
 use proxy_userspace::maps::kernel::KernelStore;
 use proxy_userspace::maps::pinned::{Entries, Pinned, layouts};
-use proxy_userspace::maps::{ApplyError, MapError, MapStore, Snapshot};
+use proxy_userspace::maps::{ApplyError, MapError, MapStore, Published, Snapshot};
 use proxy_userspace::model::build::{Service, Slice, service, slice};
 use proxy_userspace::model::{Change, Event};
 use proxy_userspace::plan::Op;
@@ -88,6 +89,18 @@ impl MapStore for Broken {
 
     fn read(&self) -> Result<Snapshot, MapError> {
         self.store.read()
+    }
+
+    fn published(&self) -> Result<Published, MapError> {
+        self.store.published()
+    }
+
+    fn bucket(&self, number: u32) -> Result<Bucket, MapError> {
+        self.store.bucket(number)
+    }
+
+    fn frontend(&self, id: u32) -> Result<Frontend, MapError> {
+        self.store.frontend(id)
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {

@@ -49,7 +49,7 @@ use tidiness::Untidy;
 
 /// Changes that may wait while tables are written; then the sources wait too. An object is many times as large as what is
 /// kept of it, and what is kept would come to lie between those that wait.
-const QUEUE: usize = 4;
+const QUEUE: usize = 64;
 /// Who cannot load the programs should learn it soon, whatever the server does.
 const SIZES_WITHIN: Duration = Duration::from_secs(3);
 

@@ -18,8 +18,6 @@ mod sources;
 mod tests;
 mod this_node;
 
-use std::collections::BTreeMap;
-
 use proxy_common::abi::{Backend, Cidr, Config, FrontendKey, PacketSettings, Version};
 use proxy_common::addr::{Addr, Be16, Family};
 
@@ -83,19 +81,31 @@ pub struct WantedNode {
     pub packets: Option<PacketSettings>,
 }
 
-/// Computes what `dirty` names again; with `dirty.everything` that is all there is.
+/// Computes what `dirty` names again, sorted by name; with `dirty.everything` that is all there is.
 ///
 /// `None` means that the service port must go: it was there, and now it or its last frontend is not. When `this` changes
 /// (an own address, a setting), call [`Model::mark_everything`] first: frontends, sets and source ranges depend on it.
 pub fn services(model: &Model, this: &ThisNode, dirty: &Dirty) -> Vec<(ServicePortName, Option<WantedService>)> {
-    let mut wanted: BTreeMap<_, _> = dirty.former_ports.iter().map(|name| (name.clone(), None)).collect();
+    let mut wanted = Vec::new();
     for service in dirty_services(model, dirty) {
-        for (port, family) in service.service_ports() {
-            let name = service.port_name(port, family);
-            wanted.insert(name, service_port(model, this, service, port, family));
-        }
+        wanted.extend(
+            service.service_ports().map(|(port, family)| {
+                (service.port_name(port, family), service_port(model, this, service, port, family))
+            }),
+        );
     }
-    wanted.into_iter().collect()
+    sort_by_name(&mut wanted);
+    let is_gone = |name: &&ServicePortName| wanted.binary_search_by_key(name, |(name, _)| name).is_err();
+    let gone: Vec<_> = dirty.former_ports.iter().filter(is_gone).cloned().collect();
+    if !gone.is_empty() {
+        wanted.extend(gone.into_iter().map(|name| (name, None)));
+        sort_by_name(&mut wanted);
+    }
+    wanted
+}
+
+fn sort_by_name<T>(wanted: &mut [(ServicePortName, T)]) {
+    wanted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
 }
 
 fn dirty_services<'a>(model: &'a Model, dirty: &'a Dirty) -> Box<dyn Iterator<Item = &'a Service> + 'a> {

@@ -49,9 +49,9 @@ pub(super) fn select(endpoints: &[Joined<'_>], rules: Rules, place: Place<'_>) -
     let flags = |endpoint: &Endpoint| {
         flag(cluster.holds(endpoint, place), Backend::IN_CLUSTER_SET)
             | flag(local.holds(endpoint, place), Backend::IN_LOCAL_SET)
-            | flag(endpoint.serving, Backend::SERVING)
+            | flag(endpoint.is_serving(), Backend::SERVING)
             | flag(endpoint.is_on(place.node), Backend::ON_THIS_NODE)
-            | flag(endpoint.terminating, Backend::TERMINATING)
+            | flag(endpoint.is_terminating(), Backend::TERMINATING)
     };
     let wanted = endpoints.iter().map(|joined| WantedBackend {
         addr: joined.addr,
@@ -75,7 +75,7 @@ fn is_worth_keeping(backend: &WantedBackend) -> bool {
 /// Any usable endpoint anywhere in the cluster, topology aside. A non-empty cluster set is one already.
 fn has_any(endpoints: &[Joined<'_>], rules: Rules, cluster: Set) -> bool {
     cluster != Set::Empty
-        || (rules.uses_local && any(endpoints, |endpoint| endpoint.ready || endpoint.is_last_resort()))
+        || (rules.uses_local && any(endpoints, |endpoint| endpoint.is_ready() || endpoint.is_last_resort()))
 }
 
 /// Who is in a set, as a rule: the sets of a hundred endpoints need no list.
@@ -103,7 +103,7 @@ impl Set {
     fn holds(self, endpoint: &Endpoint, place: Place<'_>) -> bool {
         match self {
             Self::Empty => false,
-            Self::Ready(topology) => endpoint.ready && topology.allows(endpoint, place),
+            Self::Ready(topology) => endpoint.is_ready() && topology.allows(endpoint, place),
             Self::LastResort { local } => endpoint.is_last_resort() && (!local || endpoint.is_on(place.node)),
         }
     }
@@ -126,7 +126,7 @@ impl Topology {
     }
 }
 
-fn is_hinted(hints: &[std::sync::Arc<str>], own: &str) -> bool {
+fn is_hinted(hints: &[arcstr::ArcStr], own: &str) -> bool {
     !own.is_empty() && hints.iter().any(|hint| &**hint == own)
 }
 
@@ -140,7 +140,7 @@ fn local_set(endpoints: &[Joined<'_>], place: Place<'_>) -> Set {
 
 /// Hints count when every ready endpoint has them and one of them is meant for this node, else for this zone (B4).
 fn topology(endpoints: &[Joined<'_>], place: Place<'_>) -> Topology {
-    let ready = || endpoints.iter().map(|joined| joined.endpoint).filter(|endpoint| endpoint.ready);
+    let ready = || endpoints.iter().map(|joined| joined.endpoint).filter(|endpoint| endpoint.is_ready());
     let all_hinted = |hints: fn(&Endpoint) -> bool| ready().all(hints);
     let any_allowed = |topology: Topology| ready().any(|endpoint| topology.allows(endpoint, place));
     if all_hinted(|endpoint| !endpoint.nodes().is_empty()) && any_allowed(Topology::SameNode) {

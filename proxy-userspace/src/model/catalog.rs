@@ -26,9 +26,8 @@ pub(super) struct Catalog {
     names: Index,
     /// By namespace and name of a slice.
     pub(super) by_slice: Index,
-    /// By every frontend of a Service.
+    /// By every ClusterIP, as the key of an address, and by every frontend at another one.
     pub(super) by_frontend: Index,
-    pub(super) by_cluster_ip: Index,
     /// By every externalIP and load-balancer address.
     pub(super) by_outside_ip: Index,
 }

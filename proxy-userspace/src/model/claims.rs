@@ -35,8 +35,10 @@ enum Because {
 impl Catalog {
     /// The Service that serves `key`.
     pub(super) fn winner(&self, key: &FrontendKey) -> Option<&Service> {
-        let candidates = self.by_frontend.candidates(key).filter_map(|id| self.known[id].service.as_ref());
-        candidates.filter(|service| service.claims(key)).min_by(|a, b| precedence(a, b, key))
+        let at_cluster_ip = FrontendKey::of_address(key.addr);
+        let candidates = self.by_frontend.candidates(&at_cluster_ip).chain(self.by_frontend.candidates(key));
+        let services = candidates.filter_map(|id| self.known[id].service.as_ref());
+        services.filter(|service| service.claims(key)).min_by(|a, b| precedence(a, b, key))
     }
 
     /// Services that have `ip` among their externalIPs or load-balancer addresses.
@@ -47,16 +49,17 @@ impl Catalog {
     }
 
     pub(super) fn is_cluster_ip(&self, ip: IpAddr) -> bool {
-        let mut candidates = self.by_cluster_ip.candidates(&ip).filter_map(|id| self.known[id].service.as_ref());
-        candidates.any(|service| service.cluster_ips().any(|other| other == ip))
+        let key = FrontendKey::of_address(ip.into());
+        let candidates = self.by_frontend.candidates(&key);
+        let mut services = candidates.filter_map(|id| self.known[id].service.as_ref());
+        services.any(|service| service.cluster_ips().any(|other| other == ip))
     }
 
     /// Who loses a frontend because `service` is there: itself or the one that had it.
     pub(super) fn add_service(&mut self, service: Service) -> Vec<Loss> {
         let losses = keys(&service).filter_map(|key| Some(Loss::between(key, &service, self.winner(&key)?))).collect();
         let id = self.find_or_add(&service.name);
-        keys(&service).for_each(|key| self.by_frontend.add(&key, id));
-        service.cluster_ips().for_each(|ip| self.by_cluster_ip.add(&ip, id));
+        leads(&service).for_each(|key| self.by_frontend.add(&key, id));
         service.outside_ips().for_each(|ip| self.by_outside_ip.add(&ip, id));
         self.known[id].service = Some(service);
         losses
@@ -66,8 +69,7 @@ impl Catalog {
     pub(super) fn remove_service(&mut self, name: &ObjectName) -> Option<(Service, Vec<ObjectName>)> {
         let id = self.find(name)?;
         let service = self.known[id].service.take()?;
-        keys(&service).for_each(|key| self.by_frontend.remove(&key, id));
-        service.cluster_ips().for_each(|ip| self.by_cluster_ip.remove(&ip, id));
+        leads(&service).for_each(|key| self.by_frontend.remove(&key, id));
         service.outside_ips().for_each(|ip| self.by_outside_ip.remove(&ip, id));
         self.forget_if_empty(id);
         let heirs = keys(&service).filter_map(|key| Some(self.winner(&key)?.name.clone())).collect();
@@ -81,6 +83,13 @@ fn precedence(one: &Service, other: &Service, key: &FrontendKey) -> Ordering {
 
 fn keys(service: &Service) -> impl Iterator<Item = FrontendKey> {
     service.service_ports().flat_map(|(port, family)| service.frontends(port, family)).map(|(key, _)| key)
+}
+
+/// What a Service is found by: its ClusterIPs, whatever the port, and its other frontends.
+fn leads(service: &Service) -> impl Iterator<Item = FrontendKey> {
+    let at_cluster_ip = |key: &FrontendKey| service.cluster_ips().any(|ip| key.addr == ip.into());
+    let cluster_ips = service.cluster_ips().map(|ip| FrontendKey::of_address(ip.into()));
+    cluster_ips.chain(keys(service).filter(move |key| !at_cluster_ip(key)))
 }
 
 impl Loss {

@@ -1,7 +1,6 @@
 //! The four kinds, each with the verbs that every event is made of.
 
-use std::sync::Arc;
-
+use arcstr::ArcStr;
 use proxy_common::abi::SERVICE_CIDRS;
 
 use super::listing::Listing;
@@ -180,6 +179,6 @@ fn report_those_that_do_not_fit(model: &Model, problems: &mut Problems) {
 }
 
 /// Names of a kind without namespaces. Lists of those carry an empty namespace.
-fn cluster_scoped<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<ObjectName> {
+fn cluster_scoped<'a>(names: impl Iterator<Item = &'a ArcStr>) -> Vec<ObjectName> {
     names.map(|name| ObjectName::new("", name)).collect()
 }

@@ -34,8 +34,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use ipnet::IpNet;
 use proxy_common::abi::FrontendKey;
 use proxy_common::addr::Family;
@@ -89,8 +89,8 @@ pub struct Model {
     catalog: Catalog,
     /// externalIPs and load-balancer addresses.
     external_ips: Counted,
-    nodes: BTreeMap<Arc<str>, Node>,
-    cidrs: BTreeMap<Arc<str>, Box<[IpNet]>>,
+    nodes: BTreeMap<ArcStr, Node>,
+    cidrs: BTreeMap<ArcStr, Box<[IpNet]>>,
     listings: kinds::Listings,
     told: Told,
     dirty: Dirty,

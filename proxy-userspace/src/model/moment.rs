@@ -1,12 +1,14 @@
 //! Points in time as API objects write them (RFC 3339), so that they compare as such: as text,
 //! `2026-01-01T01:00:00+01:00` would be younger than `2026-01-01T00:30:00Z`.
 
-/// Seconds since 1970 in UTC, and nanoseconds.
+use std::num::NonZeroU64;
+
+/// Microseconds since [`BEGINNING`], in UTC: as fine as API servers write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment {
-    seconds: i64,
-    nanoseconds: u32,
-}
+pub struct Moment(NonZeroU64);
+
+/// Seconds from before the year 0 to 1970.
+const BEGINNING: i64 = 720_000 * 86_400;
 
 /// `None` for what is no RFC 3339 date and time.
 pub(super) fn parse_moment(text: &str) -> Option<Moment> {
@@ -18,7 +20,8 @@ pub(super) fn parse_moment(text: &str) -> Option<Moment> {
     // 60 is a leap second.
     let valid = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60;
     let seconds = days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset_seconds(offset)?;
-    valid.then_some(Moment { seconds, nanoseconds: nanoseconds(fraction)? })
+    let microseconds = u64::try_from(seconds + BEGINNING).ok()? * 1_000_000 + microseconds(fraction)?;
+    NonZeroU64::new(microseconds).filter(|_| valid).map(Moment)
 }
 
 /// Numbers of these widths with `separator` between them.
@@ -47,8 +50,8 @@ fn offset_seconds(text: &str) -> Option<i64> {
     Some(sign * (hours * 3_600 + minutes * 60))
 }
 
-fn nanoseconds(fraction: &str) -> Option<u32> {
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+fn microseconds(fraction: &str) -> Option<u64> {
+    let digits: String = fraction.chars().chain("000000".chars()).take(6).collect();
     digits.parse().ok().filter(|_| is_digits(fraction))
 }
 
@@ -82,9 +85,10 @@ mod tests {
     #[test]
     fn seconds_count_from_1970() {
         for (text, seconds) in
-            [("1970-01-01T00:00:00Z", 0), ("2000-02-29T12:00:00Z", 951_825_600), ("1969-12-31T23:59:59Z", -1)]
+            [("1970-01-01T00:00:00Z", 0), ("2000-02-29T12:00:00Z", 951_825_600), ("1969-12-31T23:59:59Z", -1_i64)]
         {
-            assert_eq!(parse_moment(text), Some(Moment { seconds, nanoseconds: 0 }), "{text}");
+            let microseconds = NonZeroU64::new((seconds + BEGINNING).unsigned_abs() * 1_000_000);
+            assert_eq!(parse_moment(text), microseconds.map(Moment), "{text}");
         }
     }
 

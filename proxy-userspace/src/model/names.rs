@@ -1,17 +1,19 @@
 //! Names and other values that are stored once however many objects repeat them.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use proxy_common::addr::Family;
 
-use super::endpoints::Site;
+use super::endpoints::State;
 use crate::hash::HashSet;
 
 /// A namespaced object: a Service, an EndpointSlice. One text, `namespace/name`, that all who name it share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName(Arc<str>);
+pub struct ObjectName(ArcStr);
 
 impl ObjectName {
     /// `namespace` has no slash in it; it is empty for cluster-scoped kinds.
@@ -43,59 +45,70 @@ impl fmt::Display for ObjectName {
 pub struct ServicePortName {
     pub service: ObjectName,
     /// Empty for an unnamed port.
-    pub port: Arc<str>,
+    pub port: ArcStr,
     /// IANA number.
     pub proto: u8,
     pub family: Family,
 }
 
-/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do the sites of endpoints.
-#[derive(Debug, Default)]
+/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do the states of endpoints.
+#[derive(Debug)]
 pub(super) struct Names {
-    names: Pool<str>,
-    sites: Pool<Site>,
+    names: Pool<ArcStr>,
+    states: Pool<Arc<State>>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let used = |name: &ArcStr| ArcStr::strong_count(name) != Some(1);
+        Self { names: Pool::new(used), states: Pool::new(|state| Arc::strong_count(state) > 1) }
+    }
 }
 
 impl Names {
-    pub(super) fn share(&mut self, name: &str) -> Arc<str> {
+    pub(super) fn share(&mut self, name: &str) -> ArcStr {
         self.names.get(name).unwrap_or_else(|| self.names.add(name.into()))
     }
 
-    pub(super) fn share_site(&mut self, site: Site) -> Arc<Site> {
-        self.sites.get(&site).unwrap_or_else(|| self.sites.add(Arc::new(site)))
+    pub(super) fn share_state(&mut self, state: State) -> Arc<State> {
+        self.states.get(&state).unwrap_or_else(|| self.states.add(Arc::new(state)))
     }
 }
 
+/// Handles of what is shared.
 #[derive(Debug)]
-struct Pool<T: ?Sized> {
-    known: HashSet<Arc<T>>,
+struct Pool<T> {
+    known: HashSet<T>,
+    /// Whether anybody else has it.
+    is_used: fn(&T) -> bool,
     /// Size at which values that nobody uses any more are dropped.
     sweep_at: usize,
 }
 
-impl<T: ?Sized> Default for Pool<T> {
-    fn default() -> Self {
-        Self { known: HashSet::default(), sweep_at: SMALLEST_SWEEP }
-    }
-}
-
 const SMALLEST_SWEEP: usize = 1024;
 
-impl<T: ?Sized + Eq + Hash> Pool<T> {
-    fn get(&self, value: &T) -> Option<Arc<T>> {
+impl<T: Clone + Eq + Hash> Pool<T> {
+    fn new(is_used: fn(&T) -> bool) -> Self {
+        Self { known: HashSet::default(), is_used, sweep_at: SMALLEST_SWEEP }
+    }
+
+    fn get<V: Eq + Hash + ?Sized>(&self, value: &V) -> Option<T>
+    where
+        T: Borrow<V>,
+    {
         self.known.get(value).cloned()
     }
 
-    fn add(&mut self, value: Arc<T>) -> Arc<T> {
+    fn add(&mut self, value: T) -> T {
         self.sweep_when_grown();
-        self.known.insert(Arc::clone(&value));
+        self.known.insert(value.clone());
         value
     }
 
     /// Doubling the limit after each sweep keeps its cost constant per value.
     fn sweep_when_grown(&mut self) {
         if self.known.len() >= self.sweep_at {
-            self.known.retain(|value| Arc::strong_count(value) > 1);
+            self.known.retain(self.is_used);
             self.sweep_at = SMALLEST_SWEEP.max(self.known.len() * 2);
         }
     }
@@ -108,7 +121,7 @@ mod tests {
     #[test]
     fn equal_names_share_one_allocation() {
         let mut names = Names::default();
-        assert!(Arc::ptr_eq(&names.share("node-1"), &names.share("node-1")));
+        assert!(ArcStr::ptr_eq(&names.share("node-1"), &names.share("node-1")));
     }
 
     #[test]
@@ -119,6 +132,6 @@ mod tests {
             names.share(&n.to_string());
         }
         assert!(names.names.known.len() <= SMALLEST_SWEEP + 1);
-        assert!(Arc::ptr_eq(&kept, &names.share("kept")));
+        assert!(ArcStr::ptr_eq(&kept, &names.share("kept")));
     }
 }

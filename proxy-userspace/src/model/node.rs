@@ -1,7 +1,7 @@
 //! Node: where this node stands and which addresses the cluster knows it by.
 
+use arcstr::ArcStr;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -16,7 +16,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Empty when the node has no zone.
-    pub zone: Arc<str>,
+    pub zone: ArcStr,
     /// All InternalIPs, then all ExternalIPs (specification F3).
     pub addresses: Box<[IpAddr]>,
     pub pod_cidrs: Box<[IpNet]>,

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use ipnet::IpNet;
 use proxy_common::abi::{Frontend, FrontendKey};
 use proxy_common::addr::{Addr, Be16, Family};
@@ -56,7 +56,7 @@ pub struct Outside {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// Empty for an unnamed port.
-    pub name: Arc<str>,
+    pub name: ArcStr,
     /// IANA number.
     pub proto: u8,
     pub port: u16,
@@ -105,7 +105,7 @@ impl Service {
     }
 
     pub fn port_name(&self, port: &Port, family: Family) -> ServicePortName {
-        ServicePortName { service: self.name.clone(), port: Arc::clone(&port.name), proto: port.proto, family }
+        ServicePortName { service: self.name.clone(), port: port.name.clone(), proto: port.proto, family }
     }
 
     /// What clients may dial to reach `port`, with the frontend kind; each key once, the strictest kind first.

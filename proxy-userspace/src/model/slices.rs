@@ -115,5 +115,6 @@ fn target_ports<'a>(slice: &'a Slice, port: &'a Port, family: Family) -> impl It
 /// Of duplicates one that stays beats one that terminates. Among those that stay kube-proxy takes any; here the ready one,
 /// then the first by slice name, so that the order of events never decides.
 fn is_better(new: &Endpoint, known: &Endpoint) -> bool {
-    (!new.terminating, !new.terminating && new.ready) > (!known.terminating, !known.terminating && known.ready)
+    let rank = |endpoint: &Endpoint| (!endpoint.is_terminating(), !endpoint.is_terminating() && endpoint.is_ready());
+    rank(new) > rank(known)
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::BuildHasher;
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -25,7 +26,7 @@ pub(super) struct Held {
     /// What is published for it now, each key once.
     pub(super) frontends: SmallVec<[WantedFrontend; 1]>,
     /// Ids, sorted by (address, port).
-    pub(super) backends: Box<[u32]>,
+    pub(super) backends: Arc<[u32]>,
 }
 
 impl Held {

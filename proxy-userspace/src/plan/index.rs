@@ -32,6 +32,9 @@ enum Copied {
     Part { buckets: HashMap<u32, Bucket>, frontends: HashMap<u32, Frontend> },
 }
 
+/// With fewer buckets for each key that is asked about, all of them are read at once: a thousand of a call.
+const BUCKETS_PER_KEY: u32 = 8;
+
 /// Who has a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Holding {
@@ -81,8 +84,11 @@ impl Index {
         self.copy = Copied::Part { buckets: HashMap::default(), frontends: HashMap::default() };
     }
 
-    /// Reads what may be asked about `keys`; nothing where everything is known.
+    /// Reads what may be asked about `keys`; nothing where everything is known, and everything for many.
     pub(super) fn read(&mut self, keys: &[FrontendKey], tables: &impl MapStore) -> Result<(), MapError> {
+        if keys.len() as u32 >= self.buckets.div_ceil(BUCKETS_PER_KEY) {
+            return self.read_all(tables);
+        }
         let Copied::Part { buckets, frontends } = &mut self.copy else { return Ok(()) };
         for key in keys {
             let hash = Hash::of(key);
@@ -105,7 +111,9 @@ impl Index {
         if matches!(self.copy, Copied::Part { .. }) {
             let (buckets, entries) = tables.published()?;
             let mut frontends = vec![UNUSED_FRONTEND; entries.last().map_or(0, |(id, _)| *id as usize + 1)];
-            entries.into_iter().for_each(|(id, frontend)| frontends[id as usize] = frontend);
+            for (id, frontend) in entries {
+                frontends[id as usize] = frontend;
+            }
             self.copy = Copied::Whole { buckets, frontends };
         }
         Ok(())

@@ -13,6 +13,7 @@
 //! Ids that go out of use are retired; [`Ledger::collect`] lets a grace period pass and gives them back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, PacketSettings, Range, SourceKey, Word};
 use proxy_common::addr::{Addr, Be16};
@@ -413,9 +414,16 @@ impl Ledger {
         }
         self.plan_flags(batch, id, &changed);
         let sets = Sets::of(&backends);
-        let run = if same_slots { held.run } else { self.write_slots(batch, sets.slots) };
+        let ids: Arc<[u32]> = backends.iter().map(|backend| backend.id).collect();
+        let run = if same_slots {
+            held.run
+        } else {
+            // Nearly always all are in one set: one list does for both.
+            let slots = if sets.slots[..] == *ids { Arc::clone(&ids) } else { sets.slots.into() };
+            self.write_slots(batch, slots)
+        };
         self.plan_switch(batch, id, held, Policy::of(wanted), run, sets.cluster);
-        held.backends = backends.iter().map(|backend| backend.id).collect();
+        held.backends = ids;
         for backend in backends {
             self.backends.set(backend);
         }
@@ -444,7 +452,7 @@ impl Ledger {
         batch.adding.extend(changed.map(|(old, flags)| self.backend_op(service, old.with_flags(*flags), false)));
     }
 
-    fn write_slots(&mut self, batch: &mut Batch, slots: Vec<u32>) -> Range {
+    fn write_slots(&mut self, batch: &mut Batch, slots: Arc<[u32]>) -> Range {
         let run = self.ids.slots.allocate(slots.len() as u32).expect(ROOM);
         if run.len > 0 {
             batch.adding.push(Op::Slots { start: run.start, backends: slots });
@@ -523,7 +531,7 @@ impl Ledger {
         let Some(held) = self.services.remove(service) else { return };
         batch.leaving.extend(held.frontends.iter().map(|frontend| (frontend.key, service)));
         self.retire_version(&held, Range::default());
-        for id in &held.backends {
+        for id in held.backends.iter() {
             self.retire_backend(batch, self.backends.get(*id), service);
         }
         self.retired_sources.extend(self.sources.remove(&service).into_iter().flatten());

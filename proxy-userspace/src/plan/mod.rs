@@ -10,6 +10,8 @@
 //!                               -> collect   a grace period, then what was retired may be used again; ABSENT is put right
 //! ```
 
+use std::sync::Arc;
+
 use proxy_common::abi::{
     Backend, Config, Frontend, FrontendKey, IndexWord, PacketSettings, ServiceWord, SourceKey, Version,
 };
@@ -47,7 +49,7 @@ pub enum Op {
     /// SLOTS\[start..\]; `start` is the first of a pair.
     Slots {
         start: u32,
-        backends: Vec<u32>,
+        backends: Arc<[u32]>,
     },
     /// VERSION\[number\].
     Version {

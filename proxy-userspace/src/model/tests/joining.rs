@@ -15,7 +15,7 @@ fn joined(service: &Service, slices: &[Slice]) -> Vec<String> {
     let service = model.service(&name()).expect("the Service is there");
     let joined = model.endpoints(&service.name, &service.ports[0], Family::V4);
     let mark = |terminating| if terminating { "-" } else { "" };
-    joined.iter().map(|it| format!("{}:{:?}{}", it.addr, it.port, mark(it.endpoint.terminating))).collect()
+    joined.iter().map(|it| format!("{}:{:?}{}", it.addr, it.port, mark(it.endpoint.is_terminating()))).collect()
 }
 
 fn web_slice() -> Slice {
@@ -86,7 +86,7 @@ fn of_duplicates_that_stay_a_ready_one_wins() {
         model.apply(second.clone().named("web-2").apply());
         let service = model.service(&name()).unwrap();
         let joined = model.endpoints(&service.name, &service.ports[0], Family::V4);
-        assert!(joined.len() == 1 && joined[0].endpoint.ready, "{joined:?}");
+        assert!(joined.len() == 1 && joined[0].endpoint.is_ready(), "{joined:?}");
     }
 }
 
