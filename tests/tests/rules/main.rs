@@ -4,4 +4,5 @@
 mod abuse;
 mod icmp;
 mod policies;
+mod ports;
 mod stale;
