@@ -104,6 +104,7 @@ impl Node {
             node: self.name.clone(),
             v4: Ipv4Addr::new(10, 244, number, address),
             v6: Ipv6Addr::new(0xfd00, 0x244, u16::from(number), 0, 0, 0, 0, host),
+            device: format!("pod{}", self.pods.get()),
             place: Place::new(Netns::new()?, cgroup)?,
         };
         match self.network {
@@ -111,6 +112,11 @@ impl Node {
             Pods::Routed => self.connect_by_routes(&pod)?,
         }
         Ok(pod)
+    }
+
+    /// Takes a pod's device away, and with it all ways to the pod.
+    pub fn remove(&self, pod: &Pod) -> Result<()> {
+        self.netns.ip(&[format!("link del {}", pod.device)])
     }
 
     /// The place of processes of the node itself.
@@ -152,7 +158,8 @@ impl Node {
     fn make_bridge(&self) -> Result<()> {
         let number = self.number;
         self.netns.ip(&[
-            "link add pods type bridge mcast_snooping 0",
+            // An address of its own, as CNIs give it: else it is that of a port, and goes with a pod while others send to it.
+            &format!("link add pods address 0a:58:0a:f4:{number:02x}:01 type bridge mcast_snooping 0"),
             "link set pods up",
             &format!("addr add 10.244.{number}.1/24 dev pods"),
             &format!("addr add fd00:244:{number}::1/64 dev pods nodad"),
@@ -160,7 +167,7 @@ impl Node {
     }
 
     fn connect(&self, pod: &Pod) -> Result<()> {
-        let (number, device) = (self.number, format!("pod{}", self.pods.get()));
+        let (number, device) = (self.number, &pod.device);
         let netns = &pod.place.netns;
         self.netns.ip(&[
             format!("link add {device} type veth peer name eth0 netns {}", netns.path()),
@@ -176,7 +183,7 @@ impl Node {
     }
 
     fn connect_by_routes(&self, pod: &Pod) -> Result<()> {
-        let ([gateway4, gateway6], device) = (GATEWAYS, format!("pod{}", self.pods.get()));
+        let ([gateway4, gateway6], device) = (GATEWAYS, &pod.device);
         let netns = &pod.place.netns;
         self.netns.ip(&[
             format!("link add {device} type veth peer name eth0 netns {}", netns.path()),
@@ -207,6 +214,8 @@ pub struct Pod {
     pub node: String,
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
+    /// The node's end of what joins it.
+    pub device: String,
     pub place: Place,
 }
 

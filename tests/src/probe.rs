@@ -393,6 +393,8 @@ impl Tunnel {
 pub enum Traffic {
     /// A TCP connection per question.
     Tcp,
+    /// One TCP connection.
+    Stream,
     /// A connected UDP socket per question.
     Udp,
     /// Datagrams of one socket that is never connected.

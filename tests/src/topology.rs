@@ -20,7 +20,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::agent::{Agent, SMALL_TABLES};
@@ -138,9 +138,8 @@ impl Topology {
             world,
         };
         match shape {
-            Shape::Bridged | Shape::Routed => topology.route_between_nodes()?,
-            Shape::Overlay => topology.join_by_vxlan()?,
             Shape::Layer3 => topology.join_by_tunnels()?,
+            shape => join(shape, &topology.world, &[&topology.node, &topology.other])?,
         }
         let [v4, v6] = topology.entry;
         let [services4, services6] = SERVICES;
@@ -198,44 +197,6 @@ impl Topology {
         [&self.node.netns, &self.other.netns, &self.world.uplink, a, b, c]
     }
 
-    fn route_between_nodes(&self) -> Result<()> {
-        for (here, there) in [(&self.node, &self.other), (&self.other, &self.node)] {
-            let number = there.number;
-            here.netns.ip(&[
-                format!("route add 10.244.{number}.0/24 via {}", there.v4),
-                format!("route add fd00:244:{number}::/64 via {}", there.v6),
-            ])?;
-        }
-        Ok(())
-    }
-
-    fn join_by_vxlan(&self) -> Result<()> {
-        for (here, there) in [(&self.node, &self.other), (&self.other, &self.node)] {
-            let (from, to) = (here.number, there.number);
-            let ends = format!("local {} remote {}", here.v4, there.v4);
-            here.netns.ip(&[
-                format!("link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 {ends}"),
-                format!("addr add 10.244.{from}.0/32 dev flannel.1"),
-                format!("addr add fd00:244:{from}::/128 dev flannel.1 nodad"),
-                "link set flannel.1 up".to_owned(),
-                format!("route add 10.244.{to}.0/24 via 10.244.{to}.0 dev flannel.1 onlink"),
-                format!("route add fd00:244:{to}::/64 via fd00:244:{to}:: dev flannel.1 onlink"),
-            ])?;
-        }
-        self.leave_pods_to_nodes()
-    }
-
-    /// The network between the nodes knows no pods, so that what they send out of the cluster has to leave as the node's.
-    fn leave_pods_to_nodes(&self) -> Result<()> {
-        for node in [&self.node, &self.other] {
-            node.netns.nft(&masquerade(node))?;
-            let number = node.number;
-            let lines = [format!("route del 10.244.{number}.0/24"), format!("route del fd00:244:{number}::/64")];
-            self.world.uplink.ip(&lines)?;
-        }
-        Ok(())
-    }
-
     fn join_by_tunnels(&mut self) -> Result<()> {
         let carriers = Place::new(self.node.netns.clone(), self.world.cgroup().join("tunnels"))?;
         let (node, other, uplink) = (&self.node.netns, &self.other.netns, &self.world.uplink);
@@ -260,7 +221,7 @@ impl Topology {
             "route add default via 2001:db8:51::1",
         ])?;
         (self.entry, self.origin) = (wan(2), wan(1));
-        self.leave_pods_to_nodes()
+        leave_pods_to_nodes(&self.world, &[&self.node, &self.other])
     }
 
     fn write_manifests(&self) -> Result<()> {
@@ -350,6 +311,56 @@ impl Topology {
     }
 }
 
+/// Lets pods of each of these nodes reach those of the others, as `shape` has it.
+pub fn join(shape: Shape, world: &World, nodes: &[&Node]) -> Result<()> {
+    match shape {
+        Shape::Bridged | Shape::Routed => {
+            let mut pairs = pairs(nodes);
+            pairs.try_for_each(|(here, there)| here.route_pods_of(there))
+        }
+        Shape::Overlay => join_by_vxlan(world, nodes),
+        Shape::Layer3 => bail!("tunnels join two nodes"),
+    }
+}
+
+/// Everyone with everyone else.
+fn pairs<'a>(nodes: &'a [&'a Node]) -> impl Iterator<Item = (&'a Node, &'a Node)> {
+    let others = move |here: &'a Node| nodes.iter().filter(move |there| there.number != here.number);
+    nodes.iter().flat_map(move |here| others(here).map(move |there| (*here, *there)))
+}
+
+fn join_by_vxlan(world: &World, nodes: &[&Node]) -> Result<()> {
+    for here in nodes {
+        let (v4, from) = (here.v4, here.number);
+        here.netns.ip(&[
+            format!("link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 local {v4}"),
+            format!("addr add 10.244.{from}.0/32 dev flannel.1"),
+            format!("addr add fd00:244:{from}::/128 dev flannel.1 nodad"),
+            "link set flannel.1 up".to_owned(),
+        ])?;
+    }
+    for (here, there) in pairs(nodes) {
+        // Whom nobody knows yet is asked for at every node.
+        let (to, peer) = (there.number, there.v4.to_string());
+        here.netns.output("bridge", &["fdb", "append", "00:00:00:00:00:00", "dev", "flannel.1", "dst", &peer])?;
+        here.netns.ip(&[
+            format!("route add 10.244.{to}.0/24 via 10.244.{to}.0 dev flannel.1 onlink"),
+            format!("route add fd00:244:{to}::/64 via fd00:244:{to}:: dev flannel.1 onlink"),
+        ])?;
+    }
+    leave_pods_to_nodes(world, nodes)
+}
+
+/// The network between the nodes knows no pods, so that what they send out of the cluster has to leave as the node's.
+fn leave_pods_to_nodes(world: &World, nodes: &[&Node]) -> Result<()> {
+    for node in nodes {
+        node.netns.nft(&masquerade(node))?;
+        let number = node.number;
+        world.uplink.ip(&[format!("route del 10.244.{number}.0/24"), format!("route del fd00:244:{number}::/64")])?;
+    }
+    Ok(())
+}
+
 fn wan(host: u8) -> [IpAddr; 2] {
     let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, host.into());
     [Ipv4Addr::new(198, 51, 100, host).into(), v6.into()]
@@ -368,7 +379,7 @@ pub struct Counted {
 
 /// Conntrack calls every IPv6 redirect invalid. The node sends some where packets leave by the bridge that they came by: to
 /// a pod that dials another one of the same bridge, as it would with kube-proxy.
-const FIREWALL: &str = "table inet firewall {
+pub const FIREWALL: &str = "table inet firewall {
     counter invalid { }
     counter requests { }
     counter replies { }

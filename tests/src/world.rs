@@ -76,6 +76,27 @@ impl World {
         Place::new(self.uplink.clone(), self.cgroup.join("outside"))
     }
 
+    /// A process one hop behind the uplink, which forwards no larger packets to it than this.
+    pub fn away(&self, mtu: u32) -> Result<Place> {
+        let netns = Netns::new()?;
+        self.uplink.ip(&[
+            format!("link add away type veth peer name eth0 netns {}", netns.path()),
+            "link set away up".to_owned(),
+            "addr add 198.51.100.1/24 dev away".to_owned(),
+            "addr add 2001:db8:51::1/64 dev away nodad".to_owned(),
+            format!("route add 198.51.100.7/32 dev away mtu lock {mtu}"),
+            format!("route add 2001:db8:51::7/128 dev away mtu lock {mtu}"),
+        ])?;
+        netns.ip(&[
+            "link set eth0 up",
+            "addr add 198.51.100.7/24 dev eth0",
+            "addr add 2001:db8:51::7/64 dev eth0 nodad",
+            "route add default via 198.51.100.1",
+            "route add default via 2001:db8:51::1",
+        ])?;
+        Place::new(netns, self.cgroup.join("away"))
+    }
+
     /// The cgroup that holds every process of this world.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup

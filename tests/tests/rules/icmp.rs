@@ -14,8 +14,7 @@ use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_tests::edge::{Edge, counters, outside_address};
 use proxy_tests::frames::Wire;
 use proxy_tests::manifest::{Documents, Proto, endpoints, service};
-use proxy_tests::netns::Netns;
-use proxy_tests::node::{Place, Pod};
+use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE};
 use proxy_tests::stage::{PORT, TARGET};
 
@@ -68,29 +67,6 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
     stage.serve(&objects, more).unwrap()
 }
 
-/// A client one hop behind `outside`, which forwards no larger packets to it than this.
-fn away(stage: &Edge, mtu: u32) -> Place {
-    let (netns, outside) = (Netns::new().unwrap(), &stage.outside.netns);
-    let lines = [
-        format!("link add away type veth peer name eth0 netns {}", netns.path()),
-        "link set away up".to_owned(),
-        "addr add 198.51.100.1/24 dev away".to_owned(),
-        "addr add 2001:db8:51::1/64 dev away nodad".to_owned(),
-        format!("route add 198.51.100.7/32 dev away mtu lock {mtu}"),
-        format!("route add 2001:db8:51::7/128 dev away mtu lock {mtu}"),
-    ];
-    outside.ip(&lines).unwrap();
-    let lines = [
-        "link set eth0 up",
-        "addr add 198.51.100.7/24 dev eth0",
-        "addr add 2001:db8:51::7/64 dev eth0 nodad",
-        "route add default via 198.51.100.1",
-        "route add default via 2001:db8:51::1",
-    ];
-    netns.ip(&lines).unwrap();
-    Place::new(netns, stage.world.cgroup().join("away")).unwrap()
-}
-
 /// As `ip` takes it.
 fn family(to: SocketAddr) -> &'static str {
     if to.is_ipv4() { "-4" } else { "-6" }
@@ -112,7 +88,7 @@ fn next(stage: &Edge, to: SocketAddr) -> IpAddr {
 fn icmp_errors_about_a_flow_reach_the_socket_of_its_client_in_its_own_terms() {
     let stage = Edge::new().unwrap();
     let _agent = serve(&stage, &[]);
-    let away = away(&stage, 1500);
+    let away = stage.world.away(1500).unwrap();
     let client = Client::start(&away).unwrap();
     for netns in [&stage.node.netns, &stage.other.netns] {
         netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
@@ -144,7 +120,7 @@ fn icmp_errors_about_a_flow_reach_the_socket_of_its_client_in_its_own_terms() {
 fn small_hops_on_both_sides_are_found_by_who_sends_too_large_packets() {
     let stage = Edge::new().unwrap();
     let _agent = serve(&stage, &[]);
-    let away = away(&stage, SMALL);
+    let away = stage.world.away(SMALL).unwrap();
     for netns in [&stage.node.netns, &stage.other.netns] {
         netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
     }

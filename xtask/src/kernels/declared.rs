@@ -34,7 +34,7 @@ const fn program(program: &'static str, reason: &'static str) -> LeftOut {
     LeftOut { program, test: None, before: None, reason }
 }
 
-pub(super) const LEFT_OUT: [LeftOut; 11] = [
+pub(super) const LEFT_OUT: [LeftOut; 12] = [
     program("api", "needs the Kubernetes programs"),
     program("bench", "measures time"),
     program("chroot", "is about files, not about the kernel"),
@@ -42,6 +42,7 @@ pub(super) const LEFT_OUT: [LeftOut; 11] = [
     program("flows", "gives the kernel some 400,000 packets one by one"),
     program("packets", "gives the kernel some 30,000 packets one by one"),
     program("stress", "wants real processors"),
+    program("three_nodes", "keeps three agents and some thirty processes busy at once"),
     LeftOut {
         program: "pins",
         test: Some("a_quarter_of_a_million_endpoints_take_less_than_a_second_to_write_and_to_read"),

@@ -44,6 +44,11 @@ fn question(traffic: &str, to: SocketAddr) -> Result<Question> {
     Ok(match traffic {
         "tcp" => Box::new(move || dial(Kind::Tcp, to, None)),
         "udp" => Box::new(move || dial(Kind::Udp, to, None)),
+        "stream" => {
+            let socket = Socket::open(Kind::Tcp, to.is_ipv6()).map_err(anyhow::Error::msg)?;
+            socket.connect(to).and_then(|()| socket.receive()).map_err(anyhow::Error::msg)?;
+            Box::new(move || socket.send(None).and_then(|()| socket.receive()))
+        }
         "datagrams" => {
             let socket = Socket::open(Kind::Udp, to.is_ipv6()).map_err(anyhow::Error::msg)?;
             Box::new(move || socket.send(Some(to)).and_then(|()| socket.receive()))
