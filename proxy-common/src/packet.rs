@@ -29,6 +29,7 @@ pub mod open;
 pub mod parse;
 pub mod ports;
 pub mod rewrite;
+pub mod rush;
 pub mod spoof;
 pub mod state;
 pub mod sum;
@@ -37,6 +38,7 @@ pub mod track;
 
 use crate::abi::{Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
 use crate::packet::ip::Ip;
+use crate::packet::rush::Rush;
 use crate::packet::sum::Change;
 use crate::reason::Reason;
 use crate::tables::Tables;
@@ -143,6 +145,9 @@ pub trait Flows<A> {
     /// Never replaces.
     fn add_flow(&mut self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotAdded>;
     fn remove_flow(&mut self, table: Table, key: &FlowKey<A>);
+    fn rush(&mut self, table: Table) -> Option<&mut Rush>;
+    /// How many flows a table has room for.
+    fn room(&self) -> u32;
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts>;
     fn keep_fragment(&mut self, key: &FragmentKey<A>, ports: &FragmentPorts);
 }

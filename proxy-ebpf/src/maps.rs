@@ -81,6 +81,9 @@ mod global {
     /// Entries of INDEX.
     #[unsafe(no_mangle)]
     pub(super) static INDEX_BUCKETS: u32 = super::index::buckets(super::CAPACITY.frontends);
+    /// Flows that a table of flows has room for.
+    #[unsafe(no_mangle)]
+    pub(super) static FLOWS: u32 = super::CAPACITY.flows;
     /// Entries of SOCKETS less one; a power of two less one.
     #[unsafe(no_mangle)]
     pub(super) static SOCKETS_MASK: u32 = super::CAPACITY.sockets - 1;
@@ -113,6 +116,10 @@ pub(crate) fn has_unsteered() -> bool {
 pub(crate) fn is_unsteered(cgroup: u64) -> bool {
     // SAFETY: only whether it is there counts.
     unsafe { UNSTEERED.get(&cgroup) }.is_some()
+}
+
+fn flows() -> u32 {
+    global!(FLOWS)
 }
 
 pub(crate) fn has_set_retval() -> bool {

@@ -40,6 +40,7 @@ pub fn load_for(flows: u32) -> Result<Ebpf> {
     let capacity = Capacity { flows, ..CAPACITY };
     let (mut loader, buckets) = (EbpfLoader::new(), index::buckets(FRONTENDS));
     loader.override_global("INDEX_BUCKETS", &buckets, true);
+    loader.override_global("FLOWS", &flows, true);
     for layout in layouts() {
         if let Entries::Chosen(entries) = layout.entries {
             loader.map_max_entries(layout.name, entries(&capacity));

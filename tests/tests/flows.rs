@@ -93,6 +93,39 @@ fn flows_that_are_over_are_forgotten_in_both_directions_and_others_stay() {
 }
 
 #[test]
+fn both_directions_live_while_the_table_is_filled_anew_within_a_second_and_no_agent_runs() {
+    alone("both_directions_live_while_the_table_is_filled_anew_within_a_second_and_no_agent_runs", &[], |_| {
+        const ROOM: u32 = 4096;
+        const CONNECTIONS: u32 = 200;
+        const STRANGERS: u32 = 10 * ROOM;
+        /// The kernel takes 128 entries into consideration when it needs room, and the last of them where all are in use
+        /// (`__bpf_lru_list_shrink`): so our connections do not stand one behind the other.
+        const BETWEEN: u32 = 10;
+        let mut wire = Wire::new(ROOM).unwrap();
+        // To the programs all of it is in one moment.
+        wire.seconds_ago(1).unwrap();
+        for stranger in CONNECTIONS..CONNECTIONS + STRANGERS {
+            wire.connect(stranger).unwrap();
+            let (client, begun) = (stranger % CONNECTIONS, (stranger - CONNECTIONS) / BETWEEN);
+            if begun < CONNECTIONS && stranger % BETWEEN == 0 {
+                wire.connect(begun).unwrap();
+            } else if client < begun {
+                // Each has packets in one direction only.
+                let passed = if client % 2 == 0 { wire.ask(client) } else { wire.answer(client) };
+                assert!(passed.unwrap(), "connection {client}, {stranger} later");
+            }
+        }
+        let lost = (0..CONNECTIONS).filter(|client| wire.echo(*client).unwrap() != (true, true)).count();
+        assert_eq!(lost, 0, "of {CONNECTIONS} connections");
+        // Those that nobody used were forgotten, some of them by halves. What is left of one makes it whole before its packet
+        // goes on: nobody is asked who cannot answer.
+        println!("{} entries lost their partner", alone_in(&mut wire));
+        let unanswered = |client: &u32| wire.echo(*client).unwrap() == (true, false);
+        assert_eq!((0..CONNECTIONS + STRANGERS).filter(unanswered).count(), 0, "requests without a way back");
+    });
+}
+
+#[test]
 fn a_table_that_overflowed_has_whole_flows_after_two_looks() {
     alone("a_table_that_overflowed_has_whole_flows_after_two_looks", &[], |_| {
         const ROOM: u32 = 4096;

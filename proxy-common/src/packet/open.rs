@@ -239,6 +239,7 @@ pub fn store<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<()
     let request = flow.request_key();
     match claim(node, &request, flow) {
         Ok(()) => {
+            track::added(node, Table::Embryonic, flow.used);
             node.count_flow(flow.backend_id);
             node.count(Reason::Translated);
             Ok(())

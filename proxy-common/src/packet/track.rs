@@ -1,8 +1,9 @@
 //! Flows that exist: found, followed, promoted, closed.
 //!
 //! A flow has two entries in one table. Packets of a direction look at their own entry only; when it shows something new,
-//! and about once a second, they tell the other entry. So both are young to the LRU while either direction is used, an
-//! entry that was evicted comes back, and one whose partner's key was taken by another flow goes.
+//! about once a second, and always where the table would forget one of them within a second ([`crate::packet::rush`]), they
+//! tell the other entry. So both are young to the LRU while either direction is used, an entry that was evicted comes back,
+//! and one whose partner's key was taken by another flow goes.
 
 use crate::abi::{Flow, FlowKey, PortRange};
 use crate::balance::NANOSECONDS;
@@ -154,7 +155,8 @@ pub fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
 pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
     let State { key, found: Found { table, flow }, rival, now, .. } = state;
     let now = *now;
-    if shown == flow.seen && now == flow.used {
+    let is_told = shown == flow.seen && now == flow.used;
+    if is_told && !node.rush(*table).is_some_and(|rush| rush.is_on(now)) {
         return;
     }
     (flow.seen, flow.used) = (shown, now);
@@ -194,6 +196,16 @@ pub fn promote<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) {
     }
     node.remove_flow(Table::Embryonic, request);
     node.remove_flow(Table::Embryonic, &reply);
+    added(node, Table::Established, flow.used);
+}
+
+/// A flow is new in this table.
+#[inline(always)]
+pub fn added<A: Ip>(node: &mut impl Node<A>, table: Table, now: u32) {
+    let room = node.room();
+    if let Some(rush) = node.rush(table) {
+        rush.add(now, room);
+    }
 }
 
 /// Forgets a flow, both halves of it, and nobody else's.

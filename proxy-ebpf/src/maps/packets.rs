@@ -7,6 +7,7 @@ use aya_ebpf::macros::btf_map;
 use proxy_common::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
 use proxy_common::addr::Family;
 use proxy_common::packet::ip::{Ip, V4, V6};
+use proxy_common::packet::rush::Rush;
 use proxy_common::packet::state::State;
 use proxy_common::packet::{Flows, Host, NotAdded, Table};
 use proxy_common::reason::Reason;
@@ -37,6 +38,10 @@ static EMBRYONIC6: LruHashMap<FlowKey<V6>, Flow<V6>, HALVES> = LruHashMap::new()
 static FRAGMENTS4: LruHashMap<FragmentKey<V4>, FragmentPorts, DATAGRAMS> = LruHashMap::new();
 #[btf_map]
 static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts, DATAGRAMS> = LruHashMap::new();
+
+/// Of established flows and of others, in IPv4 and then in IPv6. For these programs alone.
+#[btf_map]
+static RUSH: Array<Rush, 4> = Array::new();
 
 /// Words of a [`State`]; each family has its own.
 type Room = [u64; 80];
@@ -77,6 +82,19 @@ macro_rules! flows {
                     Table::Established => $established.remove(key),
                     Table::Embryonic => $embryonic.remove(key),
                 };
+            }
+
+            #[inline(always)]
+            fn rush(&mut self, table: Table) -> Option<&mut Rush> {
+                let family = if <$addr>::FAMILY == Family::V6 { 2 } else { 0 };
+                let rush = RUSH.get_ptr_mut(family + table as u32)?;
+                // SAFETY: words that any processor may write at any time; each is read and written whole.
+                unsafe { rush.as_mut() }
+            }
+
+            #[inline(always)]
+            fn room(&self) -> u32 {
+                super::flows()
             }
 
             #[inline(always)]

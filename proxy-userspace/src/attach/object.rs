@@ -12,8 +12,9 @@ use aya::maps::MapError;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
-use proxy_common::abi::{Bucket, SocketFlow};
+use proxy_common::abi::{Bucket, Flow, FlowKey, SocketFlow};
 use proxy_common::index;
+use proxy_common::packet::ip::V4;
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
 
@@ -129,6 +130,7 @@ impl Object {
         let has_unsteered = u8::from(constants.has_unsteered);
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
+        let flows = flows(folder, &capacity)?;
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
         loader.override_global("STEERED", &steered, true);
@@ -136,6 +138,7 @@ impl Object {
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         loader.override_global("INDEX_BUCKETS", &buckets, true);
+        loader.override_global("FLOWS", &flows, true);
         for layout in layouts() {
             loader.map_pin_path(layout.name, folder.join(layout.name));
             if let Entries::Chosen(entries) = layout.entries {
@@ -270,6 +273,12 @@ fn pinned_entries<K: Pod, V: Pod>(pinned: Result<Map<K, V>, CallError>) -> Resul
 fn index_buckets(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
     let pinned = Map::<u32, Bucket>::open(&folder.join(name::INDEX));
     Ok(pinned_entries(pinned)?.unwrap_or_else(|| index::buckets(capacity.frontends)))
+}
+
+/// How many flows the tables of flows hold, where they are pinned already.
+fn flows(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
+    let pinned = Map::<FlowKey<V4>, Flow<V4>>::open(&folder.join(name::FLOWS4));
+    Ok(pinned_entries(pinned)?.map_or(capacity.flows, |halves| halves / 2))
 }
 
 /// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.

@@ -101,7 +101,17 @@ impl Wire {
 
     /// Whether a request of an open connection and its reply are translated.
     pub fn echo(&mut self, client: u32) -> Result<(bool, bool)> {
-        Ok((pass(&mut self.twin, &self.request, client)?, pass(&mut self.twin, &self.reply, client)?))
+        Ok((self.ask(client)?, self.answer(client)?))
+    }
+
+    /// Whether a request of an open connection is translated.
+    pub fn ask(&mut self, client: u32) -> Result<bool> {
+        pass(&mut self.twin, &self.request, client)
+    }
+
+    /// Whether a reply of an open connection is translated.
+    pub fn answer(&mut self, client: u32) -> Result<bool> {
+        pass(&mut self.twin, &self.reply, client)
     }
 
     /// The table of established IPv4 flows.

@@ -12,6 +12,7 @@ use crate::packet::tcp::{ACK, FIN, SYN};
 
 pub(super) const CASES: &[Case] = cases![
     an_evicted_half_of_a_flow_comes_back_with_what_it_knew,
+    in_a_table_that_is_filled_anew_within_a_second_each_packet_looks_at_both_halves,
     a_datagram_whose_request_entry_was_evicted_finds_its_old_port,
     half_a_flow_whose_partner_lost_its_key_goes_too,
     of_two_cpus_that_begin_one_flow_the_second_adopts_the_first,
@@ -48,6 +49,29 @@ fn evicted<A: Ip>() {
 #[cfg_attr(test, test)]
 fn an_evicted_half_of_a_flow_comes_back_with_what_it_knew() {
     in_both_families!(evicted());
+}
+
+fn in_a_rush<A: Ip>() {
+    for (sentence, flows_room, halves) in [("a roomy table", u32::MAX, 2), ("a table for seven flows", 7, 3)] {
+        about::<A>(sentence);
+        let mut node = connected::<A>();
+        node.flows_room = flows_room;
+        // The second one within this second.
+        node.enter(UP, &syn("stranger:4000 > lb:80"));
+        node.leave(UP, &tcp("local:8080 > stranger:4000").flags(SYN | ACK));
+        node.enter(UP, &tcp("stranger:4000 > lb:80"));
+        assert_eq!(node.count(), (2, 0), "{sentence}");
+        // From here on halves may be alone.
+        node.room = node.flows.len() + 4;
+        node.evict(FlowKey::<A>::REPLY);
+        assert_eq!(node.enter(UP, &tcp("client:4000 > lb:80")), "client:4000 > local:8080 tcp A", "{sentence}");
+        assert_eq!(node.flows.len(), halves, "{sentence}");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn in_a_table_that_is_filled_anew_within_a_second_each_packet_looks_at_both_halves() {
+    in_both_families!(in_a_rush());
 }
 
 fn forgotten_request<A: Ip>() {

@@ -19,6 +19,7 @@ use crate::fake::{FakeService, FakeTables};
 use crate::index::Directory;
 use crate::packet::ip::Ip;
 use crate::packet::parse::{SCTP, parse};
+use crate::packet::rush::Rush;
 use crate::packet::state::State;
 use crate::packet::tcp::{ACK, SYN};
 use crate::packet::{Action, Flows, Host, NotAdded, Table, hook};
@@ -70,6 +71,9 @@ pub(super) struct TestNode<A> {
     pub(super) settings: PacketSettings,
     pub(super) flows: HashMap<(Table, FlowKey<A>), Flow<A>>,
     pub(super) fragments: HashMap<FragmentKey<A>, FragmentPorts>,
+    rush: [Rush; 2],
+    /// Flows that the tables say they have room for.
+    pub(super) flows_room: u32,
     /// Entries that a table takes before it is full.
     pub(super) room: usize,
     /// Local ports that some process has.
@@ -113,6 +117,8 @@ impl<A: Ip> TestNode<A> {
             settings,
             flows: HashMap::new(),
             fragments: HashMap::new(),
+            rush: [Rush::default(); 2],
+            flows_room: u32::MAX,
             room: usize::MAX,
             sockets: Vec::new(),
             now: Cell::new(1_000 * NANOSECONDS),
@@ -426,6 +432,14 @@ impl<A: Ip> Flows<A> for TestNode<A> {
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey<A>) {
         self.flows.remove(&(table, *key));
+    }
+
+    fn rush(&mut self, table: Table) -> Option<&mut Rush> {
+        Some(&mut self.rush[table as usize])
+    }
+
+    fn room(&self) -> u32 {
+        self.flows_room
     }
 
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts> {
