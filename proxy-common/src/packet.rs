@@ -28,6 +28,7 @@ pub mod ip;
 pub mod open;
 pub mod parse;
 pub mod ports;
+pub mod redirect;
 pub mod rewrite;
 pub mod rush;
 pub mod spoof;

@@ -67,4 +67,6 @@ reasons! {
     EchoAnswered = "echo_answered",
     /// Ports of our own are scarce: a flow took the one of a connection that had ended, or of one that never began.
     PortTakenOver = "port_taken_over",
+    /// The kernel of this node would tell a client of a shorter way to a backend, or a backend of one to a client: dropped.
+    RedirectDropped = "redirect_dropped",
 }

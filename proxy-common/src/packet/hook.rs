@@ -3,7 +3,7 @@
 //! ```text
 //! ingress:  read -> is its destination of any concern? a reply to us? a flow? -> follow ---------> translate
 //!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
-//! egress:   read -> does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
+//! egress:   read -> is it a redirect? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
 //! ```
 //!
 //! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
@@ -20,7 +20,7 @@ use crate::packet::parse::{Content, Parsed, parse};
 use crate::packet::state::{Form, Next, State};
 use crate::packet::tcp::{self, seen};
 use crate::packet::track::{self, Found, Standing};
-use crate::packet::{Action, Broken, Node, Packet, Stop, Table, answer, fragment, rewrite, spoof};
+use crate::packet::{Action, Broken, Node, Packet, Stop, Table, answer, fragment, redirect, rewrite, spoof};
 use crate::reason::Reason;
 use crate::socket::TCP;
 use crate::tables::Tables;
@@ -57,6 +57,9 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Pa
 #[inline(always)]
 pub fn egress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
     let mut next = read(node, packet, state);
+    if next == Next::Find && state.parsed.content == Content::Link {
+        next = redirect(node, packet, state);
+    }
     if next == Next::Find {
         next = depart(node, on, state);
     }
@@ -211,6 +214,12 @@ fn store<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
         node.count(Reason::FlowMoved);
     }
     state.after(stored)
+}
+
+#[inline(never)]
+fn redirect<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Next {
+    let refused = redirect::refuse(node, packet, state);
+    state.after(refused)
 }
 
 #[inline(never)]

@@ -164,7 +164,7 @@ fn icmp<A: Ip>(packet: &impl Packet, parsed: &mut Parsed<A>) -> Result<Content, 
 /// An error quotes at least 8 bytes behind the network header: the ports of everything that has ports. What it quotes of a
 /// later fragment, or of an error, is of no flow.
 #[inline(always)]
-fn quoted<A: Ip>(packet: &impl Packet, start: usize, parsed: &mut Parsed<A>) -> Result<Content, Broken> {
+pub(super) fn quoted<A: Ip>(packet: &impl Packet, start: usize, parsed: &mut Parsed<A>) -> Result<Content, Broken> {
     parsed.quoted.start = start;
     let inner = &mut parsed.quoted.header;
     A::header(packet, start, inner)?;

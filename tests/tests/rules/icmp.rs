@@ -8,15 +8,16 @@
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use proxy_common::packet::cases::build::{Build, ping, udp};
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_tests::edge::{Edge, counters, outside_address};
 use proxy_tests::frames::Wire;
-use proxy_tests::manifest::{Documents, Proto, endpoints, service};
+use proxy_tests::manifest::{Condition, Documents, Proto, endpoints, service};
 use proxy_tests::node::Pod;
-use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE};
-use proxy_tests::stage::{PORT, TARGET};
+use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Server};
+use proxy_tests::stage::{PORT, TARGET, eventually, on};
 
 /// Node ports in front of the pod on node one and of the one on node two, of ports of theirs that nobody serves, and of no
 /// pod at all.
@@ -25,6 +26,8 @@ const FAR: u16 = 30_081;
 const NEAR_CLOSED: u16 = 30_082;
 const FAR_CLOSED: u16 = 30_083;
 const NOBODY: u16 = 30_084;
+/// In front of a process of node two.
+const FAR_HOST: u16 = 30_085;
 const CLOSED: u16 = 8081;
 /// The smallest that IPv6 allows.
 const SMALL: u32 = 1280;
@@ -52,7 +55,12 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
         endpoints(name).port(Proto::Tcp, PORT, port).port(Proto::Udp, PORT, port).pod(pod)
     };
     let (near, far) = (&stage.near.pod, &stage.far.pod);
-    let objects: [&dyn Documents; 9] = [
+    let host = on(&stage.other, TARGET)
+        .into_iter()
+        .fold(endpoints("host").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET), |slices, at| {
+            slices.address(Condition::Ready, "two", at.ip())
+        });
+    let objects: [&dyn Documents; 11] = [
         &web("near", 10, NEAR),
         &slices("near", TARGET, near),
         &web("far", 11, FAR).external_ips(&[EXTERNAL4, EXTERNAL6]),
@@ -62,6 +70,8 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
         &web("far-closed", 13, FAR_CLOSED),
         &slices("far-closed", CLOSED, far),
         &web("nobody", 14, NOBODY),
+        &web("host", 15, FAR_HOST),
+        &host,
     ];
     stage.route_here(&[EXTERNAL4, EXTERNAL6, VIP4, VIP6]).unwrap();
     stage.serve(&objects, more).unwrap()
@@ -168,6 +178,46 @@ fn who_dials_a_service_without_endpoints_is_refused_however_often() {
             assert_eq!(client.dial(Kind::Udp, to), refused, "datagram {number} to {to}");
         }
         assert_eq!(client.dial(Kind::Tcp, to), refused, "{to}");
+    }
+}
+
+/// An ICMP redirect of either family.
+fn is_redirect(frame: &[u8]) -> bool {
+    let at = |place: usize| frame.get(place).copied().unwrap_or_default();
+    match (at(12), at(13)) {
+        (0x08, 0x00) => (at(23), at(34)) == (1, 5),
+        (0x86, 0xdd) => (at(20), at(54)) == (58, 137),
+        _ => false,
+    }
+}
+
+#[test]
+fn clients_are_not_redirected_to_backends_that_they_do_not_know() {
+    let stage = Edge::new().unwrap();
+    // As the kernel has it where nobody turns it off.
+    stage.node.netns.sysctl(&[("ipv4/conf/all/send_redirects", "1"), ("ipv4/conf/eth0/send_redirects", "1")]).unwrap();
+    let host = on(&stage.other, TARGET);
+    let _host = Server::start(&stage.other.host().unwrap(), "host", &host).unwrap();
+    let _agent = serve(&stage, &[]);
+    let wire = Wire::of(&stage.node.netns, "eth0").unwrap();
+    let client = Client::start(&stage.outside).unwrap();
+    let dropped = || counters(&stage.node).unwrap()["redirect_dropped"];
+    for to in stage.on_node(FAR_HOST) {
+        let before = dropped();
+        eventually("the kernel would redirect the client of a Service", || {
+            assert_eq!(client.dial(Kind::Udp, to).unwrap().by, "host", "{to}");
+            dropped() > before
+        });
+    }
+    assert!(wire.until(Duration::ZERO, is_redirect).is_err(), "none has left the node");
+    // Others are told. In IPv6 of who is on the link alone, as long as gateways are not link-local.
+    for to in host {
+        let (ip, by) = (to.ip(), stage.on_node(0)[usize::from(to.is_ipv6())].ip());
+        stage.outside.netns.ip(&[format!("route replace {ip} via {by}")]).unwrap();
+        eventually("the kernel redirects who does not dial a Service", || {
+            client.dial(Kind::Udp, to).unwrap();
+            wire.until(Duration::from_millis(20), is_redirect).is_ok()
+        });
     }
 }
 

@@ -37,6 +37,8 @@ enum Content {
     Icmp([u8; 2]),
     /// Type and code of each family, and how much of the packet is quoted.
     Error([[u8; 2]; 2], Box<Build>, usize),
+    /// Of a router: the packet, and whether it tells its own link-layer address.
+    Redirect(Box<Build>, bool),
     Raw(u8),
 }
 
@@ -99,6 +101,11 @@ pub fn unreachable(route: impl Into<String>, about: Build) -> Build {
 /// "Time exceeded".
 pub fn expired(route: impl Into<String>, about: Build) -> Build {
     build(route, Content::Error([[11, 0], [3, 0]], Box::new(about), usize::MAX))
+}
+
+/// "Redirect", where a link-layer address is known and where none is.
+pub fn redirect(route: impl Into<String>, about: Build, link_address: bool) -> Build {
+    build(route, Content::Redirect(Box::new(about), link_address))
 }
 
 impl Build {
@@ -224,6 +231,19 @@ impl Build {
                 let about = about.datagram::<A>();
                 let quote = about.iter().copied().take(*quoted);
                 (A::ICMP, Some(2), [kind, code, 0, 0, 0, 0, 5, 0].into_iter().chain(quote).collect())
+            }
+            Content::Redirect(about, link_address) => {
+                let about = about.datagram::<A>();
+                let body = match A::FAMILY {
+                    Family::V4 => [&[5, 1, 0, 0, 10, 0, 0, 1], &about[..]].concat(),
+                    Family::V6 => {
+                        let link_address: &[u8] = if *link_address { &[2, 1, 2, 0, 0, 0, 0, 9] } else { &[] };
+                        let words = 1 + about.len() as u8 / 8;
+                        let quote = [4, words, 0, 0, 0, 0, 0, 0];
+                        [&[137, 0, 0, 0, 0, 0, 0, 0], &[0xfe; 32][..], link_address, &quote, &about].concat()
+                    }
+                };
+                (A::ICMP, Some(2), body)
             }
             Content::Raw(proto) => (*proto, None, payload().collect()),
         };

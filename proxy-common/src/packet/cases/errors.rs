@@ -3,7 +3,7 @@
 use std::format;
 use std::string::String;
 
-use super::build::{Build, expired, syn, tcp, too_big, udp, unreachable};
+use super::build::{Build, expired, ping, redirect, syn, tcp, too_big, udp, unreachable};
 use super::world::{On, Setup, TestNode};
 use super::{Case, about, cases, in_both_families};
 use crate::packet::ip::Ip;
@@ -13,6 +13,7 @@ pub(super) const CASES: &[Case] = cases![
     an_error_about_a_reply_reaches_the_backend_in_its_own_terms,
     errors_about_flows_that_keep_their_address_are_translated_where_the_client_is,
     errors_about_what_is_not_ours_pass,
+    redirects_about_packets_of_flows_do_not_leave_the_node,
     an_error_is_no_sign_of_life,
 ];
 
@@ -152,6 +153,39 @@ fn local<A: Ip>() {
 #[cfg_attr(test, test)]
 fn errors_about_flows_that_keep_their_address_are_translated_where_the_client_is() {
     in_both_families!(local());
+}
+
+fn redirected<A: Ip>() {
+    const DROPPED: &str = "drop: redirect_dropped";
+    let (mut node, t, u) = masqueraded::<A>();
+    let datagram = udp(format!("client:{u} > remote:8080"));
+    for (sentence, packet, expected) in [
+        ("a segment of a flow", tcp(format!("client:{t} > remote:8080")), DROPPED),
+        ("a datagram of one", datagram.clone(), DROPPED),
+        ("a datagram of one, with options or extension headers", datagram.options(2).extensions(&[60]), DROPPED),
+        ("a reply, as it is forwarded", tcp(format!("remote:8080 > client:{t}")), DROPPED),
+        ("a segment from another port", tcp("client:4001 > remote:8080"), "pass"),
+        ("a segment of another client", tcp(format!("stranger:{t} > remote:8080")), "pass"),
+        ("a reply to another client", tcp(format!("remote:8080 > stranger:{t}")), "pass"),
+        ("a ping", ping("client > remote"), "pass"),
+    ] {
+        about::<A>(sentence);
+        for link_address in [true, false] {
+            let to = match sentence {
+                "a segment of another client" => "stranger",
+                _ if sentence.contains("reply") => "remote",
+                _ => "client",
+            };
+            let redirect = redirect(format!("node > {to}"), packet.clone(), link_address);
+            assert_eq!(node.leave(UP, &redirect), expected, "{sentence}, with a link-layer address: {link_address}");
+            assert_eq!(node.enter(UP, &redirect), "pass", "{sentence}, from another node");
+        }
+    }
+}
+
+#[cfg_attr(test, test)]
+fn redirects_about_packets_of_flows_do_not_leave_the_node() {
+    in_both_families!(redirected());
 }
 
 fn not_ours<A: Ip>() {
