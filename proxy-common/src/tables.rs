@@ -7,6 +7,10 @@ use crate::index::{self, Directory};
 /// Raised with every change of a layout or meaning in [`crate::abi`]; the pin folder carries it.
 pub const ABI_VERSION: u16 = 1;
 
+/// Versions before this one mean something else by tables that look alike: none of theirs are taken over. Who changes the
+/// layout of BACKENDS or of a table of flows carries its entries over: flows name backends by id, and live longer than we do.
+pub const OLDEST_ALIKE: u16 = 0;
+
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod name {
     pub const INDEX: &str = "INDEX";

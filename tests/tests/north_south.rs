@@ -1,11 +1,13 @@
 //! Clients outside of the cluster, and pods that no socket hook sees: translated at the devices of a node (issue 5, lines 1,
 //! 2 and 10).
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
+use proxy_common::tables::name;
 use proxy_tests::agent::{AT_SOCKETS, sluice};
-use proxy_tests::edge::{Edge, PODS, devices, outside_address};
+use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
@@ -163,7 +165,7 @@ fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below
     };
     let _agent = stage.agent(&[&PODS[..], &["--socket-lb-exclude=none.slice/*,mesh.slice/pod-*/"]].concat());
     assert_eq!(served_by("other-1"), ["b", "b"], "no pattern names it");
-    std::fs::create_dir_all(cgroup("pod-1")).unwrap();
+    fs::create_dir_all(cgroup("pod-1")).unwrap();
     proxy_tests::stage::eventually("a pod that came later is left out", || served_by("pod-1") == ["a", "a"]);
     assert_eq!(served_by("pod-1/containers/one"), ["a", "a"], "a container of this pod, made now");
     assert_eq!(served_by("other-2"), ["b", "b"], "no pattern names it");
@@ -197,6 +199,55 @@ fn nobody_notices_that_the_agent_is_killed_and_comes_back() {
     for (to, load) in loads {
         let report = load.stop().unwrap();
         assert_eq!(report.failed, 0, "{to}: {report:?}");
+    }
+    drop(agent);
+}
+
+#[test]
+fn flows_go_on_when_tables_are_made_anew_with_another_layout() {
+    let stage = stage();
+    let arguments = [&PODS[..], &["--source-ports=10000-29999"]].concat();
+    let mut agent = stage.agent(&arguments);
+    let [near4, near6] = stage.on_node(NEAR);
+    let [far4, far6] = stage.on_node(FAR);
+    let to = [near4, near6, far4, far6];
+    let start = |traffic| to.map(|to| (traffic, to, Load::start(&stage.outside, traffic, to).unwrap()));
+    let mut loads: Vec<_> = [Traffic::Stream, Traffic::Datagrams, Traffic::Tcp].into_iter().flat_map(start).collect();
+    let mut go_on = || loads.iter_mut().for_each(|(.., load)| drop(load.after(100).unwrap()));
+    let pins = stage.node.pin_dir();
+    let (ours, earlier) = (pins.join("v1"), pins.join("v0"));
+    let changes: [(&str, &dyn Fn(), bool); 3] = [
+        (
+            "one table has another shape, and one is missing",
+            &|| {
+                fs::rename(ours.join(name::SLOTS), ours.join(name::VERSION)).unwrap();
+            },
+            true,
+        ),
+        ("they are of an earlier version", &|| fs::rename(&ours, &earlier).unwrap(), true),
+        (
+            "they are of an earlier version, and who is dialled has to be learned anew",
+            &|| {
+                fs::remove_file(ours.join(name::FRONTEND)).unwrap();
+                fs::rename(&ours, &earlier).unwrap();
+            },
+            false,
+        ),
+    ];
+    for (what, change, knows_backends) in changes {
+        go_on();
+        agent.end_with(Signal::SIGKILL).unwrap();
+        change();
+        go_on();
+        agent = stage.agent(&arguments);
+        go_on();
+        assert!(!earlier.exists(), "{what}: they went");
+        let is_moved = counters(&stage.node).unwrap()["flow_moved"] > 0;
+        assert!(!(is_moved && knows_backends), "{what}: UDP flows know their backends");
+    }
+    for (traffic, to, load) in loads {
+        let report = load.stop().unwrap();
+        assert_eq!(report.failed, 0, "{traffic:?} to {to}: {report:?}");
     }
     drop(agent);
 }

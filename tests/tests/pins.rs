@@ -147,9 +147,6 @@ fn rebuilt_under_load(damage: impl FnOnce(&Path)) {
 
     damage(&stage.node.pin_dir());
     let mut datapath = open_anew(&options(&stage.node));
-    let index = vec![[0; index::WORDS]; index::buckets(SMALL.frontends) as usize];
-    let nothing = Snapshot { index, absent: vec![0; ABSENT_WORDS as usize], ..Snapshot::default() };
-    assert_eq!(datapath.read().unwrap(), nothing);
     load.after(50).unwrap();
     datapath.apply(&service(stage.server.v4)).unwrap();
     datapath.go_live().unwrap();
@@ -289,7 +286,36 @@ fn something_that_is_no_table_is_rebuilt_without_a_gap() {
 
 #[test]
 fn tables_of_another_abi_version_are_succeeded_without_a_gap() {
-    rebuilt_under_load(|pins| fs::rename(pins.join("v1"), pins.join("v99")).unwrap());
+    for version in ["v0", "v99"] {
+        rebuilt_under_load(|pins| fs::rename(pins.join("v1"), pins.join(version)).unwrap());
+    }
+}
+
+/// What the tables that follow hold, once `damage` was done to those of a service.
+fn followed(damage: impl FnOnce(&Path)) -> (Snapshot, Snapshot) {
+    let world = World::new().unwrap();
+    let node = world.node("one").unwrap();
+    let before = serve(&node, Ipv4Addr::new(10, 0, 0, 1)).read().unwrap();
+    damage(&node.pin_dir());
+    (before, open_anew(&options(&node)).read().unwrap())
+}
+
+#[test]
+fn of_tables_that_cannot_be_used_as_they_are_those_with_our_layout_are_taken_over() {
+    for (what, damage) in [
+        ("one is missing", (|pins| fs::remove_file(pins.join("v1").join(name::SLOTS)).unwrap()) as fn(&Path)),
+        ("they are of an earlier version, and one is missing", |pins| {
+            fs::remove_file(pins.join("v1").join(name::SLOTS)).unwrap();
+            fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
+        }),
+    ] {
+        let (before, after) = followed(damage);
+        assert_eq!(after, Snapshot { slots: Vec::new(), ..before }, "{what}");
+    }
+    let (_, after) = followed(|pins| fs::rename(pins.join("v1"), pins.join("v99")).unwrap());
+    let index = vec![[0; index::WORDS]; index::buckets(SMALL.frontends) as usize];
+    let nothing = Snapshot { index, absent: vec![0; ABSENT_WORDS as usize], ..Snapshot::default() };
+    assert_eq!(after, nothing, "what a later version means nobody knows");
 }
 
 #[test]

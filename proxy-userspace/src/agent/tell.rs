@@ -6,10 +6,16 @@ use crate::converge::Report;
 use crate::maps::kernel::option;
 use crate::plan::{Alarm, Ledger, Pressure};
 
+/// How many damaged entries are told one by one: where a table could not be taken over, what led there is damaged as a whole.
+const DAMAGES: usize = 10;
+
 /// What an operator must know about one round. `cramped` tables are to grow later.
 pub(super) fn tell(report: &Report, cramped: bool) {
-    for damage in &report.damage {
+    for damage in report.damage.iter().take(DAMAGES) {
         warn!("table {}, {}: {}; it is written anew", damage.table, damage.entry, damage.fault);
+    }
+    if let more @ 1.. = report.damage.len().saturating_sub(DAMAGES) {
+        warn!("and {more} more entries, which are written anew");
     }
     for claim in &report.claims {
         warn!("{claim}");

@@ -4,8 +4,8 @@
 //! open     lock, check the pin folder, load the programs
 //!            compatible tables pinned -> adopt them, swap programs at once
 //!            refused by the verifier  -> new tables in a staging folder, with all rows; swap programs at once
-//!            else                     -> tables in a staging folder, as large as the caller says; what is attached keeps
-//!                                        serving
+//!            else                     -> tables in a staging folder, at least as large as the caller says, with the rows of
+//!                                        those pinned that have our layout; what is attached keeps serving
 //!            the kernel lacks something just now -> nothing changes; the caller tries again
 //! grow     larger tables in a staging folder, with all rows of those of now; whatever is large enough is the same map
 //! (the agent fills the first tables; what has grown goes live before the next write)
@@ -41,7 +41,7 @@ use crate::bell::Rope;
 use crate::lock::{Lock, LockError, Role};
 use crate::maps::carry::{self, Copied};
 use crate::maps::kernel::KernelStore;
-use crate::maps::pinned::{Pinned, read};
+use crate::maps::pinned::{Pinned, layouts, read};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore, Published, Snapshot};
 use crate::plan::{Op, growth};
 use crate::sys::{CallError, failed_call, net, passes};
@@ -136,8 +136,15 @@ pub struct Datapath {
     _lock: Lock,
 }
 
-/// Tables that others succeed, and what had been copied from them.
-type Predecessor = (KernelStore, Copied);
+/// Tables that others succeed.
+#[derive(Debug)]
+struct Predecessor {
+    store: KernelStore,
+    /// What had been copied from them.
+    copied: Copied,
+    /// Their successors hold all that they do, and may serve at once.
+    is_whole: bool,
+}
 
 /// Where everything goes.
 #[derive(Debug)]
@@ -189,7 +196,7 @@ impl Datapath {
         let takes_over = found.is_some();
         let (tables, predecessor) = match found {
             Some(store) => place.take_over(store, &limit)?,
-            None => (place.begin(&sizes(), &growth::smallest(&limit))?, None),
+            None => place.begin(&sizes(), &growth::smallest(&limit))?,
         };
         let mut datapath = Self { place, limit, tables, predecessor, live: false, served_devices: false, _lock: lock };
         if takes_over {
@@ -217,13 +224,14 @@ impl Datapath {
             links::ensure(&links, program, cgroup)?;
         }
         self.served_devices = self.place.serve_devices(object).is_ok();
-        if let Some((old, copied)) = &self.predecessor {
+        if let Some(old) = &self.predecessor {
             store.wait_for_programs()?;
-            copied.hand_over(old.maps(), store.maps())?;
+            old.copied.hand_over(old.store.maps(), store.maps())?;
         }
         folder.remove_superseded(&object.program_names())?;
         self.live = true;
-        if self.predecessor.take().is_some_and(|(old, _)| old.capacity() != store.capacity()) {
+        let old = self.predecessor.take().filter(|old| old.is_whole);
+        if old.is_some_and(|old| old.store.capacity() != store.capacity()) {
             info!("made larger tables");
         }
         Ok(())
@@ -263,7 +271,7 @@ impl Datapath {
 
     fn make_larger(&mut self, sizes: &Capacity) -> Result<(), AttachError> {
         // The growth before this one, should its switch have failed half way.
-        if self.predecessor.is_some() {
+        if self.has_whole_successors() {
             self.go_live()?;
         }
         let pins = self.place.folder.pins()?;
@@ -276,9 +284,14 @@ impl Datapath {
         })?;
         let old = std::mem::replace(&mut self.tables, tables);
         if std::mem::take(&mut self.live) {
-            self.predecessor = Some((old.store, copied));
+            self.predecessor = Some(Predecessor { store: old.store, copied, is_whole: true });
         }
         Ok(())
+    }
+
+    /// Whether tables wait to serve that hold all that those do which serve.
+    fn has_whole_successors(&self) -> bool {
+        self.predecessor.as_ref().is_some_and(|old| old.is_whole)
     }
 }
 
@@ -309,7 +322,7 @@ impl Place {
                 let folder = current.display();
                 warn!(%reason, %folder, "the programs do not load over the pinned tables, making new ones with all they hold");
                 let (tables, copied) = self.succeed_at_same_sizes(&store)?;
-                Ok((tables, Some((store, copied))))
+                Ok((tables, Some(Predecessor { store, copied, is_whole: true })))
             }
         }
     }
@@ -317,8 +330,7 @@ impl Place {
     /// Keeps the tables of sockets and flows themselves where the programs load over them: what is in them cannot all be copied.
     fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Copied), AttachError> {
         let (mut pins, sizes) = (self.folder.pins()?, old.capacity());
-        let kept = [&[name::SOCKETS, name::SOCKETS_MORE][..], &name::OF_FLOWS].concat();
-        pins.retain(|table| kept.contains(&table.layout.name));
+        pins.retain(TablePin::stays);
         match self.succeed(old, &pins, &sizes) {
             Err(error) if !error.is_passing() => {
                 warn!(%error, "sockets with several Services, and those that dial meanwhile, are told their backend's address; flows of packets are forgotten");
@@ -340,15 +352,33 @@ impl Place {
         Ok((new, copied))
     }
 
-    /// New tables in the staging folder. Those that are as large as they should be may not be there to be had.
-    fn begin(&self, sizes: &Capacity, smallest: &Capacity) -> Result<Tables, AttachError> {
-        match self.load(&self.folder.make_staging()?, sizes) {
+    /// New tables in the staging folder, after those that are pinned. Those that are as large as they should be may not be
+    /// there to be had.
+    fn begin(&self, sizes: &Capacity, smallest: &Capacity) -> Result<(Tables, Option<Predecessor>), AttachError> {
+        match self.begin_after_others(sizes) {
             Err(error) if sizes != smallest => {
                 warn!(%error, "beginning with the smallest tables");
-                self.load(&self.folder.make_staging()?, smallest)
+                self.begin_after_others(smallest)
             }
             done => done,
         }
+    }
+
+    /// Nothing of what others hold need be lost because some of it has another layout now: ids stay what they are to flows and
+    /// sockets, and what is missing is planned.
+    fn begin_after_others(&self, sizes: &Capacity) -> Result<(Tables, Option<Predecessor>), AttachError> {
+        let Some(folder) = self.folder.superseded()? else {
+            return Ok((self.load(&self.folder.make_staging()?, sizes)?, None));
+        };
+        let pins = fitting(&folder)?;
+        let staging = self.folder.make_staging()?;
+        pins.iter().filter(|table| table.stays()).try_for_each(|table| table.pin_in(&staging))?;
+        let new = self.load(&staging, &pins.iter().fold(*sizes, |sizes, table| table.at_least(sizes)))?;
+        // What does not fit is not looked at.
+        let fits = |name: &str| pins.iter().any(|table| table.layout.name == name);
+        let old = Pinned::open_each(|name| if fits(name) { &folder } else { &staging })?;
+        let copied = carry::copy(&old, new.store.maps())?;
+        Ok((new, Some(Predecessor { store: self.store_of(old)?, copied, is_whole: false })))
     }
 
     /// Tables that are still being filled have no other place than the staging folder.
@@ -377,10 +407,19 @@ impl Place {
     }
 
     fn open_store(&self, folder: &Path) -> Result<KernelStore, AttachError> {
-        let (maps, rope) = (Pinned::open(folder)?, Rope::new(self.folder.root()));
-        Ok(KernelStore::new(maps, rope)
+        self.store_of(Pinned::open(folder)?)
+    }
+
+    fn store_of(&self, maps: Pinned) -> Result<KernelStore, AttachError> {
+        Ok(KernelStore::new(maps, Rope::new(self.folder.root()))
             .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
     }
+}
+
+/// The tables in `folder` that have our layout.
+fn fitting(folder: &Path) -> Result<Vec<TablePin>, AttachError> {
+    let found = layouts().map(|layout| TablePin::open_fitting(folder, layout).map_err(AttachError::from));
+    found.filter(|table| table.as_ref().err().is_none_or(AttachError::is_passing)).collect()
 }
 
 impl MapStore for Datapath {
@@ -414,7 +453,7 @@ impl MapStore for Datapath {
 
     /// Larger tables go live before anything changes: until then old programs serve from the old ones.
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
-        if self.predecessor.is_some() {
+        if self.has_whole_successors() {
             let fail = |error| MapError {
                 table: "(all)",
                 action: "switching to larger ones",

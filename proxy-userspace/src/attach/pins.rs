@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
-use proxy_common::tables::{ABI_VERSION, name};
+use proxy_common::abi::SLOTS_PER_PAIR;
+use proxy_common::tables::{ABI_VERSION, Capacity, OLDEST_ALIKE, name};
 
 use crate::maps::pinned::{Entries, Layout, layouts};
 use crate::sys::CallError;
@@ -163,6 +164,14 @@ impl Folder {
         Ok(true)
     }
 
+    /// The folder of tables that new ones succeed: those of our version, or of the last one before it that meant the same by
+    /// what looks alike.
+    pub fn superseded(&self) -> Result<Option<PathBuf>, PinError> {
+        let versions = self.entries()?.into_iter().filter_map(|entry| entry.strip_prefix('v')?.parse::<u16>().ok());
+        let newest = versions.filter(|version| (OLDEST_ALIKE..=ABI_VERSION).contains(version)).max();
+        Ok(newest.map(|version| self.root.join(format!("v{version}"))))
+    }
+
     /// After a process that died: tables that had just stepped aside come back, unfinished ones go.
     pub fn recover(&self) -> Result<(), PinError> {
         let (current, superseded) = (self.current(), self.root.join(version_name(SUPERSEDED)));
@@ -266,11 +275,39 @@ pub struct TablePin {
 }
 
 impl TablePin {
+    /// The table of this layout in `folder`, unless what is there has another one.
+    pub fn open_fitting(folder: &Path, layout: &'static Layout) -> Result<Self, TableError> {
+        check_table(&folder.join(layout.name), layout)?;
+        Ok(Self::open(folder, layout)?)
+    }
+
     fn open(folder: &Path, layout: &'static Layout) -> Result<Self, CallError> {
         let path = folder.join(layout.name);
         let fd = open_pin(&path)?;
         let info = map_info(fd.as_fd()).map_err(|error| CallError::new("look at", path.display(), error))?;
         Ok(Self { layout, entries: info.max_entries, fd })
+    }
+
+    /// Whether it stays the same map whatever becomes of others: what is in it lives as long as a socket or a flow, and cannot
+    /// all be copied while programs write.
+    pub fn stays(&self) -> bool {
+        [name::SOCKETS, name::SOCKETS_MORE].contains(&self.layout.name) || name::OF_FLOWS.contains(&self.layout.name)
+    }
+
+    /// `sizes` with which its rows find room.
+    pub fn at_least(&self, sizes: Capacity) -> Capacity {
+        let mut larger = sizes;
+        match self.layout.name {
+            name::FRONTEND => larger.frontends = sizes.frontends.max(self.entries),
+            name::SERVICE => larger.services = sizes.services.max(self.entries),
+            name::VERSION => larger.versions = sizes.versions.max(self.entries),
+            name::SLOTS => larger.slots = sizes.slots.max(self.entries.saturating_mul(SLOTS_PER_PAIR)),
+            name::BACKENDS | name::STATS => larger.backends = sizes.backends.max(self.entries),
+            name::SOURCES => larger.sources = sizes.sources.max(self.entries),
+            name::AFFINITY => larger.affinity = sizes.affinity.max(self.entries),
+            _ => {}
+        }
+        larger
     }
 
     pub fn pin_in(&self, folder: &Path) -> Result<(), CallError> {

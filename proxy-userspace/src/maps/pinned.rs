@@ -150,23 +150,29 @@ pub struct Pinned {
 impl Pinned {
     /// Opens every table below `folder`.
     pub fn open(folder: &Path) -> Result<Self, CallError> {
+        Self::open_each(|_| folder)
+    }
+
+    /// Opens every table in the folder that is named for it.
+    pub fn open_each<'a>(folder: impl Fn(&str) -> &'a Path) -> Result<Self, CallError> {
+        let at = |table: &str| folder(table).join(table);
         Ok(Self {
-            index: Map::open(&folder.join(name::INDEX))?,
-            frontend: Map::open(&folder.join(name::FRONTEND))?,
-            service: Map::open(&folder.join(name::SERVICE))?,
-            version: Map::open(&folder.join(name::VERSION))?,
-            slots: Map::open(&folder.join(name::SLOTS))?,
-            backends: Map::open(&folder.join(name::BACKENDS))?,
-            stats: Map::open(&folder.join(name::STATS))?,
-            absent: Map::open(&folder.join(name::ABSENT))?,
-            sources: Map::open(&folder.join(name::SOURCES))?,
-            config: Map::open(&folder.join(name::CONFIG))?,
-            packets: Map::open(&folder.join(name::PACKETS))?,
-            unsteered: Map::open(&folder.join(name::UNSTEERED))?,
-            affinity: Map::open(&folder.join(name::AFFINITY))?,
-            sockets: Map::open(&folder.join(name::SOCKETS))?,
-            sockets_more: Map::open(&folder.join(name::SOCKETS_MORE))?,
-            flows: Map::open(&folder.join(name::FLOWS4))?,
+            index: Map::open(&at(name::INDEX))?,
+            frontend: Map::open(&at(name::FRONTEND))?,
+            service: Map::open(&at(name::SERVICE))?,
+            version: Map::open(&at(name::VERSION))?,
+            slots: Map::open(&at(name::SLOTS))?,
+            backends: Map::open(&at(name::BACKENDS))?,
+            stats: Map::open(&at(name::STATS))?,
+            absent: Map::open(&at(name::ABSENT))?,
+            sources: Map::open(&at(name::SOURCES))?,
+            config: Map::open(&at(name::CONFIG))?,
+            packets: Map::open(&at(name::PACKETS))?,
+            unsteered: Map::open(&at(name::UNSTEERED))?,
+            affinity: Map::open(&at(name::AFFINITY))?,
+            sockets: Map::open(&at(name::SOCKETS))?,
+            sockets_more: Map::open(&at(name::SOCKETS_MORE))?,
+            flows: Map::open(&at(name::FLOWS4))?,
         })
     }
 
