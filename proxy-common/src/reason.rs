@@ -69,4 +69,6 @@ reasons! {
     PortTakenOver = "port_taken_over",
     /// The kernel of this node would tell a client of a shorter way to a backend, or a backend of one to a client: dropped.
     RedirectDropped = "redirect_dropped",
+    /// The agent told of an externalIP that is somebody else's.
+    ExternalIpClaimed = "external_ip_claimed",
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use proxy_common::index;
 use proxy_common::tables::Capacity;
 
-use crate::desired::{self, ServicePortName, ThisNode};
+use crate::desired::{self, Claim, ServicePortName, ThisNode};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore};
 use crate::model::{self, Change, Dirty, Model, ObjectName};
 use crate::plan::{self, Full, Ledger, Op, Planned, growth};
@@ -37,9 +37,9 @@ pub struct Converger<S> {
 /// externalIPs that are somebody else's, by the Service that has them.
 #[derive(Default)]
 struct Claims {
-    known: BTreeMap<ObjectName, Vec<model::Problem>>,
+    known: BTreeMap<ObjectName, Vec<Claim>>,
     /// Not told yet.
-    news: Vec<model::Problem>,
+    news: Vec<Claim>,
 }
 
 impl Claims {
@@ -57,9 +57,9 @@ impl Claims {
         }
     }
 
-    fn learn(&mut self, name: &ObjectName, now: Vec<model::Problem>) {
+    fn learn(&mut self, name: &ObjectName, now: Vec<Claim>) {
         let known = self.known.remove(name).unwrap_or_default();
-        self.news.extend(now.iter().filter(|problem| !known.contains(problem)).cloned());
+        self.news.extend(now.iter().filter(|claim| !known.contains(claim)).cloned());
         if !now.is_empty() {
             self.known.insert(name.clone(), now);
         }
@@ -81,7 +81,7 @@ pub struct Report {
     /// Why the tables stay as small as they are; told once for every try to make them larger.
     pub cramped: Option<GrowError>,
     /// externalIPs that are somebody else's, each told once.
-    pub claims: Vec<model::Problem>,
+    pub claims: Vec<Claim>,
     /// What was wrong in the tables when they were read.
     pub damage: Vec<plan::Problem>,
 }

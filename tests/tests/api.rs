@@ -9,8 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use proxy_common::addr::Addr;
 use proxy_tests::agent::Agent;
 use proxy_tests::apiserver::{self, ControlPlane, node_object, pod_object, pod_status};
+use proxy_tests::edge::counters;
 use proxy_tests::kube_proxy::{KubeProxy, Mode};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Server, Traffic};
@@ -118,6 +120,48 @@ fn pods_come_and_go_and_the_service_follows_in_both_families() {
     for to in &addresses {
         until("nobody answers for a Service that is gone", || client.dial(Kind::Tcp, *to).is_err());
     }
+}
+
+#[test]
+fn an_external_ip_that_is_somebody_elses_is_told_in_an_event_once_and_counted() {
+    let world = World::new().unwrap();
+    let (plane, node) = cluster(&world);
+    let kubeconfig = plane.kubeconfig().unwrap();
+    let mut web = service("web", None);
+    web["spec"]["externalIPs"] = json!([node.v4, "203.0.113.5"]);
+    plane.apply(&web).unwrap();
+    let uid = plane.get(&web).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let event_about = |ip: IpAddr| {
+        let ip = Addr::from(ip).octets().map(|octet| format!("{octet:02x}")).concat();
+        let metadata = json!({ "name": format!("web.{uid}.{ip}"), "namespace": "default" });
+        plane.get(&json!({ "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": metadata }))
+    };
+    let told = || counters(&node).unwrap()["external_ip_claimed"];
+
+    let mut agent = Agent::follow(&node, &kubeconfig).unwrap();
+    until("the claim is told", || event_about(node.v4.into()).is_ok());
+    let event = event_about(node.v4.into()).unwrap();
+    let note =
+        format!("externalIPs {} is an address of a node: --external-ip-policy=Restricted would refuse it", node.v4);
+    let said = ["type", "reason", "note", "reportingController", "reportingInstance"].map(|field| event[field].clone());
+    assert_eq!(said, ["Warning", "ClaimedExternalIP", &note, "sluice", "one"]);
+    let about = json!({ "apiVersion": "v1", "kind": "Service", "namespace": "default", "name": "web", "uid": uid });
+    assert_eq!(event["regarding"], about);
+    assert_eq!(told(), 1, "the other address is nobody's");
+
+    web["spec"]["externalIPs"] = json!([node.v4, node.v6]);
+    plane.apply(&web).unwrap();
+    until("another claim is told", || event_about(node.v6.into()).is_ok());
+    assert_eq!(told(), 2, "not the first one again");
+
+    agent.end_with(Signal::SIGKILL).unwrap();
+    let _agent = Agent::follow(&node, &kubeconfig).unwrap();
+    until("the next agent finds both", || told() == 4);
+    // Its Events are there: what it tells about a third one comes after them.
+    web["spec"]["externalIPs"] = json!([node.v4, node.v6, "10.96.0.1"]);
+    plane.apply(&web).unwrap();
+    until("a third claim is told", || event_about("10.96.0.1".parse().unwrap()).is_ok());
+    assert_eq!(event_about(node.v4.into()).unwrap(), event, "it is as it was");
 }
 
 #[test]

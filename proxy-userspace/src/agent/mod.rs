@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use proxy_common::abi::TcpTimeouts;
+use proxy_common::reason::Reason;
 use proxy_common::tables::{Capacity, name};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Receiver};
@@ -31,13 +32,14 @@ use crate::attach::pins::Folder;
 use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
 use crate::converge::{Converger, Report};
-use crate::desired::{Packets, ThisNode};
+use crate::desired::{Claim, Packets, ThisNode};
 use crate::devices::Scope;
 use crate::model::Model;
 use crate::netdev::Host;
 use crate::news::News;
 use crate::plan::{Alarm, Ledger, first, growth};
 use crate::timeouts::Timeouts;
+use crate::watch::Events;
 use crate::{flows, log, ports, sys};
 use intake::Intake;
 use left_out::LeftOut;
@@ -69,6 +71,7 @@ async fn serve(config: &Config) -> Result<u8> {
         let (sender, mut news) = mpsc::channel(QUEUE);
         // Sources first: what is wrong with their settings needs no privileges to be seen.
         let source = Prepared::new(config, &sender).await?;
+        let events = source.events(&config.node_name);
         if let Some(who) = config.unserved() {
             warn!("nothing here serves {who}");
         }
@@ -98,7 +101,7 @@ async fn serve(config: &Config) -> Result<u8> {
         let this = this_node(&settings(config), &host.borrow());
         let left_out = LeftOut::begin(&datapath, &config.kernel.unsteered)?;
         let converger = Converger::knowing(model, datapath, this);
-        Agent::new(config, converger, host, left_out, intake).follow(news).await
+        Agent::new(config, converger, host, left_out, intake, events).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -150,6 +153,7 @@ struct Agent {
     left_out: LeftOut,
     settings: ThisNode,
     intake: Intake,
+    events: Option<Events>,
     converging: Retry,
     /// Making tables larger. Every try loads all programs; until one succeeds only what is new is not served.
     growing: Retry,
@@ -168,6 +172,7 @@ impl Agent {
         host: Latest<Host>,
         left_out: LeftOut,
         intake: Intake,
+        events: Option<Events>,
     ) -> Self {
         Self {
             converger,
@@ -175,6 +180,7 @@ impl Agent {
             left_out,
             settings: settings(config),
             intake,
+            events,
             converging: Retry::default(),
             growing: Retry::default(),
             devices: Retry::default(),
@@ -254,6 +260,7 @@ impl Agent {
         }
         self.heed_growth(&report);
         tell(&report, self.converger.is_cramped());
+        self.tell_claims(&report.claims);
         tell_pressure(&mut self.alarm, self.converger.ledger());
         let heard = self.intake.heard.take().unwrap_or(started);
         // Also when there was nothing to write: this is how others see that the agent is ready.
@@ -271,6 +278,16 @@ impl Agent {
             sys::give_memory_back();
         }
         Ok(())
+    }
+
+    /// Beside the log: to who looks at the Service, and to who counts.
+    fn tell_claims(&self, claims: &[Claim]) {
+        if claims.is_empty() {
+            return;
+        }
+        self.converger.store().count(Reason::ExternalIpClaimed, claims.len() as u64);
+        let events = self.events.iter();
+        events.for_each(|events| claims.iter().for_each(|claim| events.tell(claim)));
     }
 
     /// A growth that failed is told, and tried again later each time.

@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::config::{Config, Source};
 use crate::news::News;
+use crate::watch::Events;
 use crate::{manifests, watch};
 
 /// An API server that gives no sign of life for so long, with nothing to serve, is a mistake in the settings.
@@ -31,6 +32,14 @@ impl Prepared {
                 manifests::start(paths, &config.node_name, news).await?;
                 Ok(Self::Files)
             }
+        }
+    }
+
+    /// Who tells the API server, where there is one.
+    pub(super) fn events(&self, node_name: &str) -> Option<Events> {
+        match self {
+            Self::Cluster { client, .. } => Some(Events::start(client.clone(), node_name)),
+            Self::Files => None,
         }
     }
 

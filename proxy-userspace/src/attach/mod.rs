@@ -34,14 +34,16 @@ use std::sync::PoisonError;
 
 use proxy_common::abi::{Bucket, Frontend};
 use proxy_common::policy::Steered;
+use proxy_common::reason::Reason;
 use proxy_common::tables::{Capacity, UNSTEERED_CAPACITY, name};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::bell::Rope;
 use crate::lock::{Lock, LockError, Role};
 use crate::maps::carry::{self, Copied};
 use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::{Pinned, layouts, read};
+use crate::maps::reasons::Reasons;
 use crate::maps::{ApplyError, GrowError, MapError, MapStore, Published, Snapshot};
 use crate::plan::{Op, growth};
 use crate::sys::{CallError, failed_call, net, passes};
@@ -250,6 +252,14 @@ impl Datapath {
     /// The cgroup that the programs for sockets are attached to.
     pub fn cgroup(&self) -> &Path {
         &self.place.cgroup.path
+    }
+
+    /// Counts what no program counts.
+    pub fn count(&self, reason: Reason, times: u64) {
+        let counted = Reasons::open(&self.place.folder.current()).and_then(|mut reasons| reasons.add(reason, times));
+        if let Err(error) = counted {
+            debug!(%error, reason = reason.name(), "not counted");
+        }
     }
 
     /// Leaves these cgroups out, and no others.

@@ -13,7 +13,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aya::maps::{Map as AyaMap, MapData, PerCpuArray};
 use aya::programs::{ProgramType, loaded_programs};
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use proxy_common::abi::{Config, Version};
@@ -29,6 +28,7 @@ use crate::attach::rights::{Capability, NEEDED, SYS_PTRACE};
 use crate::lock::{self, Holder, Role};
 use crate::maps::kernel::option;
 use crate::maps::pinned::{Pinned, layouts, read};
+use crate::maps::reasons::Reasons;
 use crate::maps::{Snapshot, footprint};
 use crate::plan::{Pressure, growth};
 use crate::sys::bpf::{Grace, Kind, LinkInfo, Pin, batches_work, link_info};
@@ -248,7 +248,7 @@ fn pinned(folder: &Folder, cgroup: Option<&Cgroup>, limit: Option<&Capacity>) ->
         }
         Err(error) => all.push(Finding::new("tables", "pins", Status::Problem, error)),
     }
-    all.extend(reasons(&current.join(name::REASONS)));
+    all.extend(reasons(&current));
     all
 }
 
@@ -352,14 +352,11 @@ fn limits(snapshot: &Snapshot) -> Vec<Finding> {
     }
 }
 
-fn reasons(path: &Path) -> Vec<Finding> {
-    let counters = MapData::from_pin(path).map(AyaMap::PerCpuArray).and_then(PerCpuArray::<MapData, u64>::try_from);
-    let counters = match counters {
-        Ok(counters) => counters,
-        Err(error) => return vec![Finding::new("counter", name::REASONS, Status::Problem, error.to_string())],
-    };
-    let count = |reason: Reason| counters.get(&(reason as u32), 0).map_or(0, |per_cpu| per_cpu.iter().sum::<u64>());
-    Reason::ALL.iter().map(|reason| counter(*reason, count(*reason))).collect()
+fn reasons(folder: &Path) -> Vec<Finding> {
+    match Reasons::open(folder) {
+        Ok(reasons) => Reason::ALL.iter().map(|reason| counter(*reason, reasons.of(*reason))).collect(),
+        Err(error) => vec![Finding::new("counter", name::REASONS, Status::Problem, error.to_string())],
+    }
 }
 
 /// A full table and a contradiction are nobody's intent.

@@ -1,12 +1,28 @@
 //! externalIPs that are somebody else's: whoever may write a Service could take over traffic to them (CVE-2020-8554).
 //!
-//! In: the model, this node. Out: whether an address is served, and [`Problem`]s to tell, whatever the policy.
+//! In: the model, this node. Out: whether an address is served, and [`Claim`]s to tell, whatever the policy.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::{ExternalIps, ThisNode};
 use crate::model::service::Service;
-use crate::model::{Model, Problem};
+use crate::model::{Model, ObjectName};
+
+/// A Service has an externalIP that is somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub service: ObjectName,
+    pub ip: IpAddr,
+    /// Whose it is, and what becomes of it.
+    pub message: String,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Service {}: {}", self.service, self.message)
+    }
+}
 
 /// Whose address `ip` is, if it is not for `service` to have.
 fn owner(model: &Model, this: &ThisNode, service: &Service, ip: IpAddr) -> Option<&'static str> {
@@ -41,7 +57,7 @@ pub(super) fn is_anybodys(model: &Model, this: &ThisNode, ip: IpAddr) -> bool {
 }
 
 /// What an operator should know about the externalIPs of `service`.
-pub fn claims(model: &Model, this: &ThisNode, service: &Service) -> Vec<Problem> {
+pub fn claims(model: &Model, this: &ThisNode, service: &Service) -> Vec<Claim> {
     let outcome = match this.external_ips {
         ExternalIps::Allowed => "--external-ip-policy=Restricted would refuse it",
         ExternalIps::Restricted => "it is not served (--external-ip-policy=Restricted); use an address of its own",
@@ -49,7 +65,7 @@ pub fn claims(model: &Model, this: &ThisNode, service: &Service) -> Vec<Problem>
     let tell = |ip: &IpAddr| {
         let owner = owner(model, this, service, *ip)?;
         let message = format!("externalIPs {ip} is {owner}: {outcome}");
-        Some(Problem { object: format!("Service {}", service.name), message })
+        Some(Claim { service: service.name.clone(), ip: *ip, message })
     };
     service.external_ips().iter().filter_map(tell).collect()
 }

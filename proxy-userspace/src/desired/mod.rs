@@ -22,7 +22,7 @@ use proxy_common::abi::{Backend, Cidr, Config, FrontendKey, PacketSettings, Vers
 use proxy_common::addr::{Addr, Be16, Family};
 
 pub use crate::model::ServicePortName;
-pub use external::claims;
+pub use external::{Claim, claims};
 pub use node::{node, some_addresses};
 pub use this_node::{Detector, ExternalIps, NodePortAddresses, Packets, ThisNode};
 

@@ -11,6 +11,8 @@ pub mod footprint;
 pub mod kernel;
 #[cfg(feature = "io")]
 pub mod pinned;
+#[cfg(feature = "io")]
+pub mod reasons;
 
 use proxy_common::abi::{Backend, Bucket, Config, Frontend, PacketSettings, ServiceWord, SourceKey, Version, Word};
 use proxy_common::addr::Addr;

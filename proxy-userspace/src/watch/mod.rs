@@ -1,4 +1,4 @@
-//! What an API server says, as [`Change`]s.
+//! What an API server says, as [`Change`]s; and the one thing that it is told, [`Events`].
 //!
 //! In: a client. Out: for every kind first the complete list ([`Event::Begin`] to [`Event::End`]), then each change.
 //! Selection happens on the server (specification A1). What is known stays known while the server is away: nothing is ever deleted on a partial
@@ -7,6 +7,7 @@
 mod backoff;
 mod client;
 mod decode;
+mod events;
 mod follow;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
 pub use client::connect;
+pub use events::Events;
 
 use crate::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
 use crate::model::{Change, Event};
