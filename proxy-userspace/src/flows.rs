@@ -30,10 +30,10 @@ use crate::sys::bpf::Map;
 use crate::sys::monotonic_nanos;
 
 /// A look at half a million flows takes most of a second, so this decides what they cost.
-const INTERVAL: Duration = Duration::from_mins(1);
+pub const INTERVAL: Duration = Duration::from_mins(1);
 /// Entries that are looked at in one go, and the rest after it: programs wait for buckets, other threads for the processor.
-const BATCH: usize = 2048;
-const REST: Duration = Duration::from_millis(2);
+pub const BATCH: usize = 2048;
+pub const REST: Duration = Duration::from_millis(2);
 
 /// Looks after the tables below `folder` for as long as this process lives.
 pub fn start(folder: Folder) -> io::Result<()> {

@@ -44,6 +44,15 @@ fn the_benchmark_of_packets_has_every_lane() {
 }
 
 #[test]
+fn the_benchmark_of_flows_that_are_over_has_every_look() {
+    let report = quickly(Command::new(env!("CARGO_BIN_EXE_bench-collector")));
+    let tables = report["tables"].as_array().unwrap();
+    let rows = tables[0]["rows"].as_array().unwrap();
+    assert_eq!((tables.len(), rows.len()), (1, 5));
+    assert!(rows.iter().all(|row| row["summary"]["p50"].as_f64() > Some(0.0)), "{rows:?}");
+}
+
+#[test]
 fn the_benchmark_of_changes_has_every_quantity() {
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench-sync"));
     bench.env_remove("SLUICE_KUBE_PROXY").env_remove("SLUICE_KUBE_APISERVER");

@@ -1,6 +1,6 @@
 //! Measurements, each a program of the tests crate that runs as root, of the release build.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -17,6 +17,8 @@ pub(crate) enum What {
     Sockets,
     /// What Services cost where packets pass a device, also through kube-proxy (docs/performance.md).
     Packet,
+    /// What it costs to look for flows that are over (docs/performance.md).
+    Collector,
     /// What a Service costs who dials it, through Sluice and through kube-proxy (docs/performance.md).
     Connect,
     /// How fast changes of the cluster reach the kernel, through Sluice and through kube-proxy (docs/performance.md).
@@ -26,7 +28,7 @@ pub(crate) enum What {
 impl What {
     pub(crate) const fn needs(self) -> &'static [Need] {
         match self {
-            Self::Sockets => &[Need::Ebpf, Need::Namespaces],
+            Self::Sockets | Self::Collector => &[Need::Ebpf, Need::Namespaces],
             Self::Packet | Self::Connect | Self::Sync => &[Need::Ebpf, Need::Namespaces, Need::Go],
         }
     }
@@ -76,6 +78,7 @@ impl Options {
 pub(crate) fn run(places: &Places, what: What, options: &Options) -> Result<()> {
     match what {
         What::Sockets => sockets(places, options),
+        What::Collector => collector(places, options),
         What::Packet => beside_tests(places, "bench-packet", options),
         What::Connect => beside_tests(places, "bench-connect", options),
         What::Sync => beside(places, "bench-sync", options, &kubernetes::programs(places)?),
@@ -101,16 +104,29 @@ fn sockets(places: &Places, options: &Options) -> Result<()> {
     measure(places, "socket-costs", why, options, Vec::new())
 }
 
-/// Builds the agent as users get it and the benchmark, and runs the latter, which is told what it cannot see itself.
+/// What the agent does runs in the benchmark itself.
+fn collector(places: &Places, options: &Options) -> Result<()> {
+    build_ebpf::run(places, Flavour::Tests)?;
+    let bench = product::released_test_program(places, "bench-collector")?;
+    let why = "the benchmark loads kernel programs and pins their tables in a file system of its own";
+    run_beside_agent(places, &bench, why, options, Vec::new())
+}
+
+/// Builds the benchmark and runs it.
 fn measure(places: &Places, program: &str, why: &str, options: &Options, more: Vec<String>) -> Result<()> {
-    let sluice = product::release(places)?;
     let bench = product::test_program(places, program)?;
+    run_beside_agent(places, &bench, why, options, more)
+}
+
+/// Builds the agent as users get it and runs the benchmark, which is told what it cannot see itself.
+fn run_beside_agent(places: &Places, bench: &Path, why: &str, options: &Options, more: Vec<String>) -> Result<()> {
+    let sluice = product::release(places)?;
     let told = [
         format!("SLUICE_BIN={}", sluice.display()),
         format!("SLUICE_COMMIT={}", said(Command::new("git").args(["describe", "--always", "--dirty"]))),
         format!("SLUICE_RUSTC={}", said(Command::new("rustc").arg("--version"))),
     ];
-    privilege::run_as_root(why, &bench, &options.arguments(), &[told.to_vec(), more].concat())
+    privilege::run_as_root(why, bench, &options.arguments(), &[told.to_vec(), more].concat())
 }
 
 /// What a program says in one line, if it is there.

@@ -34,6 +34,16 @@ pub(crate) fn test_program(places: &Places, name: &str) -> Result<PathBuf> {
     Ok(found.with_context(|| format!("cargo names no program `{name}`"))?.path)
 }
 
+/// Builds one program of the tests crate as users get the agent, for what runs inside of it, and its helper.
+pub(crate) fn released_test_program(places: &Places, name: &str) -> Result<PathBuf> {
+    let mut cargo = places.cargo();
+    cargo.args(["build", "--release", "--package", "proxy-tests", "--bin", "probe", "--bin", name]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let outcome = step::run(&format!("build {name} (release)"), &mut cargo)?;
+    let found = executables(&outcome.output).into_iter().find(|built| built.name == name);
+    Ok(found.with_context(|| format!("cargo names no program `{name}`"))?.path)
+}
+
 /// Builds proxy-tests; the answer is its test programs, library tests first.
 pub(crate) fn root_tests(places: &Places) -> Result<Vec<Executable>> {
     let mut cargo = places.cargo();
