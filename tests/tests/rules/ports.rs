@@ -46,6 +46,7 @@ fn behind_a_tunnel(stage: &Edge) -> (Tunnel, Place) {
     (tunnel, Place::new(netns, stage.world.cgroup().join("away")).unwrap())
 }
 
+/// S9 of the threat model.
 #[test]
 fn whoever_gets_no_port_towards_a_backend_is_refused_within_a_second_and_counted_until_others_end() {
     let stage = Edge::new().unwrap();
