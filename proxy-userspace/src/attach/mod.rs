@@ -197,7 +197,7 @@ impl Datapath {
         let found = place.find_current()?;
         let takes_over = found.is_some();
         let (tables, predecessor) = match found {
-            Some(store) => place.take_over(store, &limit)?,
+            Some(store) => place.take_over(store)?,
             None => place.begin(&sizes(), &growth::smallest(&limit))?,
         };
         let mut datapath = Self { place, limit, tables, predecessor, live: false, served_devices: false, _lock: lock };
@@ -323,9 +323,9 @@ impl Place {
 
     /// The programs over the pinned tables. Where they do not load, new tables of the same sizes and with all rows come
     /// before them; when the programs do not load over those either, it is not the tables' fault: that is an error.
-    fn take_over(&self, store: KernelStore, limit: &Capacity) -> Result<(Tables, Option<Predecessor>), AttachError> {
+    fn take_over(&self, store: KernelStore) -> Result<(Tables, Option<Predecessor>), AttachError> {
         let current = self.folder.current();
-        match self.load_object(&current, limit).map_err(AttachError::from) {
+        match self.load_object(&current, &store.capacity()).map_err(AttachError::from) {
             Ok(object) => Ok((Tables { object, store }, None)),
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {

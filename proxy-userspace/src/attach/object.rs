@@ -12,9 +12,8 @@ use aya::maps::MapError;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
-use proxy_common::abi::{Bucket, Flow, FlowKey, SocketFlow};
+use proxy_common::abi::{Bucket, SocketFlow};
 use proxy_common::index;
-use proxy_common::packet::ip::V4;
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
 
@@ -71,7 +70,7 @@ pub enum ObjectError {
     #[error("program {0} is not of the kind that is attached where it should go")]
     Kind(String),
     /// aya asks once in a process.
-    #[error("the kernel did not say whether programs may have constants, which this process does not ask again")]
+    #[error("the kernel did not say what programs may have, which this process does not ask again")]
     Unsaid,
     #[error("asking the kernel what hooks may do: {}", chain(.0))]
     Probe(#[source] aya::programs::ProgramError),
@@ -121,8 +120,7 @@ impl Object {
         if OBJECT.is_empty() {
             return Err(ObjectError::Missing);
         }
-        // Every kernel that we run on allows them (5.2): the question itself was refused.
-        if !aya::features().bpf_global_data() {
+        if !is_told_of_kernel() {
             return Err(ObjectError::Unsaid);
         }
         let has_set_retval = u8::from(probe_set_retval().map_err(ObjectError::Probe)?);
@@ -130,7 +128,6 @@ impl Object {
         let has_unsteered = u8::from(constants.has_unsteered);
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
-        let flows = flows(folder, &capacity)?;
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
         loader.override_global("STEERED", &steered, true);
@@ -138,7 +135,7 @@ impl Object {
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         loader.override_global("INDEX_BUCKETS", &buckets, true);
-        loader.override_global("FLOWS", &flows, true);
+        loader.override_global("FLOWS", &capacity.flows, true);
         for layout in layouts() {
             loader.map_pin_path(layout.name, folder.join(layout.name));
             if let Entries::Chosen(entries) = layout.entries {
@@ -275,10 +272,11 @@ fn index_buckets(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
     Ok(pinned_entries(pinned)?.unwrap_or_else(|| index::buckets(capacity.frontends)))
 }
 
-/// How many flows the tables of flows hold, where they are pinned already.
-fn flows(folder: &Path, capacity: &Capacity) -> Result<u32, CallError> {
-    let pinned = Map::<FlowKey<V4>, Flow<V4>>::open(&folder.join(name::FLOWS4));
-    Ok(pinned_entries(pinned)?.map_or(capacity.flows, |halves| halves / 2))
+/// Whether aya knows what every kernel has that we run on: constants (5.2) and types (4.18). Where it does not, the question
+/// itself was refused, and what it makes of the programs does not load.
+fn is_told_of_kernel() -> bool {
+    let features = aya::features();
+    features.bpf_global_data() && features.btf().is_some()
 }
 
 /// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.

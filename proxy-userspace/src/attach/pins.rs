@@ -305,6 +305,8 @@ impl TablePin {
             name::BACKENDS | name::STATS => larger.backends = sizes.backends.max(self.entries),
             name::SOURCES => larger.sources = sizes.sources.max(self.entries),
             name::AFFINITY => larger.affinity = sizes.affinity.max(self.entries),
+            // It stays as it is.
+            name::FLOWS4 => larger.flows = self.entries / 2,
             _ => {}
         }
         larger
