@@ -12,6 +12,20 @@
 //! and policies of the node see client and backend in both directions, and the stack routes. The *port* of the source
 //! changes with the destination, so that what is in between is unique too.
 //!
+//! A process of the node itself, where no hook sees its socket, is a client that never enters. Netfilter has seen its packet
+//! go to the Service, and is to see the answer come from there, so all in between is behind the device:
+//!
+//! ```text
+//!             RequestIn, the route to B     RequestOut
+//! node N:c --> egress   N:s -> B:b  ----->  egress      S:s -> B:b --> backend
+//!       N:c -> V:v                                                        |
+//! node N:c <-- ingress  V:v -> N:c  <-----  ingress     B:b -> S:s <------
+//!              of the device on the route to V            ReplyHome
+//! ```
+//!
+//! Where the node is the backend too, both packets turn round at the device, and the backend sees the Service's address:
+//! the stack takes no packet from outside that has its own for a source.
+//!
 //! In: bytes through [`Packet`], the node's tables through [`Node`]. Out: an [`Action`]. Refuses to know kernel contexts and
 //! map handles: the same body runs under tc, under XDP and on byte slices. Who gets what is decided by [`crate::balance`],
 //! as it is for sockets.
@@ -119,8 +133,12 @@ pub enum Action {
     /// Rewritten, on to the next program and the stack.
     Translated,
     Drop,
-    /// Turned into an answer: back to where it came from.
-    Answer,
+    /// Turned round: back to where it came from, which at egress is the node.
+    Back,
+    /// A request of the node itself: out by the route to its backend.
+    Out,
+    /// A reply to the node itself: in by the device on the route to what it dialled.
+    Home,
 }
 
 /// Which table a flow is in.

@@ -71,4 +71,6 @@ reasons! {
     RedirectDropped = "redirect_dropped",
     /// The agent told of an externalIP that is somebody else's.
     ExternalIpClaimed = "external_ip_claimed",
+    /// What the node itself sent to a Service, or was answered, finds no route: dropped.
+    NoRoute = "no_route",
 }

@@ -9,20 +9,24 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT,
-    TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_sock_tuple,
+    __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup, bpf_redir_neigh, bpf_sock_tuple,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+    bpf_fib_lookup, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_lookup_udp,
+    bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::Flow;
 use proxy_common::addr::Family;
 use proxy_common::packet::ip::Ip;
 use proxy_common::packet::sum::Change;
-use proxy_common::packet::{Action, Broken, Packet, Zero};
+use proxy_common::packet::{Broken, Packet, Zero};
 use proxy_common::socket::{TCP, UDP};
+
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
 
 /// Bytes into a packet that are read without a call.
 const FAR: usize = 0x1000;
@@ -72,17 +76,6 @@ impl Skb {
     pub(crate) fn device(&self) -> u32 {
         // SAFETY: the kernel guarantees the context; one access to one field.
         unsafe { (&raw const (*self.0).ifindex).read_volatile() }
-    }
-
-    /// Turns an action into what the kernel wants to hear. What is not dropped goes on to the other programs of the device.
-    #[inline(always)]
-    pub(crate) fn act(&self, action: Action) -> i32 {
-        match action {
-            Action::Pass | Action::Translated => TC_ACT_UNSPEC,
-            Action::Drop => TC_ACT_SHOT,
-            // SAFETY: no pointers.
-            Action::Answer => unsafe { bpf_redirect(self.device(), 0) as i32 },
-        }
     }
 
     /// True when a socket that is bound to no single address, or connected to the backend of `flow`, has its source port.
@@ -139,8 +132,47 @@ impl Skb {
         Some(bytes)
     }
 
+    /// Sends it out by a device, or in as if it had come by that, behind whatever this device would do with it.
+    #[inline(always)]
+    pub(crate) fn redirect(&self, device: u32, flags: u32) -> i32 {
+        // SAFETY: no pointers.
+        unsafe { bpf_redirect(device, u64::from(flags)) as i32 }
+    }
+
+    /// Sends it out by a device to a neighbour, who is looked for if need be.
+    ///
+    /// Once he is found, the kernel would send it to whom its route names, which is the one that it had before (as of 6.18). So
+    /// that is dropped: the key of a tunnel, which no device here asks for, takes its place.
+    #[inline(always)]
+    pub(crate) fn redirect_to(&self, device: u32, neighbour: &mut [u32; 5]) -> Result<i32, Broken> {
+        const { assert!(size_of::<[u32; 5]>() == size_of::<bpf_redir_neigh>()) };
+        let size = size_of_val(neighbour) as i32;
+        // The shortest that the kernel knows: an id and an address.
+        let mut key = 0_u64;
+        // SAFETY: eight bytes of a key, the words of a `bpf_redir_neigh`.
+        unsafe {
+            done(bpf_skb_set_tunnel_key(self.0, (&raw mut key).cast(), size_of_val(&key) as u32, 0))?;
+            Ok(bpf_redirect_neigh(device, neighbour.as_mut_ptr().cast(), size, 0) as i32)
+        }
+    }
+
+    /// Asks for a route with the words of a `bpf_fib_lookup`, and leaves there what was found; one of `BPF_FIB_LKUP_RET_*`.
+    #[inline(always)]
+    pub(crate) fn route(&self, lookup: &mut [u32; 16]) -> u32 {
+        const { assert!(size_of::<[u32; 16]>() == size_of::<FibLookup>()) };
+        let size = size_of_val(lookup) as i32;
+        // SAFETY: 16 words.
+        unsafe { bpf_fib_lookup(self.0.cast(), lookup.as_mut_ptr().cast(), size, 0) as u32 }
+    }
+
+    /// Puts room for a link header before it.
+    #[inline(always)]
+    pub(crate) fn add_link_header(&self) -> Result<(), Broken> {
+        // SAFETY: no memory of ours.
+        done(unsafe { bpf_skb_change_head(self.0, ETHERNET, 0) })
+    }
+
     /// Writes `bytes` over what it begins with.
-    #[cfg(feature = "test-programs")]
     #[inline(always)]
     pub(crate) fn begin_with<const N: usize>(&self, bytes: &[u8; N]) -> Result<(), Broken> {
         // SAFETY: N bytes.

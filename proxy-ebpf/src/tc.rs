@@ -1,40 +1,38 @@
 //! Both hooks of a device: packets that come in, and packets that go out.
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::Device;
 use proxy_common::addr::Family;
-use proxy_common::packet::ip::{V4, V6};
+use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::parse::version;
+use proxy_common::packet::state::State;
 use proxy_common::packet::{Action, hook};
 
 use crate::maps::Kernel;
-use crate::maps::packets::{device, state};
+use crate::maps::packets::{device, is_told, state};
 use crate::packet::Skb;
+use crate::route;
 
 #[classifier]
 pub(crate) fn tc_ingress(context: TcContext) -> i32 {
-    let mut skb = Skb::new(&context);
+    let skb = Skb::new(&context);
     let Some((device, family, start)) = view(skb) else { return TC_ACT_UNSPEC };
-    let node = &mut Kernel(skb);
-    let action = match family {
-        Family::V4 => state::<V4>().map(|state| hook::ingress(node, device, &mut skb, state.at(start))),
-        Family::V6 => state::<V6>().map(|state| hook::ingress(node, device, &mut skb, state.at(start))),
-    };
-    skb.act(action.unwrap_or(Action::Pass))
+    match family {
+        Family::V4 => ingress::<V4>(skb, device, start),
+        Family::V6 => ingress::<V6>(skb, device, start),
+    }
 }
 
 #[classifier]
 pub(crate) fn tc_egress(context: TcContext) -> i32 {
-    let mut skb = Skb::new(&context);
+    let skb = Skb::new(&context);
     let Some((device, family, start)) = view(skb) else { return TC_ACT_UNSPEC };
-    let node = &mut Kernel(skb);
-    let action = match family {
-        Family::V4 => state::<V4>().map(|state| hook::egress(node, device, &mut skb, state.at(start))),
-        Family::V6 => state::<V6>().map(|state| hook::egress(node, device, &mut skb, state.at(start))),
-    };
-    skb.act(action.unwrap_or(Action::Pass))
+    match family {
+        Family::V4 => egress::<V4>(skb, device, start),
+        Family::V6 => egress::<V6>(skb, device, start),
+    }
 }
 
 /// The device, the version of a packet and where its network header begins; `None` for what is not ours.
@@ -43,4 +41,40 @@ fn view(skb: Skb) -> Option<(&'static Device, Family, usize)> {
     let device = device(skb.device())?;
     let (family, start) = version(&skb, device.flags & Device::NO_LINK_HEADER == 0).ok()??;
     Some((device, family, start))
+}
+
+#[inline(always)]
+fn ingress<A: Ip>(mut skb: Skb, device: &Device, start: usize) -> i32
+where
+    Kernel<Skb>: proxy_common::packet::Node<A>,
+{
+    let Some(state) = state::<A>() else { return TC_ACT_UNSPEC };
+    let action = hook::ingress(&mut Kernel(skb), device, &mut skb, state.at(start));
+    act(skb, action, 0, state)
+}
+
+#[inline(always)]
+fn egress<A: Ip>(mut skb: Skb, device: &Device, start: usize) -> i32
+where
+    Kernel<Skb>: proxy_common::packet::Node<A>,
+{
+    let Some(state) = state::<A>() else { return TC_ACT_UNSPEC };
+    let action = hook::egress(&mut Kernel(skb), device, &mut skb, state.at(start));
+    act(skb, action, BPF_F_INGRESS, state)
+}
+
+/// Turns an action into what the kernel wants to hear; `back` are the flags of a redirection to where the packet came from.
+/// What is neither dropped nor sent elsewhere goes on to the other programs of the device.
+#[inline(always)]
+fn act<A: Ip>(skb: Skb, action: Action, back: u32, state: &State<A>) -> i32 {
+    if is_told() && matches!(action, Action::Out | Action::Home) {
+        return action as i32;
+    }
+    match action {
+        Action::Pass | Action::Translated => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        Action::Back => skb.redirect(skb.device(), back),
+        Action::Out => route::out(skb, state),
+        Action::Home => route::home(skb, state),
+    }
 }

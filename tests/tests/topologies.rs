@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use proxy_tests::netns::Netns;
 use proxy_tests::node::Place;
 use proxy_tests::probe::{Client, Kind};
 use proxy_tests::topology::{Counted, Shape, Topology, Whom};
@@ -18,6 +19,8 @@ const MUCH: u64 = 2 << 20;
 enum Seen {
     Client,
     Node,
+    /// The Service itself.
+    Dialled,
 }
 
 /// Somebody dials.
@@ -48,6 +51,7 @@ impl Case<'_> {
             match self.seen {
                 Seen::Client => assert_eq!(seen, [from].into(), "{case}: a client is seen as it is"),
                 Seen::Node => assert!(seen.iter().all(|ip| topology.is_of_the_node(*ip).unwrap()), "{case}: {seen:?}"),
+                Seen::Dialled => assert_eq!(seen, [to.ip()].into(), "{case}"),
             }
             let Counted { requests, replies, invalid } = topology.counted().unwrap();
             assert_eq!(invalid, before.invalid, "{case}: conntrack calls nothing invalid\n{}", look(topology));
@@ -68,6 +72,16 @@ fn look(topology: &Topology) -> String {
 
 fn client(place: &Place) -> Client {
     Client::start(place).unwrap()
+}
+
+/// What devices do themselves, in turn.
+fn lanes(topology: &Topology) -> [(&'static str, Vec<&Netns>, &'static str); 3] {
+    let everywhere = || topology.places().to_vec();
+    [
+        ("offloads on", everywhere(), "tx on sg on tso on gso on gro on"),
+        ("off where packets leave node one", vec![&topology.node.netns], "tx off"),
+        ("offloads off", everywhere(), "tx off sg off tso off gso off gro off"),
+    ]
 }
 
 fn serves_everybody(shape: Shape) {
@@ -93,12 +107,8 @@ fn serves_everybody(shape: Shape) {
         of_pod(case("pod to ClusterIP", whom.cluster_ips(), seen_by_cluster_ip));
         of_pod(case("pod to node port", topology.node_ports(whom), seen_by_node_port));
     }
-    for (lane, places, features) in [
-        ("offloads on", &topology.places()[..], "tx on sg on tso on gso on gro on"),
-        ("off where packets leave node one", &[&topology.node.netns], "tx off"),
-        ("offloads off", &topology.places(), "tx off sg off tso off gso off gro off"),
-    ] {
-        topology.turn(places, features).unwrap();
+    for (lane, places, features) in lanes(&topology) {
+        topology.turn(&places, features).unwrap();
         for whom in [Whom::Near, Whom::Far, Whom::Host] {
             for to in topology.node_ports(whom) {
                 outside
@@ -111,6 +121,52 @@ fn serves_everybody(shape: Shape) {
         }
         assert_eq!(topology.counted().unwrap().invalid, 0, "{lane}");
     }
+}
+
+/// With no hook at any socket, packets of the node's own processes are served where they leave. None of them is forwarded,
+/// to netfilter.
+fn serves_the_node(shape: Shape) {
+    let topology = Topology::new(shape).unwrap();
+    let _agent = topology.agent(&["--socket-lb=off"]).unwrap();
+    let host = client(&topology.node.host().unwrap());
+    let before = topology.counted().unwrap();
+    for whom in [Whom::Near, Whom::Far, Whom::Host, Whom::FarHost] {
+        let case = |what, to, seen| {
+            let (client, from) = (&host, topology.entry);
+            Case { what, client, from, to, whom, seen, is_forwarded: false }
+        };
+        let seen = if whom == Whom::Host { Seen::Dialled } else { Seen::Node };
+        case("the node to ClusterIP", whom.cluster_ips(), seen).check(&topology);
+    }
+    for (lane, places, features) in lanes(&topology) {
+        topology.turn(&places, features).unwrap();
+        for whom in [Whom::Near, Whom::Far, Whom::Host] {
+            for to in whom.cluster_ips() {
+                host.exchange(to, MUCH).unwrap_or_else(|error| panic!("{shape:?}: {lane}, the node to {to}: {error}"));
+            }
+        }
+    }
+    assert_eq!(topology.counted().unwrap(), before, "what the node sends and gets is not forwarded, and never invalid");
+}
+
+#[test]
+fn the_node_itself_is_served_over_bridges_and_routes() {
+    serves_the_node(Shape::Bridged);
+}
+
+#[test]
+fn the_node_itself_is_served_over_routed_veths() {
+    serves_the_node(Shape::Routed);
+}
+
+#[test]
+fn the_node_itself_is_served_over_vxlan_with_rules_that_masquerade() {
+    serves_the_node(Shape::Overlay);
+}
+
+#[test]
+fn the_node_itself_is_served_over_devices_without_link_headers() {
+    serves_the_node(Shape::Layer3);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct Flow<A> {
     pub seen: u8,
     /// A copy of what the other direction has shown.
     pub seen_other: u8,
-    /// [`Flow::MASQUERADED`].
+    /// [`Flow::MASQUERADED`] and others.
     pub flags: u8,
     pub proto: u8,
 }
@@ -66,6 +66,11 @@ pub struct Flow<A> {
 impl<A> Flow<A> {
     /// The backend sees an address of this node.
     pub const MASQUERADED: u8 = 1;
+    /// The client is this node itself. Its flows are all masqueraded: the port tells them from what it sends to the backend
+    /// directly.
+    pub const FROM_NODE: u8 = 1 << 1;
+    /// With [`Flow::FROM_NODE`]: and so is the backend, which sees the frontend's address.
+    pub const TO_NODE: u8 = 1 << 2;
 }
 
 /// `FRAGMENTS`: the datagram that a fragment belongs to, as it is where the hook sits.

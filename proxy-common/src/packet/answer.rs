@@ -119,7 +119,7 @@ fn turn<A: Ip>(packet: &mut impl Packet, parsed: &Parsed<A>) -> Result<(), Broke
 
 /// Back to the neighbour it came from; devices without link header have nothing before `start`.
 #[inline(always)]
-fn turn_link_header(packet: &mut impl Packet, start: usize) -> Result<(), Broken> {
+pub(super) fn turn_link_header(packet: &mut impl Packet, start: usize) -> Result<(), Broken> {
     if start == 0 {
         return Ok(());
     }

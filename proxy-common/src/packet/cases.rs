@@ -15,6 +15,7 @@ mod halves;
 mod journeys;
 mod names;
 pub mod observe;
+mod own;
 mod ports;
 mod read;
 mod refusals;
@@ -79,6 +80,7 @@ pub fn run_all() {
         fragments::CASES,
         halves::CASES,
         journeys::CASES,
+        own::CASES,
         ports::CASES,
         refusals::CASES,
         robust::CASES,
@@ -111,10 +113,17 @@ fn outcome<A: Ip>(node: &world::TestNode<A>, action: Action, packet: &Bytes, lin
         Action::Pass if reasons.is_empty() => "pass".into(),
         Action::Pass => std::format!("pass: {reasons}"),
         Action::Drop => std::format!("drop: {reasons}"),
-        Action::Translated if reasons.is_empty() => read::describe(&packet.0, link_header),
-        Action::Translated => std::format!("{}, {reasons}", read::describe(&packet.0, link_header)),
-        Action::Answer => std::format!("answer: {}, {reasons}", read::describe(&packet.0, link_header)),
+        Action::Translated => sentence("", packet, &reasons, link_header),
+        Action::Back if reasons.is_empty() => sentence("back: ", packet, &reasons, link_header),
+        Action::Back => sentence("answer: ", packet, &reasons, link_header),
+        Action::Out => sentence("out: ", packet, &reasons, link_header),
+        Action::Home => sentence("home: ", packet, &reasons, link_header),
     }
+}
+
+fn sentence(way: &str, packet: &Bytes, reasons: &str, link_header: bool) -> String {
+    let comma = if reasons.is_empty() { "" } else { ", " };
+    std::format!("{way}{}{comma}{reasons}", read::describe(&packet.0, link_header))
 }
 
 /// The name of a family, for messages.

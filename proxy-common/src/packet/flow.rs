@@ -10,13 +10,15 @@ use crate::packet::parse::Tuple;
 use crate::packet::tcp::{self, seen};
 use crate::socket::TCP;
 
-/// Where a packet of a flow is met; the drawing in [`crate::packet`] has all four.
+/// Where a packet of a flow is met; the drawings in [`crate::packet`] have them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     RequestIn,
     RequestOut,
     ReplyIn,
     ReplyOut,
+    /// Of a flow of the node itself, which has no other point on the way back.
+    ReplyHome,
 }
 
 impl<A: Ip> Tuple<A> {
@@ -119,19 +121,33 @@ impl<A: Ip> Flow<A> {
     pub fn translated(&self, point: Point, tuple: &Tuple<A>) -> Tuple<A> {
         match point {
             Point::RequestIn => {
-                Tuple { dst: self.backend, dst_port: self.backend_port, src_port: self.source_port, ..*tuple }
+                let src = if self.is_to_node() { self.source } else { tuple.src };
+                Tuple { src, dst: self.backend, dst_port: self.backend_port, src_port: self.source_port, ..*tuple }
             }
             Point::RequestOut => Tuple { src: self.source, ..*tuple },
             Point::ReplyIn => Tuple { dst: self.client, ..*tuple },
             Point::ReplyOut => {
                 Tuple { src: self.frontend, src_port: self.frontend_port, dst_port: self.client_port, ..*tuple }
             }
+            Point::ReplyHome => self.request().reversed(),
         }
     }
 
     #[inline(always)]
     pub fn is_masqueraded(&self) -> bool {
         self.flags & Self::MASQUERADED != 0
+    }
+
+    /// Whether this node itself is the client.
+    #[inline(always)]
+    pub fn is_from_node(&self) -> bool {
+        self.flags & Self::FROM_NODE != 0
+    }
+
+    /// Whether this node itself is client and backend.
+    #[inline(always)]
+    pub fn is_to_node(&self) -> bool {
+        self.flags & Self::TO_NODE != 0
     }
 
     /// The same flow, as its other entry holds it.

@@ -4,6 +4,7 @@
 //! ingress:  read -> is its destination of any concern? a reply to us? a flow? -> follow ---------> translate
 //!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
 //! egress:   read -> is it a redirect? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
+//!                   does the node itself send it to a destination of any concern? -> as at ingress
 //! ```
 //!
 //! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
@@ -32,6 +33,36 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Pa
     if next == Next::Find {
         next = arrive(node, state);
     }
+    finish(node, on, packet, state, next)
+}
+
+/// A packet goes out on a device.
+#[inline(always)]
+pub fn egress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
+    let mut next = read(node, packet, state);
+    if next == Next::Find && state.parsed.content == Content::Link {
+        next = redirect(node, packet, state);
+    }
+    if next == Next::Find {
+        next = depart(node, on, state);
+    }
+    if next == Next::Own {
+        next = own(node, state);
+    }
+    finish(node, on, packet, state, next)
+}
+
+#[inline(always)]
+fn finish<A: Ip>(
+    node: &mut impl Node<A>,
+    on: &Device,
+    packet: &mut impl Packet,
+    state: &mut State<A>,
+    mut next: Next,
+) -> Action {
+    if next == Next::Request {
+        next = request(node, state);
+    }
     if next == Next::Dial {
         next = dial(node, on, state);
     }
@@ -50,24 +81,6 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Pa
     if next == Next::Store {
         next = store(node, state);
     }
-    finish(node, packet, state, next)
-}
-
-/// A packet goes out on a device.
-#[inline(always)]
-pub fn egress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
-    let mut next = read(node, packet, state);
-    if next == Next::Find && state.parsed.content == Content::Link {
-        next = redirect(node, packet, state);
-    }
-    if next == Next::Find {
-        next = depart(node, on, state);
-    }
-    finish(node, packet, state, next)
-}
-
-#[inline(always)]
-fn finish<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>, mut next: Next) -> Action {
     if next == Next::Follow {
         next = follow(node, state);
     }
@@ -77,7 +90,7 @@ fn finish<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut 
     if next == Next::Translate {
         next = translate(node, packet, state);
     }
-    if next == Next::Done { Action::Translated } else { settle(node, packet, state) }
+    if next == Next::Done { state.action } else { settle(node, packet, state) }
 }
 
 #[inline(never)]
@@ -113,28 +126,63 @@ fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
     state.after(found)
 }
 
-/// The flow of a packet that came in: that of the reply or request that it is, or a new one.
+/// The flow of a packet that came in, if it is a reply.
 #[inline(always)]
 fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     spoof::refuse_loopback(&state.parsed.header)?;
     state.class = concern(node, &state.parsed.tuple.dst.addr()).ok_or(Stop::Pass)?;
+    state.is_own = false;
+    let ports = track::own_ports(node);
+    // A port of our own at an address of our own: nothing but replies goes there.
+    let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
+    if is_ours && state.form != Form::WithoutPorts { reply_in(node, ports, state) } else { Ok(Next::Request) }
+}
+
+#[inline(always)]
+fn reply_in<A: Ip>(node: &mut impl Node<A>, ports: PortRange, state: &mut State<A>) -> Result<Next, Stop> {
+    (state.point, state.key) = (Point::ReplyIn, state.parsed.tuple.reply_key(ports));
+    let is_reply = track::find(node, &state.key, &mut state.found)
+        && state.found.flow.is_masqueraded()
+        && state.found.flow.source == state.parsed.tuple.dst;
+    if !is_reply {
+        return Err(Stop::Pass);
+    }
+    if !state.found.flow.is_from_node() {
+        return Ok(Next::Translate);
+    }
+    state.point = Point::ReplyHome;
+    Ok(heard(node, state))
+}
+
+/// What comes after a packet of a known flow, of which no other hook hears.
+#[inline(always)]
+fn heard<A: Ip>(node: &impl Node<A>, state: &mut State<A>) -> Next {
+    if state.form == Form::Error {
+        return Next::Translate;
+    }
+    state.now = track::seconds(node);
+    Next::Follow
+}
+
+#[inline(never)]
+fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let found = flow_of_request(node, state);
+    state.after(found)
+}
+
+/// The flow of what may be a request, or a new one; [`State::class`] is about its destination.
+#[inline(always)]
+fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     (state.point, state.port, state.moved) = (Point::RequestIn, SourcePort::Kept, false);
     if state.form == Form::WithoutPorts {
         // No Service has port 0: the decision says what that is at this address.
         return screen(node, state).map(|()| Next::Dial);
     }
-    let ports = track::own_ports(node);
-    let tuple = &state.parsed.tuple;
-    // A port of our own at an address of our own: nothing but replies goes there.
-    if state.class & address::OWN != 0 && ports.contains(tuple.dst_port.get()) {
-        (state.point, state.key) = (Point::ReplyIn, tuple.reply_key(ports));
-        let is_reply = track::find(node, &state.key, &mut state.found)
-            && state.found.flow.is_masqueraded()
-            && state.found.flow.source == state.parsed.tuple.dst;
-        return if is_reply { Ok(Next::Translate) } else { Err(Stop::Pass) };
-    }
-    state.key = tuple.request_key();
+    state.key = state.parsed.tuple.request_key();
     let is_known = track::find(node, &state.key, &mut state.found);
+    if is_known && state.found.flow.is_from_node() && !state.is_own {
+        return Err(Stop::Drop(Reason::SpoofedSource));
+    }
     if state.form == Form::Error {
         return if is_known { Ok(Next::Translate) } else { Err(Stop::Pass) };
     }
@@ -174,7 +222,9 @@ fn refuse_echo<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<(), Stop>
         return Ok(());
     }
     let (src, dst) = (state.parsed.header.src.addr(), state.parsed.header.dst.addr());
-    spoof::refuse(node, &src, address_flags(node, &src).unwrap_or(0), &dst)?;
+    if !state.is_own {
+        spoof::refuse(node, &src, address_flags(node, &src).unwrap_or(0), &dst)?;
+    }
     Err(Stop::Echo)
 }
 
@@ -231,24 +281,50 @@ fn depart<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>)
 /// The flow of a packet that goes out.
 #[inline(always)]
 fn flow_out<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Result<Next, Stop> {
+    state.is_own = false;
     if state.form == Form::WithoutPorts {
-        return Err(Stop::Pass);
+        return Ok(Next::Own);
     }
     let ports = track::own_ports(node);
     if is_request_out(node, state, ports) {
         state.point = Point::RequestOut;
         return give_source(node, device, state).map(|()| Next::Translate);
     }
-    (state.point, state.key) = (Point::ReplyOut, state.parsed.tuple.reply_key(ports));
-    if !track::find(node, &state.key, &mut state.found) || state.found.flow.client != state.parsed.tuple.dst {
-        return Err(Stop::Pass);
+    state.key = state.parsed.tuple.reply_key(ports);
+    if !track::find(node, &state.key, &mut state.found) || !is_reply_out(state) {
+        return Ok(Next::Own);
     }
-    if state.form == Form::Error {
-        return Ok(Next::Translate);
+    let next = heard(node, state);
+    if next == Next::Follow {
+        refuse_foreign(node, state)?;
     }
-    state.now = track::seconds(node);
-    refuse_foreign(node, state)?;
-    Ok(Next::Follow)
+    Ok(next)
+}
+
+/// True for a reply of the flow that was found, to its client or to the address that stands for it here.
+#[inline(always)]
+fn is_reply_out<A: Ip>(state: &mut State<A>) -> bool {
+    let flow = &state.found.flow;
+    state.is_own = flow.is_to_node();
+    let (point, dst) = if state.is_own { (Point::ReplyHome, flow.source) } else { (Point::ReplyOut, flow.client) };
+    state.point = point;
+    dst == state.parsed.tuple.dst
+}
+
+#[inline(never)]
+fn own<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let asked = asked_by_node(node, state);
+    state.after(asked)
+}
+
+/// What the node itself asks for. All other requests have been translated where they came in.
+#[inline(always)]
+fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
+    let (src, dst) = (state.parsed.tuple.src.addr(), state.parsed.tuple.dst.addr());
+    state.class = concern(node, &dst).ok_or(Stop::Pass)?;
+    // Loopback addresses lead nowhere else.
+    state.is_own = !dst.is_loopback() && address_flags(node, &src).unwrap_or(0) & address::OWN != 0;
+    if state.is_own { Ok(Next::Request) } else { Err(Stop::Pass) }
 }
 
 /// True for a request of a masqueraded flow, which is found by its reply entry.
@@ -322,12 +398,31 @@ fn translate<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &m
         Form::Error => rewrite::error(packet, &state.parsed, &to),
         form => rewrite::packet(packet, &state.parsed, &to, form == Form::Transport),
     };
+    state.action = direction(state);
+    let written = written.and_then(|()| match state.action {
+        Action::Back => answer::turn_link_header(packet, state.parsed.start),
+        _ => Ok(()),
+    });
     // Half a translation goes nowhere.
     let written = written.map(|()| Next::Done).map_err(|Broken| Stop::Drop(Reason::BrokenPacket));
     if written.is_ok() && state.form == Form::Transport {
         fragment::keep(node, &state.parsed);
     }
     state.after(written)
+}
+
+/// Where a packet goes that was translated.
+#[inline(always)]
+fn direction<A: Ip>(state: &State<A>) -> Action {
+    match state.point {
+        Point::RequestIn if !state.is_own => Action::Translated,
+        Point::RequestIn if !state.found.flow.is_to_node() => Action::Out,
+        Point::RequestIn => Action::Back,
+        Point::ReplyHome if state.is_own => Action::Back,
+        // An error that somebody on the way sends comes from where it comes from.
+        Point::ReplyHome if state.parsed.header.src == state.parsed.tuple.src => Action::Home,
+        _ => Action::Translated,
+    }
 }
 
 #[inline(never)]
@@ -347,5 +442,5 @@ fn settle<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut 
     };
     node.count(reason);
     // Half an answer goes nowhere.
-    if answered.is_ok() { Action::Answer } else { Action::Drop }
+    if answered.is_ok() { Action::Back } else { Action::Drop }
 }

@@ -3,8 +3,8 @@
 //! The reply entry is claimed first: it says whether the backend can tell this flow from all others. Then the request entry;
 //! of two CPUs that begin one flow at once the second gives its claim back and adopts what the first one stored.
 
-use crate::abi::{Backend, Device, Flow, FlowKey, FrontendKey, PacketSettings};
-use crate::addr::Be16;
+use crate::abi::{Backend, Device, Flow, FlowKey, FrontendKey, PacketSettings, address};
+use crate::addr::{Addr, Be16};
 use crate::balance::{Choice, Client, Found, Verdict, find, has_detector, serve};
 use crate::packet::caller::{Caller, address_flags};
 use crate::packet::ip::Ip;
@@ -17,6 +17,7 @@ use crate::packet::{Node, NotAdded, Stop, Table, spoof};
 use crate::policy::{Settings, Target, replaces_source};
 use crate::reason::Reason;
 use crate::socket::TCP;
+use crate::tables::Tables;
 
 /// Whether the backend may see the port that the client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +52,13 @@ pub fn dial<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<
     Ok(())
 }
 
-/// Refuses sources that no honest packet has, before anything else is said.
+/// Refuses sources that no honest packet has, before anything else is said. What the node itself sends has come from no device.
 #[inline(always)]
 pub fn vet<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
-    let Tuple { src, dst, .. } = &state.parsed.tuple;
-    spoof::refuse(node, &src.addr(), state.source, &dst.addr())?;
+    if !state.is_own {
+        let Tuple { src, dst, .. } = &state.parsed.tuple;
+        spoof::refuse(node, &src.addr(), state.source, &dst.addr())?;
+    }
     if state.has_frontend { Ok(()) } else { Err(state.stop) }
 }
 
@@ -85,14 +88,27 @@ fn decided<A: Ip>(state: &mut State<A>, verdict: Verdict) -> Result<(), Stop> {
 pub fn begin<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
     let State { parsed: Parsed { tuple, flags, .. }, choice, .. } = state;
     let caller = Caller::new(node, device, tuple, state.source);
-    let masquerade = replaces_source_of(node, &caller, tuple, choice);
+    let masquerade = state.is_own || replaces_source_of(node, &caller, tuple, choice);
     state.found.flow = begun(tuple, choice, masquerade, *flags);
+    if state.is_own {
+        begin_from_node(node, &choice.addr, &mut state.found.flow);
+    }
     let flow = &mut state.found.flow;
     flow.used = track::seconds(node);
     if flow.proto == SCTP && (flow.is_masqueraded() || flow.backend_port != flow.frontend_port) {
         return Err(Stop::Drop(Reason::SctpPort));
     }
     Ok(())
+}
+
+/// A flow of the node itself.
+#[inline(always)]
+fn begin_from_node<A: Ip>(tables: &impl Tables, backend: &Addr, flow: &mut Flow<A>) {
+    flow.flags |= Flow::<A>::FROM_NODE;
+    if address_flags(tables, backend).unwrap_or(0) & address::OWN != 0 {
+        flow.flags |= Flow::<A>::TO_NODE;
+        flow.source = flow.frontend;
+    }
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::packet::ip::{Header, Ip, Part};
 use crate::packet::open::SourcePort;
 use crate::packet::parse::{Content, Parsed, Quoted, Tuple};
 use crate::packet::track::Found;
-use crate::packet::{Stop, Table};
+use crate::packet::{Action, Stop, Table};
 
 #[derive(Clone, Copy, Debug)]
 pub struct State<A> {
@@ -27,6 +27,10 @@ pub struct State<A> {
     /// `CLOCK_MONOTONIC` seconds when it was found: asked once, since a look at the clock is as dear as a look-up.
     pub now: u32,
     pub point: Point,
+    /// The node itself sends it: it goes out, and never came in.
+    pub is_own: bool,
+    /// What is done with the packet once it is translated.
+    pub action: Action,
     /// Flags of the source, once a new flow is to begin.
     pub source: u32,
     /// What was dialled: a frontend, or what [`State::stop`] says.
@@ -64,6 +68,10 @@ pub enum Form {
 pub enum Next {
     /// Which flow is it?
     Find,
+    /// None that what goes out belongs to: does the node itself send it to a destination of any concern?
+    Own,
+    /// Which flow, of those to its destination?
+    Request,
     /// None yet: what is dialled?
     Dial,
     /// May who dials be who it says?
@@ -125,6 +133,8 @@ impl<A: Ip> State<A> {
             found,
             now: 0,
             point: Point::RequestIn,
+            is_own: false,
+            action: Action::Pass,
             source: 0,
             has_frontend: false,
             frontend: Frontend {

@@ -90,7 +90,7 @@ impl Twin {
     {
         // The kernel makes a frame of what it is given: without a link header it does not know what is inside, and newer
         // ones take no frame that ends within the network header which it announces.
-        let is_bare_answer = run.start == 0 && run.action == Action::Answer;
+        let is_bare_answer = run.start == 0 && run.action == Action::Back;
         let is_too_short = run.before.packet.len() < ETHERNET + A::HEADER;
         if is_too_short || is_bare_answer || !is_told_apart(run) {
             self.left_out += 1;
@@ -298,7 +298,9 @@ fn returned(action: Action) -> u32 {
     match action {
         Action::Pass | Action::Translated => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
-        Action::Answer => TC_ACT_REDIRECT,
+        Action::Back => TC_ACT_REDIRECT,
+        // As programs that are told the time answer.
+        Action::Out | Action::Home => action as u32,
     }
 }
 

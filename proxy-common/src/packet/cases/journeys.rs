@@ -111,7 +111,7 @@ const VARIANTS: [(&str, bool, u32); 4] = [
 
 type Row = (&'static str, &'static str, &'static [&'static str], u32, [&'static str; 4]);
 
-/// A star: the backend sees the node. The node itself as client is no row: its packets never come in by a device.
+/// A star: the backend sees the node. The node itself as client is no row: its packets never come in by a device (`own`).
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     ("a pod dials a ClusterIP", "pod", CLUSTER_IP, DEFAULT, ["L R", "L R", "L* R*", "L* R*"]),

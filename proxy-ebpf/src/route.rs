@@ -1,0 +1,139 @@
+//! Sends on by another device what the node itself sent to a Service, and what it is answered.
+//!
+//! A request left by the route to what was dialled, and has to go by the one to its backend; a reply came by the one and has
+//! to come by the other, which is where strict `rp_filter` looks for it. So both find their device by a look at the routes.
+//!
+//! In: a translated packet and what its hook knows of it. Out: what the kernel is to do with it.
+
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
+};
+use proxy_common::abi::Device;
+use proxy_common::addr::Family;
+use proxy_common::packet::ip::Ip;
+use proxy_common::packet::state::State;
+use proxy_common::packet::{Broken, Packet as _};
+use proxy_common::reason::Reason;
+
+use crate::maps::count;
+use crate::maps::packets::device;
+use crate::packet::Skb;
+
+/// The loopback device of every network namespace. What the node itself sends comes from there, to rules of routing.
+const LOOPBACK: u32 = 1;
+
+/// A route, as `bpf_fib_lookup` leaves it: the words of its parameters.
+struct Route([u32; 16]);
+
+impl Route {
+    const DEVICE: usize = 2;
+    const DESTINATION: usize = 8;
+    /// Two bytes of the device's address, then four.
+    const OWN_LINK_ADDRESS: usize = 13;
+
+    /// The route to `to`, and how the kernel ended its search.
+    #[inline(always)]
+    fn to<A: Ip>(skb: Skb, to: &A) -> (Self, u32) {
+        let family = match A::FAMILY {
+            Family::V4 => AF_INET,
+            Family::V6 => AF_INET6,
+        };
+        let [a, b, c, d] = to.addr().words();
+        let destination = match A::FAMILY {
+            Family::V4 => [d, 0, 0, 0],
+            Family::V6 => [a, b, c, d],
+        };
+        let [a, b, c, d] = destination;
+        let mut words = [family, 0, LOOPBACK, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, 0];
+        let end = skb.route(&mut words);
+        (Self(words), end)
+    }
+
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        self.0[Self::DEVICE]
+    }
+
+    /// Who is next, as `bpf_redirect_neigh` takes it: a gateway may be of the other family.
+    #[inline(always)]
+    fn neighbour(&self) -> [u32; 5] {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|word| self.0[Self::DESTINATION + word]);
+        [self.0[0] & 0xff, a, b, c, d]
+    }
+
+    /// The first six bytes are the device's own address.
+    #[inline(always)]
+    fn link_address(&self) -> [u8; 6] {
+        let ([a, b, c, d], [e, f, ..]) =
+            (self.0[Self::OWN_LINK_ADDRESS].to_ne_bytes(), self.0[Self::OWN_LINK_ADDRESS + 1].to_ne_bytes());
+        [a, b, c, d, e, f]
+    }
+}
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Out, to its flow's backend. The hook of that device gives it its source.
+#[inline(never)]
+pub(crate) fn out<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
+    let (route, end) = Route::to(skb, &state.found.flow.backend);
+    // Too large: it is for the device to cut, or for the network to refuse.
+    if !matches!(end, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+        return lost();
+    }
+    if !has_link_header(route.device()) {
+        return skb.redirect(route.device(), 0);
+    }
+    if state.parsed.start == 0 && skb.add_link_header().is_err() {
+        return lost();
+    }
+    skb.redirect_to(route.device(), &mut route.neighbour()).unwrap_or_else(|_| lost())
+}
+
+/// In, by the device by which a packet to its flow's frontend leaves.
+#[inline(never)]
+pub(crate) fn home<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
+    let (mut route, end) = Route::to(skb, &state.found.flow.frontend);
+    // An address of the node: it left by the loopback device, whose link address is zero.
+    if end == BPF_FIB_LKUP_RET_NOT_FWDED {
+        route.0[Route::DEVICE] = LOOPBACK;
+    }
+    if route.device() == skb.device() {
+        return TC_ACT_UNSPEC;
+    }
+    let is_linked = match end {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FRAG_NEEDED => true,
+        // The device's link address is not told either. Where there is none, nobody misses it.
+        BPF_FIB_LKUP_RET_NO_NEIGH => false,
+        _ => return lost(),
+    };
+    if has_link_header(route.device())
+        && (!is_linked || link::<A>(skb, state.parsed.start, route.link_address()).is_err())
+    {
+        return lost();
+    }
+    skb.redirect(route.device(), BPF_F_INGRESS)
+}
+
+/// Makes it a frame for who has this link address.
+#[inline(always)]
+fn link<A: Ip>(mut skb: Skb, start: usize, to: [u8; 6]) -> Result<(), Broken> {
+    if start == 0 {
+        skb.add_link_header()?;
+        skb.store(12, A::ETHERTYPE)?;
+    }
+    skb.store(0, to)
+}
+
+/// Devices without programs of ours are bridges, the loopback device and others with a link header.
+#[inline(always)]
+fn has_link_header(index: u32) -> bool {
+    device(index).is_none_or(|device| device.flags & Device::NO_LINK_HEADER == 0)
+}
+
+#[inline(always)]
+fn lost() -> i32 {
+    count(Reason::NoRoute);
+    TC_ACT_SHOT
+}
