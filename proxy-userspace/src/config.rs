@@ -113,12 +113,13 @@ impl Config {
 
     /// Who is served neither at its sockets nor at devices, and what would help; `None`: nobody.
     pub fn unserved(&self) -> Option<&'static str> {
-        let pods = self.devices.pods == Scope::None;
-        match self.kernel.steered {
-            Steered::Everybody => None,
-            Steered::TheNode => pods.then_some("pods of this node; add --pod-devices=all"),
-            Steered::Nobody if pods => Some("this node and its pods; use --socket-lb=host with --pod-devices=all"),
-            Steered::Nobody => Some("processes of this node itself; use --socket-lb=host"),
+        let pods = self.devices.pods == Scope::None && self.kernel.steered != Steered::Everybody;
+        let node = self.devices.network == Scope::None && self.kernel.steered == Steered::Nobody;
+        match (node, pods) {
+            (false, false) => None,
+            (false, true) => Some("pods of this node; add --pod-devices=all"),
+            (true, false) => Some("processes of this node itself; add --network-devices=all or use --socket-lb=host"),
+            (true, true) => Some("this node and its pods; use --socket-lb=all"),
         }
     }
 }

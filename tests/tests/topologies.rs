@@ -137,11 +137,12 @@ fn serves_the_node(shape: Shape) {
         };
         let seen = if whom == Whom::Host { Seen::Dialled } else { Seen::Node };
         case("the node to ClusterIP", whom.cluster_ips(), seen).check(&topology);
+        case("the node to its own node port", topology.node_ports(whom), seen).check(&topology);
     }
     for (lane, places, features) in lanes(&topology) {
         topology.turn(&places, features).unwrap();
         for whom in [Whom::Near, Whom::Far, Whom::Host] {
-            for to in whom.cluster_ips() {
+            for to in whom.cluster_ips().into_iter().chain(topology.node_ports(whom)) {
                 host.exchange(to, MUCH).unwrap_or_else(|error| panic!("{shape:?}: {lane}, the node to {to}: {error}"));
             }
         }

@@ -1,6 +1,7 @@
 //! What the command line says about devices and the packets that pass them.
 
 use proxy_common::abi::PortRange;
+use proxy_common::policy::Steered;
 
 use super::{Result, detector, invalid};
 use crate::args;
@@ -12,6 +13,7 @@ pub(crate) fn devices(run: &args::Run) -> Result<Settings> {
     Ok(Settings {
         network: scope("network-devices", &run.network_devices)?,
         pods: scope("pod-devices", &run.pod_devices)?,
+        itself: super::steered(&run.socket_lb)? == Steered::Nobody || !run.socket_lb_exclude.is_empty(),
         detector: detector(run)?,
     })
 }

@@ -57,8 +57,16 @@ fn sockets_are_steered_for_all_for_the_host_or_for_nobody_and_who_is_left_unserv
     assert_eq!(unserved(&[]), None);
     assert_eq!(unserved(&["--socket-lb=host", "--pod-devices=all"]), None);
     assert!(unserved(&["--socket-lb=host", "--pod-devices=none"]).unwrap().starts_with("pods of this node;"));
-    assert!(unserved(&["--socket-lb=off", "--pod-devices=all"]).unwrap().starts_with("processes of this node itself;"));
-    assert!(unserved(&["--socket-lb=off", "--pod-devices=none"]).unwrap().starts_with("this node and its pods;"));
+    assert_eq!(unserved(&["--socket-lb=off", "--pod-devices=all"]), None);
+    let (off, none) = ("--socket-lb=off", "--network-devices=none");
+    assert!(unserved(&[off, "--pod-devices=none"]).unwrap().starts_with("pods of this node;"));
+    assert!(unserved(&[off, none]).unwrap().starts_with("processes of this node itself;"));
+    assert!(unserved(&[off, none, "--pod-devices=none"]).unwrap().starts_with("this node and its pods;"));
+    for (words, itself) in
+        [(&[][..], false), (&["--socket-lb=host"], false), (&[off], true), (&["--socket-lb-exclude=a"], true)]
+    {
+        assert_eq!(config(words).unwrap().devices.itself, itself, "{words:?}");
+    }
     for path in ["", "a//b", "1/2/3/4/5/6/7/8/9"] {
         let error = config(&["--socket-lb-exclude", path]).unwrap_err();
         assert!(error.starts_with(&format!("--socket-lb-exclude: {path:?} ")), "{error}");

@@ -14,6 +14,8 @@ pub enum Role {
     Network,
     /// It faces a pod.
     Pod,
+    /// It is the loopback device, and the node's processes dial Services past the hooks at their sockets.
+    Itself,
     LeftAlone,
 }
 
@@ -55,6 +57,8 @@ pub enum Reason {
     OtherNamespace(String),
     VirtualMachine,
 
+    Unsteered,
+
     Loopback,
     Unreadable(u16),
     MemberOf(String),
@@ -81,6 +85,7 @@ impl Reason {
             | Self::Addressed
             | Self::Routed => Role::Network,
             Self::NamedForPods | Self::OtherNamespace(_) | Self::VirtualMachine => Role::Pod,
+            Self::Unsteered => Role::Itself,
             _ => Role::LeftAlone,
         }
     }
@@ -101,6 +106,7 @@ impl fmt::Display for Reason {
             Self::NamedForPods => write!(f, "named by --pod-devices"),
             Self::OtherNamespace(kind) => write!(f, "{kind}, its other end is in another network namespace"),
             Self::VirtualMachine => write!(f, "tap: its other end is a process"),
+            Self::Unsteered => write!(f, "processes of the node may be left out at their sockets"),
             Self::Loopback => write!(f, "traffic of the node with itself is translated at its sockets"),
             Self::Unreadable(format) => write!(f, "packets are neither Ethernet nor IP (ARPHRD {format})"),
             Self::MemberOf(master) => write!(f, "its packets pass {master}"),
@@ -138,6 +144,7 @@ pub fn choose(snapshot: &Snapshot, settings: &Settings) -> Vec<Choice> {
 
 fn reason(snapshot: &Snapshot, settings: &Settings, index: u32, link: &Link) -> Reason {
     match link.format {
+        Format::Loopback if settings.itself && settings.network != Scope::None => return Reason::Unsteered,
         Format::Loopback => return Reason::Loopback,
         Format::Other(format) => return Reason::Unreadable(format),
         Format::Ethernet | Format::Network => {}

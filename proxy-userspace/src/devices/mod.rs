@@ -24,6 +24,8 @@ use crate::desired::Detector;
 pub struct Settings {
     pub network: Scope,
     pub pods: Scope,
+    /// Processes of the node may be left out at their sockets: then devices see what it sends to itself, too.
+    pub itself: bool,
     pub detector: Detector,
 }
 

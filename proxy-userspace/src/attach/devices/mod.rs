@@ -12,6 +12,7 @@
 //! ```text
 //! 12-ingress, 12-egress   of device 12: the TCX link, or the program of the filter
 //! 12-clsact               `clsact` was put there by us
+//! 1-accepts               and so was a setting of the loopback device
 //! ```
 //!
 //! In: [`Choice`]s, [`Programs`]. Out: attachments, and the table DEVICES. The calling thread is in the node's network
@@ -19,6 +20,7 @@
 
 mod clsact;
 pub mod follow;
+mod loopback;
 mod tcx;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,15 @@ pub enum Hook {
 
 impl Hook {
     pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// Where devices of this role have programs. What enters by the loopback device has left by it.
+    pub fn of(role: Role) -> &'static [Self] {
+        match role {
+            Role::Network | Role::Pod => &Self::BOTH,
+            Role::Itself => &[Self::Egress],
+            Role::LeftAlone => &[],
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -228,7 +239,7 @@ fn put(folder: &Path, programs: &Programs, way: Way, order: Order, choice: &Choi
     if programs.devices.get(&choice.index)? != Some(entry) {
         programs.devices.set(&choice.index, &entry)?;
     }
-    for hook in Hook::BOTH {
+    for hook in Hook::of(choice.role()).iter().copied() {
         let (site, program) = (Site::new(folder, choice.index, hook), programs.at(hook));
         let done = match way {
             Way::Tcx => tcx::ensure(&site, program, order)?,
@@ -240,7 +251,14 @@ fn put(folder: &Path, programs: &Programs, way: Way, order: Order, choice: &Choi
             Done::Attached => info!(device = choice.name, hook = hook.name(), reason = %choice.reason, "attached"),
         }
     }
-    Ok(())
+    match choice.role() {
+        Role::Itself => loopback::accept_own(&accepts(folder, choice.index), programs.at(Hook::Egress)),
+        _ => Ok(()),
+    }
+}
+
+fn accepts(folder: &Path, device: u32) -> PathBuf {
+    folder.join(format!("{device}-accepts"))
 }
 
 /// Detaches what is ours at a device, whether it still exists or not.
@@ -250,6 +268,7 @@ fn take_away(folder: &Path, device: u32) -> io::Result<()> {
         tcx::remove(&site)?;
         clsact::remove(&site)?;
     }
+    loopback::as_before(&accepts(folder, device))?;
     for name in pins(folder).into_iter().filter(|name| device_of(name) == Some(device)) {
         fs::remove_file(folder.join(name))?;
     }

@@ -55,17 +55,16 @@ fn finding(choice: &Choice, stands: &Stands, wanted: bool) -> Finding {
         }
         Role::Network => format!("faces the network, layer {layer}: {}", choice.reason),
         Role::Pod => format!("faces a pod, layer {layer}: {}", choice.reason),
+        Role::Itself => format!("of the node with itself: {}", choice.reason),
     };
-    let hook = |hook: Hook, stands: &Result<Standing, String>| format!("{} {}", hook.name(), say(stands));
-    let [ingress, egress] = stands;
-    let both = format!("{}, {}", hook(Hook::Ingress, ingress), hook(Hook::Egress, egress));
-    let lacks = stands.iter().any(|stands| matches!(stands, Ok(Standing::Nothing) | Err(_)));
+    let of_role = || Hook::BOTH.into_iter().zip(stands).filter(|(hook, _)| Hook::of(choice.role()).contains(hook));
+    let hooks: Vec<_> = of_role().map(|(hook, stands)| format!("{} {}", hook.name(), say(stands))).collect();
+    let all = hooks.join(", ");
+    let lacks = of_role().any(|(_, stands)| matches!(stands, Ok(Standing::Nothing) | Err(_)));
     let (status, more) = match (lacks, wanted) {
-        (false, _) => (Status::Ok, both),
+        (false, _) => (Status::Ok, all),
         (true, false) => (Status::Ok, "no program is wanted".to_owned()),
-        (true, true) => {
-            (Status::Problem, format!("{both}: an agent that runs attaches it again, its log says why not"))
-        }
+        (true, true) => (Status::Problem, format!("{all}: an agent that runs attaches it again, its log says why not")),
     };
     Finding::new(AREA, &*choice.name, status, format!("{decided}; {more}"))
 }
@@ -123,6 +122,14 @@ mod tests {
                 false,
                 Status::Ok,
                 "faces the network, layer 2: hardware; no program is wanted",
+            ),
+            (
+                choice(Reason::Unsteered, Format::Loopback),
+                [nothing(), tcx()],
+                true,
+                Status::Ok,
+                "of the node with itself: processes of the node may be left out at their sockets; egress program 12 \
+                 (tcx, 2 of 3)",
             ),
             (
                 choice(Reason::Ports("bridge".to_owned()), Format::Ethernet),

@@ -247,6 +247,7 @@ fn patterns_decide_before_everything_but_what_cannot_be() {
     let wide = Settings { network: named(&["eth*"]), pods: named(&["cali*", "br0"]), ..Settings::default() };
     let no_pods = Settings { pods: Scope::None, ..Settings::default() };
     let no_network = Settings { network: Scope::None, ..Settings::default() };
+    let itself = Settings { itself: true, ..Settings::default() };
     for (case, node, settings, told) in [
         ("a named device is taken", node().link("eth0", "dummy"), &wide, "Network: named by --network-devices"),
         ("a name counts for pods", node().link("br0", "bridge"), &wide, "Pod: named by --pod-devices"),
@@ -279,6 +280,18 @@ fn patterns_decide_before_everything_but_what_cannot_be() {
             node().link("eth0", ""),
             &no_network,
             "LeftAlone: not named by --network-devices",
+        ),
+        (
+            "what the node sends to itself is looked at where its sockets may not be",
+            node().link("lo", "").format(Format::Loopback),
+            &itself,
+            "Itself: processes of the node may be left out at their sockets",
+        ),
+        (
+            "but not without network devices",
+            node().link("lo", "").format(Format::Loopback),
+            &Settings { network: Scope::None, ..itself.clone() },
+            "LeftAlone: traffic of the node with itself is translated at its sockets",
         ),
         (
             "a named loopback stays loopback",
