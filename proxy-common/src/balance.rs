@@ -98,20 +98,44 @@ pub fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Fo
     if key.addr.is_unspecified() {
         return Found::Nothing(Verdict::Leave);
     }
+    let is_reserved = || is_reserved(tables, &key.addr);
     if tables.is_absent(&key.addr) {
-        return Found::Nothing(unknown_address(tables, &key.addr));
+        return Found::Nothing(unknown_address(is_reserved));
     }
     if let Some((_, frontend)) = index::find(tables, key) {
         return Found::Frontend(frontend);
     }
     let flags = tables.address(&key.addr).unwrap_or(0);
+    find_node_port(tables, client, key, flags, is_reserved)
+}
+
+/// As [`find`], for who has asked already what `flags` the address has and whether it [`is_reserved`].
+#[inline(always)]
+pub fn find_at(tables: &impl Tables, client: &impl Client, key: &FrontendKey, flags: u32, is_reserved: bool) -> Found {
+    if key.addr.is_unspecified() {
+        return Found::Nothing(Verdict::Leave);
+    }
+    match index::find(tables, key) {
+        Some((_, frontend)) => Found::Frontend(frontend),
+        None => find_node_port(tables, client, key, flags, || is_reserved),
+    }
+}
+
+#[inline(always)]
+fn find_node_port(
+    tables: &impl Tables,
+    client: &impl Client,
+    key: &FrontendKey,
+    flags: u32,
+    is_reserved: impl FnOnce() -> bool,
+) -> Found {
     if serves_node_ports(flags, client) {
         let node_port = FrontendKey { addr: Addr::unspecified(key.addr.family()), ..*key };
         if let Some((_, frontend)) = index::find(tables, &node_port) {
             return Found::Frontend(frontend);
         }
     }
-    Found::Nothing(undefined_port(tables, flags, &key.addr))
+    Found::Nothing(undefined_port(flags, is_reserved))
 }
 
 /// A loopback address is another one in every namespace: only the node's own is the node's.
@@ -122,26 +146,29 @@ fn serves_node_ports(flags: u32, client: &impl Client) -> bool {
 
 /// An address the node owns is never hijacked, also when it is a ClusterIP (a DNS cache listens there).
 #[inline(always)]
-fn undefined_port(tables: &impl Tables, flags: u32, addr: &Addr) -> Verdict {
+fn undefined_port(flags: u32, is_reserved: impl FnOnce() -> bool) -> Verdict {
     if flags & address::OWN != 0 {
         Verdict::Leave
     } else if flags & address::CLUSTER_IP != 0 {
         Verdict::Refuse(Reason::UndefinedPort)
     } else {
-        unknown_address(tables, addr)
+        unknown_address(is_reserved)
     }
 }
 
 #[inline(always)]
-fn unknown_address(tables: &impl Tables, addr: &Addr) -> Verdict {
-    match tables.config() {
-        Some(config) if in_service_cidr(config, addr) => Verdict::Unreachable(Reason::UnallocatedAddress),
-        _ => Verdict::Leave,
-    }
+fn unknown_address(is_reserved: impl FnOnce() -> bool) -> Verdict {
+    if is_reserved() { Verdict::Unreachable(Reason::UnallocatedAddress) } else { Verdict::Leave }
+}
+
+/// Whether an address is in a ServiceCIDR: it is a Service's or nobody's.
+#[inline(always)]
+pub fn is_reserved(tables: &impl Tables, addr: &Addr) -> bool {
+    tables.config().is_some_and(|config| in_service_cidr(config, addr))
 }
 
 #[inline(always)]
-pub(crate) fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
+fn in_service_cidr(config: &Config, addr: &Addr) -> bool {
     // The first that fits ends it, and so does the end of the list: what is carried along doubles the paths of the verifier
     // with each step.
     for (i, cidr) in config.service_cidrs.iter().enumerate() {

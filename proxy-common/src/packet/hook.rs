@@ -11,8 +11,8 @@
 //! stack than a kernel program has, and the verifier, which forgets what is in memory, meets each one in few states.
 
 use crate::abi::{Device, Flow, FlowKey, PacketSettings, PortRange, address};
-use crate::addr::{Addr, Family};
-use crate::balance::in_service_cidr;
+use crate::addr::Family;
+use crate::balance::is_reserved;
 use crate::packet::caller::address_flags;
 use crate::packet::flow::Point;
 use crate::packet::ip::Ip;
@@ -130,7 +130,9 @@ fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 #[inline(always)]
 fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     spoof::refuse_loopback(&state.parsed.header)?;
-    state.class = concern(node, &state.parsed.tuple.dst.addr()).ok_or(Stop::Pass)?;
+    if !is_of_concern(node, state) {
+        return Err(Stop::Pass);
+    }
     state.is_own = false;
     let ports = track::own_ports(node);
     // A port of our own at an address of our own: nothing but replies goes there.
@@ -228,14 +230,15 @@ fn refuse_echo<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<(), Stop>
     Err(Stop::Echo)
 }
 
-/// The flags of a destination that may be a frontend, or the source of a translation. Most packets end here: addresses of
-/// all frontends are in the tables.
-#[inline(always)]
-fn concern(tables: &impl Tables, dst: &Addr) -> Option<u32> {
-    match address_flags(tables, dst) {
-        None if tables.config().is_some_and(|config| in_service_cidr(config, dst)) => Some(0),
-        flags => flags,
-    }
+/// Whether a destination may be a frontend, or the source of a translation, and what it is. Most packets end here: addresses
+/// of all frontends are in the tables.
+#[inline(never)]
+fn is_of_concern<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
+    let dst = state.parsed.tuple.dst.addr();
+    let flags = address_flags(tables, &dst);
+    state.class = flags.unwrap_or(0);
+    state.is_reserved = state.class & (address::OWN | address::CLUSTER_IP) == 0 && is_reserved(tables, &dst);
+    flags.is_some() || state.is_reserved
 }
 
 /// Stages whose bodies [`open`] has, and which one comes after each.
@@ -320,8 +323,10 @@ fn own<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// What the node itself asks for. All other requests have been translated where they came in.
 #[inline(always)]
 fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
+    if !is_of_concern(node, state) {
+        return Err(Stop::Pass);
+    }
     let (src, dst) = (state.parsed.tuple.src.addr(), state.parsed.tuple.dst.addr());
-    state.class = concern(node, &dst).ok_or(Stop::Pass)?;
     // Loopback addresses lead nowhere else.
     state.is_own = !dst.is_loopback() && address_flags(node, &src).unwrap_or(0) & address::OWN != 0;
     if state.is_own { Ok(Next::Request) } else { Err(Stop::Pass) }

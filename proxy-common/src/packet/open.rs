@@ -5,7 +5,7 @@
 
 use crate::abi::{Backend, Device, Flow, FlowKey, FrontendKey, PacketSettings, address};
 use crate::addr::{Addr, Be16};
-use crate::balance::{Choice, Client, Found, Verdict, find, has_detector, serve};
+use crate::balance::{Choice, Client, Found, Verdict, find_at, has_detector, serve};
 use crate::packet::caller::{Caller, address_flags};
 use crate::packet::ip::Ip;
 use crate::packet::parse::{Parsed, SCTP, Tuple};
@@ -30,12 +30,12 @@ pub enum SourcePort {
 /// Finds the frontend of a request that no flow is known for.
 #[inline(always)]
 pub fn dial<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
-    let State { parsed: Parsed { tuple, flags, .. }, source, .. } = state;
+    let State { parsed: Parsed { tuple, flags, .. }, class, is_reserved, source, .. } = state;
     let src = tuple.src.addr();
     *source = address_flags(node, &src).unwrap_or(0);
     let caller = Caller::new(node, device, tuple, *source);
     let dialled = FrontendKey { addr: tuple.dst.addr(), port: tuple.dst_port, proto: tuple.proto, pad: 0 };
-    let found = find(node, &caller, &dialled);
+    let found = find_at(node, &caller, &dialled, *class, *is_reserved);
     if tuple.proto == TCP && !tcp::opens(*flags) {
         // It names no backend that could be chosen for it again: its flow was forgotten, or never was ours.
         let is_frontend = matches!(found, Found::Frontend(_));
@@ -221,19 +221,27 @@ fn is_filed<A: Ip>(node: &mut impl Node<A>, key: &FlowKey<A>) -> bool {
 #[inline(never)]
 fn held<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> u32 {
     seal(state);
-    let established = glance(node, Table::Established, state);
-    let table = if established.is_some() { Table::Established } else { Table::Embryonic };
-    match established.or_else(|| glance(node, Table::Embryonic, state)) {
-        Some(other) if other.seal != state.found.flow.seal => hold(node, table, &state.key, &other),
-        _ => hold::NONE,
-    }
+    let is_filed = glance(node, Table::Established, state) || glance(node, Table::Embryonic, state);
+    if is_filed { firmness(node, state) } else { hold::NONE }
 }
 
-/// As much of the flow at the key as tells whose it is and how old.
+/// As much of the flow at the key as tells whose it is and how old, to [`State::rival`].
 #[inline(always)]
-fn glance<A: Ip, N: Node<A>>(node: &mut N, table: Table, state: &State<A>) -> Option<Flow<A>> {
-    let &mut Flow { seal, used, seen, seen_other, .. } = node.flow(table, &state.key)?;
-    Some(Flow { seal, used, seen, seen_other, ..state.found.flow })
+fn glance<A: Ip, N: Node<A>>(node: &mut N, table: Table, state: &mut State<A>) -> bool {
+    let Some(&mut Flow { seal, used, seen, seen_other, .. }) = node.flow(table, &state.key) else { return false };
+    let track::Found { table: found_in, flow } = &mut state.rival;
+    *found_in = table;
+    (flow.seal, flow.used, flow.seen, flow.seen_other, flow.proto) =
+        (seal, used, seen, seen_other, state.found.flow.proto);
+    true
+}
+
+/// How firmly [`State::rival`], unless it is the flow itself, holds the key. Never inlined: it is asked of either table and from
+/// a loop, and the verifier walks it once for all.
+#[inline(never)]
+fn firmness<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> u32 {
+    let track::Found { table, flow } = &state.rival;
+    if flow.seal == state.found.flow.seal { hold::NONE } else { hold(node, *table, &state.key, flow) }
 }
 
 /// Stores the flow, which becomes what is stored: perhaps the one that another CPU stored meanwhile.
@@ -296,9 +304,10 @@ fn claim_reply<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Claim {
         let _ = node.add_flow(rival.table, &flow.request_key(), &rival.flow);
         return Claim::Known;
     }
-    if hold(node, rival.table, key, &rival.flow) == hold::FIRM {
+    if firmness(node, state) == hold::FIRM {
         return Claim::Taken;
     }
+    let State { found: track::Found { flow, .. }, rival, key, .. } = state;
     track::close(node, rival);
     rival.flow = flow.mirrored();
     if claim(node, key, &rival.flow).is_ok() { Claim::Ours } else { Claim::Taken }

@@ -2,7 +2,7 @@
 
 use crate::abi::address;
 use crate::addr::Addr;
-use crate::balance::in_service_cidr;
+use crate::balance::is_reserved;
 use crate::packet::Stop;
 use crate::packet::ip::{Header, Ip};
 use crate::reason::Reason;
@@ -21,8 +21,7 @@ pub fn refuse_loopback<A: Ip>(header: &Header<A>) -> Result<(), Stop> {
 /// Service sends nothing.
 #[inline(always)]
 pub fn refuse(tables: &impl Tables, src: &Addr, class: u32, dst: &Addr) -> Result<(), Stop> {
-    let is_ours = class & (address::OWN | address::CLUSTER_IP | address::EXTERNAL) != 0
-        || tables.config().is_some_and(|config| in_service_cidr(config, src));
+    let is_ours = class & (address::OWN | address::CLUSTER_IP | address::EXTERNAL) != 0 || is_reserved(tables, src);
     if is_ours || src == dst || src.is_unspecified() || src.is_no_source() {
         return Err(Stop::Drop(Reason::SpoofedSource));
     }

@@ -20,6 +20,8 @@ pub struct State<A> {
     pub form: Form,
     /// Flags of the destination ([`crate::abi::address`]).
     pub class: u32,
+    /// The destination is in a ServiceCIDR; asked where its flags leave that open.
+    pub is_reserved: bool,
     /// Where the packet's flow is filed.
     pub key: FlowKey<A>,
     /// The packet's flow, once it has one.
@@ -129,6 +131,7 @@ impl<A: Ip> State<A> {
             },
             form: Form::Transport,
             class: 0,
+            is_reserved: false,
             key: FlowKey { src: A::ANY, dst: A::ANY, src_port: none, dst_port: none, proto: 0, direction: 0, pad: 0 },
             found,
             now: 0,

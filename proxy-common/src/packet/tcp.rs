@@ -92,6 +92,16 @@ pub const fn state(request: u8, reply: u8) -> State {
     }
 }
 
+/// [`State::is_over`] of [`state`], whichever way round, without a branch: the verifier would follow all that comes after
+/// once for each state.
+#[inline(always)]
+pub const fn is_over(request: u8, reply: u8) -> bool {
+    let either = request | reply;
+    let is_reset = either / seen::RST;
+    let have_both_ended = (request & reply) / seen::FIN & either / seen::ACK_AFTER_BOTH;
+    (is_reset | have_both_ended) & 1 != 0
+}
+
 impl State {
     #[inline(always)]
     pub const fn timeout(self, timeouts: &TcpTimeouts) -> u32 {
@@ -177,6 +187,15 @@ mod tests {
             ),
         ] {
             assert_eq!(after(segments), expected, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_in_the_states_that_say_so() {
+        for request in 0..=u8::MAX {
+            for reply in 0..=u8::MAX {
+                assert_eq!(is_over(request, reply), state(request, reply).is_over(), "{request:#x}, {reply:#x}");
+            }
         }
     }
 

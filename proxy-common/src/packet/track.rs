@@ -109,12 +109,14 @@ const ANSWERS_WITHIN: u32 = 2;
 #[inline(always)]
 pub(super) fn hold<A: Ip>(node: &impl Node<A>, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
     let now = seconds(node);
+    // Before it is forgotten by the verifier which state it was.
+    let is_over = tcp::is_over(flow.seen, flow.seen_other);
     if !is_alive(node, key, flow, now) {
         return hold::NONE;
     }
     // A second that is never NONE, EMBRYONIC or FIRM.
     let used = flow.used.clamp(1, hold::EMBRYONIC - 2);
-    if flow.proto == TCP && flow.tcp_state(key).is_over() {
+    if flow.proto == TCP && is_over {
         return used;
     }
     let may_be_answered = flow.proto != TCP && now.saturating_sub(flow.used) < ANSWERS_WITHIN;
