@@ -91,7 +91,8 @@ pub struct Run {
     pub iptables_localhost_nodeports: bool,
 
     /// Whose sockets are steered to backends where they dial: `all`; `host`, processes in the node's network namespace and no
-    /// pods (service meshes, VMs); or `off`. Who is left out is served at devices: see --pod-devices and --network-devices.
+    /// pods (service meshes, VMs); or `off`. Who is left out is served at devices: pods at --pod-devices, the node itself at
+    /// --network-devices.
     #[arg(long, value_name = "all|host|off", default_value = "all")]
     pub socket_lb: String,
 

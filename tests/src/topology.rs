@@ -224,6 +224,15 @@ impl Topology {
         leave_pods_to_nodes(&self.world, &[&self.node, &self.other])
     }
 
+    /// Of [`Shape::Layer3`]: what goes out of the cluster leaves by `eth0`, which has link headers.
+    pub fn leave_by_the_first_device(&self) -> Result<()> {
+        self.node.netns.ip(&[
+            "route replace default via 192.0.2.1",
+            "route del default via 2001:db8:51::1",
+            "route add default via 2001:db8::1",
+        ])
+    }
+
     fn write_manifests(&self) -> Result<()> {
         let objects = Whom::ALL.map(|whom| {
             let ips = whom.cluster_ips().map(|address| address.ip());

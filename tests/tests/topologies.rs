@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use nix::sys::signal::Signal;
+use proxy_tests::agent::sluice;
 use proxy_tests::netns::Netns;
 use proxy_tests::node::Place;
 use proxy_tests::probe::{Client, Kind};
@@ -168,6 +170,47 @@ fn the_node_itself_is_served_over_vxlan_with_rules_that_masquerade() {
 #[test]
 fn the_node_itself_is_served_over_devices_without_link_headers() {
     serves_the_node(Shape::Layer3);
+}
+
+#[test]
+fn answers_to_the_node_go_from_devices_without_link_headers_to_those_with_one_and_back() {
+    let topology = Topology::new(Shape::Layer3).unwrap();
+    topology.leave_by_the_first_device().unwrap();
+    let _agent = topology.agent(&["--socket-lb=off"]).unwrap();
+    let host = client(&topology.node.host().unwrap());
+    for whom in [Whom::Near, Whom::Far, Whom::FarHost] {
+        let (client, from, to) = (&host, topology.entry, whom.cluster_ips());
+        Case { what: "the node", client, from, to, whom, seen: Seen::Node, is_forwarded: false }.check(&topology);
+        for to in whom.cluster_ips() {
+            host.exchange(to, MUCH).unwrap_or_else(|error| panic!("{whom:?}, the node to {to}: {error}"));
+        }
+    }
+}
+
+/// A node without a route to a backend, or without a backend, says so at once or never, and cleanup leaves no trace of it.
+#[test]
+fn the_node_is_refused_like_anybody_and_its_loopback_device_is_left_as_it_was() {
+    const ACCEPTS: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
+    let topology = Topology::new(Shape::Bridged).unwrap();
+    let mut agent = topology.agent(&["--socket-lb=off"]).unwrap();
+    let host = client(&topology.node.host().unwrap());
+    let accepts = || topology.node.netns.output("cat", &[ACCEPTS]).unwrap();
+    assert_eq!(accepts().trim(), "1");
+    for to in Whom::Near.cluster_ips() {
+        let undefined = SocketAddr::new(to.ip(), 81);
+        for kind in [Kind::Tcp, Kind::Udp] {
+            assert_eq!(host.dial(kind, undefined), Err("ECONNREFUSED".to_owned()), "{kind:?} {undefined}");
+        }
+    }
+    for address in topology.entry {
+        let nobody = SocketAddr::new(address, 30_099);
+        assert_eq!(host.dial(Kind::Tcp, nobody), Err("ECONNREFUSED".to_owned()), "{nobody}, where nobody listens");
+    }
+    agent.end_with(Signal::SIGTERM).unwrap();
+    let pins = topology.node.pin_dir().display().to_string();
+    let cleaned = sluice(&topology.node, &["cleanup", "--pin-dir", &pins]).unwrap();
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    assert_eq!(accepts().trim(), "0");
 }
 
 #[test]

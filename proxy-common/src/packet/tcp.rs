@@ -98,7 +98,7 @@ pub const fn state(request: u8, reply: u8) -> State {
 pub const fn is_over(request: u8, reply: u8) -> bool {
     let either = request | reply;
     let is_reset = either / seen::RST;
-    let have_both_ended = (request & reply) / seen::FIN & either / seen::ACK_AFTER_BOTH;
+    let have_both_ended = ((request & reply) / seen::FIN) & (either / seen::ACK_AFTER_BOTH);
     (is_reset | have_both_ended) & 1 != 0
 }
 

@@ -28,8 +28,9 @@ const UP: On = On::Uplink;
 const CLUSTER_IP: &str = "vip:80";
 const FRONTENDS: [&str; 4] = [CLUSTER_IP, "external:80", "lb:80", "node:30080"];
 
-/// A question and its answer, by protocol.
-const PROTOCOLS: [(fn(&str) -> Build, fn(&str) -> Build, &str, &str); 2] =
+/// A question and its answer: how they are built, and what they are called.
+type Protocol = (fn(&str) -> Build, fn(&str) -> Build, &'static str, &'static str);
+const PROTOCOLS: [Protocol; 2] =
     [(|route| syn(route), |route| tcp(route).flags(SYN | ACK), "tcp S", "tcp SA"), (udp_of, udp_of, "udp", "udp")];
 
 fn udp_of(route: &str) -> Build {
