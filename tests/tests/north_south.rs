@@ -66,9 +66,40 @@ fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
     }
 }
 
+/// Everything that processes of the node reach past the hooks at their sockets.
+fn assert_node_is_served(stage: &Edge, place: &Place) {
+    let client = Client::start(place).unwrap();
+    let near = [VIP4, VIP6, EXTERNAL4].map(dialled).into_iter().chain(stage.on_node(NEAR));
+    let far = FAR_VIPS.into_iter().chain([EXTERNAL6]).map(dialled).chain(stage.on_node(FAR));
+    for (to, by) in near.map(|to| (to, "a")).chain(far.map(|to| (to, "b"))) {
+        for kind in [Kind::Tcp, Kind::Udp] {
+            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
+            assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+            assert!(OUR_PORTS.contains(&answer.seen_as.port()), "{kind:?} {to} was met at its socket");
+        }
+    }
+    let undefined = SocketAddr::new(VIP4, 81);
+    assert_eq!(client.dial(Kind::Tcp, undefined), Err("ECONNREFUSED".to_owned()), "{undefined}");
+}
+
 #[test]
-fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
+fn processes_of_the_node_that_no_socket_hook_sees_are_served_as_their_packets_leave() {
     let stage = stage();
+    let place = Place::new(stage.node.netns.clone(), stage.node.cgroup.join("unhooked")).unwrap();
+    let _agent = stage.agent(&[&PODS[..], &["--socket-lb-exclude=unhooked"]].concat());
+    assert_node_is_served(&stage, &place);
+}
+
+#[test]
+fn and_so_they_are_where_packets_leave_by_a_port_of_a_bridge() {
+    let stage = stage();
+    leave_by_a_bridge(&stage);
+    let _agent = stage.agent(&[&PODS[..], &["--socket-lb=off"]].concat());
+    assert_node_is_served(&stage, &stage.node.host().unwrap());
+}
+
+/// The node's address moves to a bridge, of which `eth0` becomes a port.
+fn leave_by_a_bridge(stage: &Edge) {
     let Node { netns, v4, v6, .. } = &stage.node;
     let lines = ["addr flush dev eth0", "link add br0 type bridge mcast_snooping 0", "link set eth0 master br0"];
     netns.ip(&lines).unwrap();
@@ -81,6 +112,12 @@ fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
     ];
     netns.ip(&lines).unwrap();
     stage.node.route_pods_of(&stage.other).unwrap();
+}
+
+#[test]
+fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
+    let stage = stage();
+    leave_by_a_bridge(&stage);
     let _agent = stage.agent(&PODS);
     assert!(devices(&stage.node).contains(&"br0: left alone: bridge: its packets pass its ports".to_owned()));
     let client = Client::start(&stage.outside).unwrap();
