@@ -167,6 +167,8 @@ pub trait Flows<A> {
     fn rush(&mut self, table: Table) -> Option<&mut Rush>;
     /// How many flows a table has room for.
     fn room(&self) -> u32;
+    /// Whether redirects about flows are looked for.
+    fn drops_redirects(&self) -> bool;
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts>;
     fn keep_fragment(&mut self, key: &FragmentKey<A>, ports: &FragmentPorts);
 }

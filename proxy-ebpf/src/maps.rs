@@ -84,6 +84,9 @@ mod global {
     /// Flows that a table of flows has room for.
     #[unsafe(no_mangle)]
     pub(super) static FLOWS: u32 = super::CAPACITY.flows;
+    /// 1 where redirects about flows are looked for.
+    #[unsafe(no_mangle)]
+    pub(super) static DROPS_REDIRECTS: u8 = 1;
     /// Entries of SOCKETS less one; a power of two less one.
     #[unsafe(no_mangle)]
     pub(super) static SOCKETS_MASK: u32 = super::CAPACITY.sockets - 1;
@@ -116,6 +119,10 @@ pub(crate) fn has_unsteered() -> bool {
 pub(crate) fn is_unsteered(cgroup: u64) -> bool {
     // SAFETY: only whether it is there counts.
     unsafe { UNSTEERED.get(&cgroup) }.is_some()
+}
+
+fn drops_redirects() -> bool {
+    global!(DROPS_REDIRECTS) != 0
 }
 
 fn flows() -> u32 {

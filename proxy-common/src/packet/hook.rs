@@ -3,7 +3,7 @@
 //! ```text
 //! ingress:  read -> is its destination of any concern? a reply to us? a flow? -> follow ---------> translate
 //!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
-//! egress:   read -> is it a redirect? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
+//! egress:   read -> is it for the link? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
 //!                   does the node itself send it to a destination of any concern? -> as at ingress
 //! ```
 //!
@@ -40,7 +40,7 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Pa
 #[inline(always)]
 pub fn egress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
     let mut next = read(node, packet, state);
-    if next == Next::Find && state.parsed.content == Content::Link {
+    if next == Next::Find && node.drops_redirects() && state.parsed.content == Content::Link {
         next = redirect(node, packet, state);
     }
     if next == Next::Find {
@@ -271,8 +271,8 @@ fn store<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 
 #[inline(never)]
 fn redirect<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Next {
-    let refused = redirect::refuse(node, packet, state);
-    state.after(refused)
+    let stop = redirect::stop(node, packet, state);
+    state.after(Err(stop))
 }
 
 #[inline(never)]

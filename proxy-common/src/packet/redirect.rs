@@ -2,12 +2,12 @@
 //!
 //! They would tell a client of a shorter way to a backend, whose address it does not know, and a backend of one to a client,
 //! to whom it has sent nothing (and who believed them would pass us by). In: a packet that goes out. Out: whether it is such
-//! a redirect.
+//! a redirect. A message for the link asks for no Service: it ends here in any case.
 
 use crate::addr::Family;
 use crate::packet::ip::Ip;
 use crate::packet::parse::{Content, ICMP_HEADER, quoted};
-use crate::packet::state::{Next, State};
+use crate::packet::state::State;
 use crate::packet::{Broken, Node, Packet, Stop, track};
 use crate::reason::Reason;
 
@@ -21,27 +21,27 @@ const LINK_ADDRESS: usize = 8;
 const QUOTE: usize = 8;
 const QUOTED_PACKET: u8 = 4;
 
-/// Drops it where it is about a packet of a flow.
+/// What becomes of a message for the link: dropped where it is a redirect about a packet of a flow.
 #[inline(always)]
-pub fn refuse<A: Ip>(node: &mut impl Node<A>, packet: &impl Packet, state: &mut State<A>) -> Result<Next, Stop> {
+pub fn stop<A: Ip>(node: &mut impl Node<A>, packet: &impl Packet, state: &mut State<A>) -> Stop {
     let State { parsed, key, found, .. } = state;
     let ports = track::own_ports(node);
     if parsed.header.proto != A::ICMP {
-        return Ok(Next::Find);
+        return Stop::Pass;
     }
-    let Ok(Some(start)) = quote(packet, parsed.header.next, A::FAMILY) else { return Ok(Next::Find) };
+    let Ok(Some(start)) = quote(packet, parsed.header.next, A::FAMILY) else { return Stop::Pass };
     if quoted(packet, start, parsed) != Ok(Content::Error) {
-        return Ok(Next::Find);
+        return Stop::Pass;
     }
     *key = parsed.tuple.reply_key(ports);
     let is_of_request = track::find(node, key, found) && found.flow.client == parsed.tuple.dst;
     if !is_of_request {
         *key = parsed.tuple.reversed().reply_key(ports);
         if !track::find(node, key, found) || found.flow.client != parsed.tuple.src {
-            return Ok(Next::Find);
+            return Stop::Pass;
         }
     }
-    Err(Stop::Drop(Reason::RedirectDropped))
+    Stop::Drop(Reason::RedirectDropped)
 }
 
 /// Where the packet begins that a redirect at `at` is about.

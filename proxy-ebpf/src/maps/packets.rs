@@ -93,6 +93,11 @@ macro_rules! flows {
             }
 
             #[inline(always)]
+            fn drops_redirects(&self) -> bool {
+                super::drops_redirects()
+            }
+
+            #[inline(always)]
             fn room(&self) -> u32 {
                 super::flows()
             }

@@ -17,7 +17,7 @@ use proxy_common::index;
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
 
-use super::devices::Programs;
+use super::devices::{Programs, Way};
 use crate::maps::footprint;
 use crate::maps::kernel::option;
 use crate::maps::pinned::{Entries, layouts};
@@ -126,6 +126,8 @@ impl Object {
         let has_set_retval = u8::from(probe_set_retval().map_err(ObjectError::Probe)?);
         let (cookie, steered) = (constants.netns_cookie.unwrap_or(0), constants.steered as u8);
         let has_unsteered = u8::from(constants.has_unsteered);
+        // A fifth more for the verifier of older kernels to walk, which is more than it should be.
+        let drops_redirects = u8::from(for_devices && Way::of_this_kernel() == Way::Tcx);
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
         let mut loader = EbpfLoader::new();
@@ -133,6 +135,7 @@ impl Object {
         loader.override_global("STEERED", &steered, true);
         loader.override_global("HAS_UNSTEERED", &has_unsteered, true);
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+        loader.override_global("DROPS_REDIRECTS", &drops_redirects, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         loader.override_global("INDEX_BUCKETS", &buckets, true);
         loader.override_global("FLOWS", &capacity.flows, true);

@@ -438,6 +438,10 @@ impl<A: Ip> Flows<A> for TestNode<A> {
         Some(&mut self.rush[table as usize])
     }
 
+    fn drops_redirects(&self) -> bool {
+        true
+    }
+
     fn room(&self) -> u32 {
         self.flows_room
     }
