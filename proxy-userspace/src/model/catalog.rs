@@ -16,7 +16,7 @@ use super::service::Service;
 pub(super) struct Known {
     pub(super) name: ObjectName,
     pub(super) service: Option<Service>,
-    /// Sorted by their names. Most Services have one.
+    /// Sorted by their names, as they are kept. Most Services have one.
     pub(super) slices: SmallVec<[Slice; 1]>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Known {
 pub(super) struct Catalog {
     pub(super) known: Slab<Known>,
     names: Index,
-    /// By namespace and name of a slice.
+    /// By namespace and name of a slice that is not named after its Service; the others are found by that.
     pub(super) by_slice: Index,
     /// By every ClusterIP, as the key of an address, and by every frontend at another one.
     pub(super) by_frontend: Index,

@@ -8,7 +8,7 @@ use proxy_common::addr::{Addr, Family};
 use smallvec::SmallVec;
 
 use super::address::{family_of, parse_ip, parse_port, unfit_for_endpoint};
-use super::names::{Names, ObjectName};
+use super::names::{Names, ObjectName, SliceName};
 use super::objects;
 use super::problem::Problems;
 use super::protocol;
@@ -21,8 +21,7 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// One slice. A hundred thousand endpoints live in these: 24 bytes each, since all but the address is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Without its namespace, which is that of its Service.
-    pub name: Box<str>,
+    pub name: SliceName,
     pub family: Family,
     /// Most slices have one.
     pub ports: SmallVec<[SlicePort; 1]>,
@@ -100,7 +99,7 @@ pub(super) fn convert(
     let family = address_family(&object.address_type, problems)?;
     let ports =
         object.ports.iter().enumerate().filter_map(|(at, port)| slice_port(at, port, names, problems)).collect();
-    let name = object.metadata.name.as_str().into();
+    let name = SliceName::new(&service, &object.metadata.name);
     Some((service, Slice { name, family, ports, endpoints: endpoints(object, family, names, problems) }))
 }
 

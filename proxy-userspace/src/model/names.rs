@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
+use ecow::EcoString;
 use proxy_common::addr::Family;
 
 use super::endpoints::State;
@@ -29,6 +30,11 @@ impl ObjectName {
         self.parts().1
     }
 
+    /// The Service that an EndpointSlice of this name is named after, as nearly all are: `web` for `web-x7k2p`.
+    pub(super) fn named_after(&self) -> Option<Self> {
+        self.0.rsplit_once('-').map(|(service, _)| Self(service.into()))
+    }
+
     fn parts(&self) -> (&str, &str) {
         self.0.split_once('/').expect("made with a slash")
     }
@@ -37,6 +43,31 @@ impl ObjectName {
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The name of an EndpointSlice, for those who know its Service: what it adds to the Service's name when it is named
+/// after it, with a slash in front, which no name has; else all of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceName(EcoString);
+
+impl SliceName {
+    pub(super) fn new(service: &ObjectName, name: &str) -> Self {
+        Self(match name.rsplit_once('-') {
+            Some((stem, added)) if stem == service.name() => ["/", added].concat().into(),
+            _ => name.into(),
+        })
+    }
+
+    pub(super) fn of(&self, service: &ObjectName) -> ObjectName {
+        match self.0.strip_prefix('/') {
+            Some(added) => ObjectName([&service.0, "-", added].concat().into()),
+            None => ObjectName::new(service.namespace(), &self.0),
+        }
+    }
+
+    pub(super) fn is_named_after_service(&self) -> bool {
+        self.0.starts_with('/')
     }
 }
 
@@ -122,6 +153,24 @@ mod tests {
     fn equal_names_share_one_allocation() {
         let mut names = Names::default();
         assert!(ArcStr::ptr_eq(&names.share("node-1"), &names.share("node-1")));
+    }
+
+    #[test]
+    fn a_slice_name_says_the_whole_again_and_short_when_the_slice_is_named_after_its_service() {
+        let service = ObjectName::new("shop", "web-api");
+        for (name, short) in [
+            ("web-api-x7k2p", true),
+            ("web-api-", true),
+            ("web-api", false),
+            ("web-api-1-2", false),
+            ("web-x7k2p", false),
+            ("-x7k2p", false),
+            ("a-name-that-somebody-chose", false),
+        ] {
+            let (whole, kept) = (ObjectName::new("shop", name), SliceName::new(&service, name));
+            assert_eq!((kept.of(&service), kept.is_named_after_service()), (whole.clone(), short), "{name}");
+            assert_eq!(whole.named_after() == Some(service.clone()), short, "{name}");
+        }
     }
 
     #[test]

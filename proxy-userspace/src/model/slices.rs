@@ -4,7 +4,7 @@ use proxy_common::addr::{Addr, Be16, Family};
 
 use super::catalog::{Catalog, Known};
 use super::endpoints::{Endpoint, Slice};
-use super::names::ObjectName;
+use super::names::{ObjectName, SliceName};
 use super::service::Port;
 
 /// An endpoint as one service port sees it.
@@ -34,8 +34,10 @@ impl Catalog {
             Ok(at) if slices[at] == slice => return false,
             Ok(at) => slices[at] = slice,
             Err(at) => {
+                if !slice.name.is_named_after_service() {
+                    self.by_slice.add(name, id);
+                }
                 slices.insert(at, slice);
-                self.by_slice.add(name, id);
             }
         }
         true
@@ -45,27 +47,27 @@ impl Catalog {
     pub(super) fn remove_slice(&mut self, name: &ObjectName) -> Option<ObjectName> {
         let id = self.owner(name)?;
         let Known { name: service, slices, .. } = &mut self.known[id];
-        let service = service.clone();
-        slices.retain(|slice| *slice.name != *name.name());
-        self.by_slice.remove(name, id);
+        let (service, gone) = (service.clone(), SliceName::new(service, name.name()));
+        slices.retain(|slice| slice.name != gone);
+        if !gone.is_named_after_service() {
+            self.by_slice.remove(name, id);
+        }
         self.forget_if_empty(id);
         Some(service)
     }
 
     /// The number of the Service that a slice belongs to.
     fn owner(&self, name: &ObjectName) -> Option<usize> {
-        let has_it = |known: &Known| {
-            known.name.namespace() == name.namespace() && known.slices.iter().any(|slice| *slice.name == *name.name())
+        let has_it = |Known { name: service, slices, .. }: &Known| {
+            let wanted = SliceName::new(service, name.name());
+            service.namespace() == name.namespace() && slices.iter().any(|slice| slice.name == wanted)
         };
-        self.by_slice.candidates(name).find(|id| has_it(&self.known[*id]))
+        let named_after = name.named_after().and_then(|service| self.find(&service));
+        named_after.into_iter().chain(self.by_slice.candidates(name)).find(|id| has_it(&self.known[*id]))
     }
 
     pub(super) fn slice_names(&self) -> impl Iterator<Item = ObjectName> {
-        let names = |known: &'_ Known| {
-            let of = |slice: &Slice| ObjectName::new(known.name.namespace(), &slice.name);
-            known.slices.iter().map(of).collect::<Vec<_>>()
-        };
-        self.known.iter().flat_map(move |(_, known)| names(known))
+        self.known.iter().flat_map(|(_, known)| known.slices.iter().map(|slice| slice.name.of(&known.name)))
     }
 
     /// Every endpoint of a Service, as often as slices name it.

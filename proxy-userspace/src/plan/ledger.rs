@@ -106,8 +106,15 @@ struct Needs {
     switch: bool,
     /// Frontends that it does not have.
     frontends: Vec<WantedFrontend>,
+    /// Keys that it has and nobody wants of it.
+    leaving: Vec<FrontendKey>,
+}
+
+impl Needs {
     /// It is as wanted, sources aside.
-    nothing: bool,
+    fn is_nothing(&self) -> bool {
+        !self.switch && self.frontends.is_empty() && self.leaving.is_empty() && self.backends.is_nothing()
+    }
 }
 
 impl Ledger {
@@ -288,7 +295,7 @@ impl Ledger {
     fn plan_wanted(&mut self, batch: &mut Batch, name: &ServicePortName, wanted: &WantedService) -> Result<(), Full> {
         let found = self.services.find(name).or_else(|| self.adopt(batch, name, wanted));
         let needs = self.needs(found, wanted);
-        if needs.nothing && self.has_no_sources(found, wanted) {
+        if needs.is_nothing() && self.has_no_sources(found, wanted) {
             return Ok(());
         }
         let places = self.check_room(&needs, wanted)?;
@@ -302,8 +309,7 @@ impl Ledger {
         self.plan_sources(batch, id, wanted);
         self.plan_backends(batch, id, &mut held, wanted, needs.backends, needs.same_slots);
         self.publish(batch, id, &needs.frontends, &places);
-        let gone = held.frontends.iter().filter(|frontend| !wants(wanted, &frontend.key));
-        batch.leaving.extend(gone.map(|frontend| (frontend.key, id)));
+        batch.leaving.extend(needs.leaving.into_iter().map(|key| (key, id)));
         held.frontends = wanted.frontends.iter().copied().collect();
         self.services[id] = held;
         Ok(())
@@ -356,12 +362,10 @@ impl Ledger {
         let policy = held.and_then(|held| held.policy);
         let same_slots = policy.is_some() && backends.keeps_sets();
         let switch = !same_slots || policy != Some(Policy::of(wanted));
-        let has = |new: &&WantedFrontend| held.is_some_and(|held| held.frontends.contains(new));
-        let frontends: Vec<_> = wanted.frontends.iter().filter(|new| !has(new)).copied().collect();
-        let same_frontends =
-            held.is_some_and(|held| held.frontends.len() == wanted.frontends.len()) && frontends.is_empty();
-        let nothing = !switch && same_frontends && backends.is_nothing();
-        Needs { service, backends, same_slots, switch, frontends, nothing }
+        let has = held.map_or(&[][..], |held| &held.frontends);
+        let frontends = wanted.frontends.iter().filter(|new| !has.contains(new)).copied().collect();
+        let leaving = has.iter().map(|held| held.key).filter(|key| !wants(wanted, key)).collect();
+        Needs { service, backends, same_slots, switch, frontends, leaving }
     }
 
     /// Whether a service port fits below the limits, and where in INDEX its new frontends go; whether it fits the tables of

@@ -112,6 +112,25 @@ fn a_slice_that_moves_to_another_service_makes_both_dirty() {
 }
 
 #[test]
+fn slices_are_found_again_whatever_they_are_called() {
+    for name in ["web-x7k2p", "chosen", "web", "api-x7k2p", "web-1-2"] {
+        let mut model = Model::default();
+        let slice = web_slice().named(name);
+        for service in ["shop/api", "test/web"] {
+            model.apply(build::slice(service).endpoint("10.1.0.9").apply());
+        }
+        model.apply(slice.apply());
+        model.take_dirty();
+        model.apply(slice.clone().endpoint("10.1.0.2").apply());
+        assert_eq!(dirty(&mut model), ["shop/web"], "{name} changes");
+        model.apply(Change::EndpointSlice(Event::Reset(vec![slice.clone().endpoint("10.1.0.2").0])));
+        assert_eq!(dirty(&mut model), ["shop/api", "test/web"], "{name} is in a list, others are not");
+        model.apply(slice.delete());
+        assert_eq!(dirty(&mut model), ["shop/web"], "{name} goes");
+    }
+}
+
+#[test]
 fn two_services_of_one_name_in_two_namespaces_are_two() {
     let mut model = Model::default();
     model.apply(web().apply());
