@@ -14,10 +14,47 @@ use super::service::Service;
 
 #[derive(Debug)]
 pub(super) struct Known {
-    pub(super) name: ObjectName,
-    pub(super) service: Option<Service>,
+    identity: Identity,
     /// Sorted by their names, as they are kept. Most Services have one.
     pub(super) slices: SmallVec<[Slice; 1]>,
+}
+
+#[derive(Debug)]
+enum Identity {
+    Told(Service),
+    /// Only slices name it.
+    Name(ObjectName),
+}
+
+impl Known {
+    fn new(name: ObjectName) -> Self {
+        Self { identity: Identity::Name(name), slices: SmallVec::new() }
+    }
+
+    pub(super) fn name(&self) -> &ObjectName {
+        match &self.identity {
+            Identity::Told(Service { name, .. }) | Identity::Name(name) => name,
+        }
+    }
+
+    pub(super) fn service(&self) -> Option<&Service> {
+        match &self.identity {
+            Identity::Told(service) => Some(service),
+            Identity::Name(_) => None,
+        }
+    }
+
+    pub(super) fn set_service(&mut self, service: Service) {
+        self.identity = Identity::Told(service);
+    }
+
+    pub(super) fn take_service(&mut self) -> Option<Service> {
+        let name = Identity::Name(self.name().clone());
+        match std::mem::replace(&mut self.identity, name) {
+            Identity::Told(service) => Some(service),
+            Identity::Name(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -34,11 +71,11 @@ pub(super) struct Catalog {
 
 impl Catalog {
     pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
-        self.known.iter().filter_map(|(_, known)| known.service.as_ref())
+        self.known.iter().filter_map(|(_, known)| known.service())
     }
 
     pub(super) fn service(&self, name: &ObjectName) -> Option<&Service> {
-        self.get(name)?.service.as_ref()
+        self.get(name)?.service()
     }
 
     pub(super) fn get(&self, name: &ObjectName) -> Option<&Known> {
@@ -46,12 +83,12 @@ impl Catalog {
     }
 
     pub(super) fn find(&self, name: &ObjectName) -> Option<usize> {
-        self.names.candidates(name).find(|id| self.known[*id].name == *name)
+        self.names.candidates(name).find(|id| self.known[*id].name() == name)
     }
 
     pub(super) fn find_or_add(&mut self, name: &ObjectName) -> usize {
         self.find(name).unwrap_or_else(|| {
-            let id = self.known.insert(Known { name: name.clone(), service: None, slices: SmallVec::new() });
+            let id = self.known.insert(Known::new(name.clone()));
             self.names.add(name, id);
             id
         })
@@ -60,8 +97,8 @@ impl Catalog {
     /// Lets go of who has neither a Service nor slices.
     pub(super) fn forget_if_empty(&mut self, id: usize) {
         let known = &self.known[id];
-        if known.service.is_none() && known.slices.is_empty() {
-            self.names.remove(&known.name, id);
+        if known.service().is_none() && known.slices.is_empty() {
+            self.names.remove(known.name(), id);
             self.known.remove(id);
         }
     }

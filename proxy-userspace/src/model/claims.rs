@@ -37,21 +37,21 @@ impl Catalog {
     pub(super) fn winner(&self, key: &FrontendKey) -> Option<&Service> {
         let at_cluster_ip = FrontendKey::of_address(key.addr);
         let candidates = self.by_frontend.candidates(&at_cluster_ip).chain(self.by_frontend.candidates(key));
-        let services = candidates.filter_map(|id| self.known[id].service.as_ref());
+        let services = candidates.filter_map(|id| self.known[id].service());
         services.filter(|service| service.claims(key)).min_by(|a, b| precedence(a, b, key))
     }
 
     /// Services that have `ip` among their externalIPs or load-balancer addresses.
     pub(super) fn outside_at(&self, ip: IpAddr) -> impl Iterator<Item = &Service> {
         let candidates: SmallVec<[usize; 1]> = self.by_outside_ip.candidates(&ip).collect();
-        let services = candidates.into_iter().filter_map(|id| self.known[id].service.as_ref());
+        let services = candidates.into_iter().filter_map(|id| self.known[id].service());
         services.filter(move |service| service.outside_ips().any(|other| other == ip))
     }
 
     pub(super) fn is_cluster_ip(&self, ip: IpAddr) -> bool {
         let key = FrontendKey::of_address(ip.into());
         let candidates = self.by_frontend.candidates(&key);
-        let mut services = candidates.filter_map(|id| self.known[id].service.as_ref());
+        let mut services = candidates.filter_map(|id| self.known[id].service());
         services.any(|service| service.cluster_ips().any(|other| other == ip))
     }
 
@@ -61,14 +61,14 @@ impl Catalog {
         let id = self.find_or_add(&service.name);
         leads(&service).for_each(|key| self.by_frontend.add(&key, id));
         service.outside_ips().for_each(|ip| self.by_outside_ip.add(&ip, id));
-        self.known[id].service = Some(service);
+        self.known[id].set_service(service);
         losses
     }
 
     /// The Service that was there, and who may have won a frontend because it is gone.
     pub(super) fn remove_service(&mut self, name: &ObjectName) -> Option<(Service, Vec<ObjectName>)> {
         let id = self.find(name)?;
-        let service = self.known[id].service.take()?;
+        let service = self.known[id].take_service()?;
         leads(&service).for_each(|key| self.by_frontend.remove(&key, id));
         service.outside_ips().for_each(|ip| self.by_outside_ip.remove(&ip, id));
         self.forget_if_empty(id);

@@ -18,17 +18,23 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Slices with this label, whatever its value, are hidden from proxies.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
-/// One slice. A hundred thousand endpoints live in these: 24 bytes each, since all but the address is shared.
+/// One slice. A hundred thousand endpoints live in these: 24 bytes each, since all but the address is shared, as are lists of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     pub name: SliceName,
-    pub family: Family,
-    /// Most slices have one.
-    pub ports: SmallVec<[SlicePort; 1]>,
+    pub ports: Arc<[SlicePort]>,
+    /// All of one family.
     pub endpoints: Box<[Endpoint]>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Slice {
+    /// `None` when there are no endpoints.
+    pub fn family(&self) -> Option<Family> {
+        self.endpoints.first().map(|endpoint| endpoint.addr.family())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SlicePort {
     /// Empty for an unnamed port.
     pub name: ArcStr,
@@ -97,10 +103,11 @@ pub(super) fn convert(
     }
     let service = service_of(object, problems)?;
     let family = address_family(&object.address_type, problems)?;
-    let ports =
+    let ports: SmallVec<[SlicePort; 1]> =
         object.ports.iter().enumerate().filter_map(|(at, port)| slice_port(at, port, names, problems)).collect();
+    let ports = names.share_ports(&ports);
     let name = SliceName::new(&service, &object.metadata.name);
-    Some((service, Slice { name, family, ports, endpoints: endpoints(object, family, names, problems) }))
+    Some((service, Slice { name, ports, endpoints: endpoints(object, family, names, problems) }))
 }
 
 fn service_of(object: &objects::EndpointSlice, problems: &mut Problems) -> Option<ObjectName> {

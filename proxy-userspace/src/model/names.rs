@@ -9,7 +9,7 @@ use arcstr::ArcStr;
 use ecow::EcoString;
 use proxy_common::addr::Family;
 
-use super::endpoints::State;
+use super::endpoints::{SlicePort, State};
 use crate::hash::HashSet;
 
 /// A namespaced object: a Service, an EndpointSlice. One text, `namespace/name`, that all who name it share.
@@ -82,27 +82,37 @@ pub struct ServicePortName {
     pub family: Family,
 }
 
-/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do the states of endpoints.
+/// Shares equal values: node, zone and port names repeat a hundred thousand times, and so do the states of
+/// endpoints and the ports of slices.
 #[derive(Debug)]
 pub(super) struct Names {
-    names: Pool<ArcStr>,
+    texts: Pool<ArcStr>,
     states: Pool<Arc<State>>,
+    ports: Pool<Arc<[SlicePort]>>,
 }
 
 impl Default for Names {
     fn default() -> Self {
         let used = |name: &ArcStr| ArcStr::strong_count(name) != Some(1);
-        Self { names: Pool::new(used), states: Pool::new(|state| Arc::strong_count(state) > 1) }
+        Self {
+            texts: Pool::new(used),
+            states: Pool::new(|state| Arc::strong_count(state) > 1),
+            ports: Pool::new(|ports| Arc::strong_count(ports) > 1),
+        }
     }
 }
 
 impl Names {
     pub(super) fn share(&mut self, name: &str) -> ArcStr {
-        self.names.get(name).unwrap_or_else(|| self.names.add(name.into()))
+        self.texts.get(name).unwrap_or_else(|| self.texts.add(name.into()))
     }
 
     pub(super) fn share_state(&mut self, state: State) -> Arc<State> {
         self.states.get(&state).unwrap_or_else(|| self.states.add(Arc::new(state)))
+    }
+
+    pub(super) fn share_ports(&mut self, ports: &[SlicePort]) -> Arc<[SlicePort]> {
+        self.ports.get(ports).unwrap_or_else(|| self.ports.add(ports.into()))
     }
 }
 
@@ -180,7 +190,7 @@ mod tests {
         for n in 0..10 * SMALLEST_SWEEP {
             names.share(&n.to_string());
         }
-        assert!(names.names.known.len() <= SMALLEST_SWEEP + 1);
+        assert!(names.texts.known.len() <= SMALLEST_SWEEP + 1);
         assert!(ArcStr::ptr_eq(&kept, &names.share("kept")));
     }
 }

@@ -20,7 +20,7 @@ impl Catalog {
     pub(super) fn put_slice(&mut self, name: &ObjectName, service: &ObjectName, slice: Slice) -> Vec<ObjectName> {
         let owner = self.owner(name);
         let mut changed = Vec::new();
-        if owner.is_some_and(|id| self.known[id].name != *service) {
+        if owner.is_some_and(|id| self.known[id].name() != service) {
             changed.extend(self.remove_slice(name));
         }
         changed.extend(self.insert_slice(name, service, slice).then(|| service.clone()));
@@ -46,9 +46,10 @@ impl Catalog {
     /// Takes a slice away and returns its Service; one that is not there changes nothing.
     pub(super) fn remove_slice(&mut self, name: &ObjectName) -> Option<ObjectName> {
         let id = self.owner(name)?;
-        let Known { name: service, slices, .. } = &mut self.known[id];
-        let (service, gone) = (service.clone(), SliceName::new(service, name.name()));
-        slices.retain(|slice| slice.name != gone);
+        let known = &mut self.known[id];
+        let service = known.name().clone();
+        let gone = SliceName::new(&service, name.name());
+        known.slices.retain(|slice| slice.name != gone);
         if !gone.is_named_after_service() {
             self.by_slice.remove(name, id);
         }
@@ -58,16 +59,16 @@ impl Catalog {
 
     /// The number of the Service that a slice belongs to.
     fn owner(&self, name: &ObjectName) -> Option<usize> {
-        let has_it = |Known { name: service, slices, .. }: &Known| {
-            let wanted = SliceName::new(service, name.name());
-            service.namespace() == name.namespace() && slices.iter().any(|slice| slice.name == wanted)
+        let has_it = |known: &Known| {
+            let wanted = SliceName::new(known.name(), name.name());
+            known.name().namespace() == name.namespace() && known.slices.iter().any(|slice| slice.name == wanted)
         };
         let named_after = name.named_after().and_then(|service| self.find(&service));
         named_after.into_iter().chain(self.by_slice.candidates(name)).find(|id| has_it(&self.known[*id]))
     }
 
     pub(super) fn slice_names(&self) -> impl Iterator<Item = ObjectName> {
-        self.known.iter().flat_map(|(_, known)| known.slices.iter().map(|slice| slice.name.of(&known.name)))
+        self.known.iter().flat_map(|(_, known)| known.slices.iter().map(|slice| slice.name.of(known.name())))
     }
 
     /// Every endpoint of a Service, as often as slices name it.
@@ -110,7 +111,7 @@ impl Catalog {
 
 fn target_ports<'a>(slice: &'a Slice, port: &'a Port, family: Family) -> impl Iterator<Item = Be16> + 'a {
     let joins = move |target: &&super::endpoints::SlicePort| target.name == port.name && target.proto == port.proto;
-    let ports = if slice.family == family { &slice.ports[..] } else { &[] };
+    let ports = if slice.family() == Some(family) { &slice.ports[..] } else { &[] };
     ports.iter().filter(joins).map(|target| Be16::new(target.port))
 }
 

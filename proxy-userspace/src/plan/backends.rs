@@ -4,6 +4,7 @@
 use proxy_common::addr::{Addr, Be16};
 
 use super::change::HeldBackend;
+use super::make_room;
 
 #[derive(Debug, Default)]
 pub(super) struct Backends(Vec<Entry>);
@@ -45,6 +46,7 @@ impl Backends {
     fn entry(&mut self, id: u32) -> &mut Entry {
         let index = id as usize;
         if self.0.len() <= index {
+            make_room(&mut self.0, index + 1);
             self.0.resize(index + 1, Entry::default());
         }
         &mut self.0[index]

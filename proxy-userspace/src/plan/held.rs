@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use proxy_common::abi::{FrontendKey, Range, Version};
 use smallvec::SmallVec;
 
+use super::make_room;
 use crate::desired::{ServicePortName, WantedFrontend, WantedService};
 
 /// One service port in the kernel.
@@ -92,10 +93,12 @@ impl Services {
     }
 
     pub(super) fn insert(&mut self, id: u32, held: Held) {
-        if self.held.len() <= id as usize {
-            self.held.resize_with(id as usize + 1, || None);
+        let index = id as usize;
+        if self.held.len() <= index {
+            make_room(&mut self.held, index + 1);
+            self.held.resize_with(index + 1, || None);
         }
-        self.held[id as usize] = Some(held);
+        self.held[index] = Some(held);
     }
 
     pub(super) fn remove(&mut self, id: u32) -> Option<Held> {

@@ -119,3 +119,11 @@ pub(crate) const UNUSED_FRONTEND: Frontend = Frontend {
     service: 0,
     kind: Frontend::KIND_UNUSED,
 };
+
+/// Room for `len` entries, and for an eighth more when there is too little: half of a table that doubles may stay empty,
+/// and in memory, for good.
+fn make_room<T>(table: &mut Vec<T>, len: usize) {
+    if table.capacity() < len {
+        table.reserve_exact(len + len / 8 - table.len());
+    }
+}

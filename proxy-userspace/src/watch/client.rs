@@ -25,6 +25,10 @@ const KEEPALIVE_PROBES: u32 = 3;
 const PEER_DEAD_AFTER: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes that a connection reads at once. It keeps the room for them through all the silence after a list; hyper would take
+/// 400 KiB.
+const READ_AT_ONCE: usize = 64 << 10;
+
 /// Builds the client; does not talk to the server yet. The second value is where the server is, for messages.
 pub async fn connect(access: &ClusterAccess) -> Result<(Client, String)> {
     let config = config(access).await?;
@@ -65,7 +69,7 @@ fn client(config: &Config) -> Result<Client> {
     let https = config
         .rustls_https_connector_with_connector(connector())
         .context("certificates; on a system without them the kubeconfig must have certificate-authority-data")?;
-    let http = HttpClient::builder(TokioExecutor::new()).build(https);
+    let http = HttpClient::builder(TokioExecutor::new()).http1_max_buf_size(READ_AT_ONCE).build(https);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
