@@ -7,6 +7,7 @@ use proxy_tests::bench::{Bound, Line, Percentile, Plot, Report, Summary, Table, 
 use proxy_tests::cluster::Size;
 
 use crate::feed::Source;
+use crate::in_turn::{InTurn, SMALL};
 use crate::subject::{Memory, Who};
 use crate::trial::{Churn, Cold, Heard};
 
@@ -26,6 +27,8 @@ pub(crate) struct Measured {
     pub(crate) births: Vec<f64>,
     /// The flips by the agent's own clock.
     pub(crate) heard: Vec<Heard>,
+    /// The same in turn with a small cluster.
+    pub(crate) in_turn: Option<InTurn>,
     /// After all of these.
     pub(crate) steady: Memory,
     pub(crate) churn: Option<Churn>,
@@ -134,6 +137,11 @@ impl Figures {
         add("100 changes a second, agent's clock", "ms", churned(|churn| of_heard(&churn.heard)));
         add("100 changes a second, CPU", "% of a core", churned(|churn| vec![churn.share * 100.0]));
         add("The change after them, from outside", "ms", churned(|churn| vec![churn.backlog * 1e3]));
+        let in_turn = self.0.iter().filter_map(|trial| Some((trial.size, trial.in_turn.as_ref()?)));
+        let in_turn = in_turn.flat_map(|(size, InTurn { small, large })| {
+            [(title(SMALL), of_heard(small)), (title(size), of_heard(large))]
+        });
+        add("One changed endpoint, both clusters in turn, agent's clock", "ms", in_turn.collect());
         let idle = self.0.iter().filter_map(|trial| Some((trial.title(), vec![trial.idle? * 100.0])));
         add("Nothing happens, CPU", "% of a core", idle.collect());
         let rolled = |of: fn(&Heard) -> f64| {
@@ -174,9 +182,9 @@ impl Figures {
             let outside = Summary::of(&milliseconds(&large.flips));
             add(at_most("13: one change from outside, median", outside.p50, "ms", 1.0).stretch(Bound::AtMost(0.4)));
             add(at_most("13: one change from outside, p99", outside.p99, "ms", 5.0));
-            if let Some(small) = self.ours(100, 10) {
-                let growth = heard.p50 / Summary::of(&of_heard(&small.heard)).p50;
-                add(at_most("13: 10,000 Services over 100, median", growth, "x", 1.2));
+            if let Some(InTurn { small, large }) = &large.in_turn {
+                let median = |of: &[Heard]| Summary::of(&of_heard(of)).p50;
+                add(at_most("13: 10,000 Services over 100, in turn, median", median(large) / median(small), "x", 1.2));
             }
             if let Some(churn) = &large.churn {
                 let p99 = Summary::of(&of_heard(&churn.heard)).p99;

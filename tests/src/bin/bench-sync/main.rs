@@ -6,6 +6,7 @@
 
 mod feed;
 mod figures;
+mod in_turn;
 mod probe;
 mod subject;
 mod trial;
@@ -22,6 +23,7 @@ use proxy_tests::kube_proxy::Mode;
 
 use feed::Source;
 use figures::{Figures, Measured};
+use in_turn::{InTurn, SMALL};
 use subject::{Who, tables};
 use trial::Trial;
 
@@ -83,7 +85,7 @@ const LONG: &[Part] = &[Part::Idle, Part::Churn, Part::Roll];
 
 const PLANS: [Plan; 6] = [
     plan(Part::Small, 0, 10, &[Who::Sluice]),
-    plan(Part::Small, 100, 10, &[Who::Sluice]),
+    plan(Part::Small, SMALL.services, SMALL.endpoints, &[Who::Sluice]),
     plan(Part::Medium, 1_000, 10, &[Who::Sluice, NFTABLES, LEGACY, IPTABLES]),
     Plan { long: LONG, ..plan(Part::Large, 10_000, 10, &[Who::Sluice, NFTABLES, LEGACY]) },
     plan(Part::Wide, 5_000, 50, &[Who::Sluice]),
@@ -137,6 +139,7 @@ fn measure(who: Who, plan: &Plan, long: &[Part], minute: Duration) -> Result<Mea
     let flips = trial.flips(flips)?;
     let heard = trial.heard(from);
     let births = trial.births(births)?;
+    let in_turn = if ours && plan.part == Part::Large { Some(InTurn::measure(&trial)?) } else { None };
     let steady = trial.subject.memory()?;
     let mut measured = Measured {
         who,
@@ -147,6 +150,7 @@ fn measure(who: Who, plan: &Plan, long: &[Part], minute: Duration) -> Result<Mea
         flips,
         births,
         heard,
+        in_turn,
         steady,
         churn: None,
         idle: None,
