@@ -1,19 +1,23 @@
 //! One long command: what runs, for how long, and its output only when something went wrong.
 //!
-//! A terminal gets a spinner, everything else a line at the start, one per half minute and one at the end.
+//! Steps may run beside each other. A terminal gets a spinner for each, everything else a line at the start, one per half minute and one at the end.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// How often a step without a terminal says that it is still alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
+
+/// All spinners, one below the other.
+static SPINNERS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// What a finished step leaves behind.
 pub(crate) struct Outcome {
@@ -45,6 +49,11 @@ pub(crate) fn observe(title: &str, command: &mut Command) -> Result<Outcome> {
     log.rewind()?;
     log.read_to_end(&mut bytes)?;
     Ok(Outcome { status, output: String::from_utf8_lossy(&bytes).into_owned() })
+}
+
+/// Writes to standard error, above the spinners.
+pub(crate) fn say(text: &str) {
+    SPINNERS.suspend(|| eprintln!("{text}"));
 }
 
 /// A command as one would type it.
@@ -96,6 +105,7 @@ impl Progress {
     fn spinner(title: &str) -> Self {
         let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("the template is constant");
         let bar = ProgressBar::new_spinner().with_style(style).with_message(title.to_owned());
+        let bar = SPINNERS.add(bar);
         bar.enable_steady_tick(Duration::from_millis(120));
         Self::Spinner(bar)
     }
@@ -122,7 +132,7 @@ impl Progress {
             }
         }
         let mark = if fine { "done" } else { "FAILED" };
-        eprintln!("  {title}: {mark} in {}", seconds(took));
+        say(&format!("  {title}: {mark} in {}", seconds(took)));
     }
 }
 

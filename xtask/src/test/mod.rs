@@ -1,15 +1,19 @@
 //! `cargo xtask test`: the cheapest proof first, and a table at the end of what ran, what passed and what was left out.
 
+mod lanes;
 mod report;
 mod stages;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::build_ebpf::{self, Flavour};
 use crate::places::Places;
 use crate::privilege::Privilege;
+use crate::product::{self, Executable};
 use crate::setup::{self, Consent, Need};
-use crate::{kernels, kubernetes, product};
+use crate::{kernels, kubernetes};
+use lanes::Job;
 pub(crate) use report::Counts;
 use report::Report;
 
@@ -49,14 +53,16 @@ pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictn
     if let Err(error) = setup::run(places, &[Need::Ebpf, Need::Lints], consent) {
         report.left_out("set-up", format!("{error:#}"));
     }
+    let mut jobs = Vec::new();
     for part in parts {
         match part {
             Part::Unit => unit(places, &mut report),
-            Part::Netns => namespaces(places, consent, &mut report),
-            Part::Kernels => other_kernels(places, consent, &mut report),
-            Part::Api => api(places, consent, &mut report),
+            Part::Netns => jobs.extend(namespaces(places, consent, &mut report)),
+            Part::Kernels => jobs.extend(other_kernels(places, consent, &mut report)),
+            Part::Api => jobs.extend(api(places, consent, &mut report)),
         }
     }
+    lanes::run(jobs, &mut report);
     report.conclude(strictness)
 }
 
@@ -71,27 +77,27 @@ fn unit(places: &Places, report: &mut Report) {
     });
 }
 
-fn namespaces(places: &Places, consent: Consent, report: &mut Report) {
-    let Some(privilege) = ready(places, "namespace tests", &[Need::Namespaces], consent, report) else { return };
-    run_targets(places, privilege, report, &[], |target| target != API_TARGET);
+fn namespaces<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Vec<Job<'a>> {
+    let privilege = ready(places, "namespace tests", &[Need::Namespaces], consent, report);
+    privilege.map_or_else(Vec::new, |privilege| targets(places, privilege, report, &[], |target| target != API_TARGET))
 }
 
-fn other_kernels(places: &Places, consent: Consent, report: &mut Report) {
-    match setup::run(places, &[Need::Ebpf, Need::Guests], consent) {
-        Ok(()) => report.check("other kernels", || kernels::run(places, &kernels::Choice::default())),
-        Err(error) => report.left_out("other kernels", format!("{error:#}")),
-    }
+fn other_kernels<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Option<Job<'a>> {
+    let ready = setup::run(places, &[Need::Ebpf, Need::Guests], consent);
+    let ready = ready.map_err(|error| report.left_out("other kernels", format!("{error:#}")));
+    ready.ok().map(|()| Job::check("other kernels", || kernels::run(places, &kernels::Choice::default())))
 }
 
-fn api(places: &Places, consent: Consent, report: &mut Report) {
+fn api<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Vec<Job<'a>> {
     let needs = [Need::Namespaces, Need::Go];
-    let Some(privilege) = ready(places, "API server tests", &needs, consent, report) else { return };
+    let Some(privilege) = ready(places, "API server tests", &needs, consent, report) else { return Vec::new() };
     let mut programs = Vec::new();
     report.check("Kubernetes programs", || kubernetes::programs(places).map(|found| programs = found));
     if programs.is_empty() {
-        return report.left_out("API server tests", "the Kubernetes programs could not be built".to_owned());
+        report.left_out("API server tests", "the Kubernetes programs could not be built".to_owned());
+        return Vec::new();
     }
-    run_targets(places, privilege, report, &programs, |target| target == API_TARGET);
+    targets(places, privilege, report, &programs, |target| target == API_TARGET)
 }
 
 /// Set-up and root for the tests called `name`; without them they are left out, and the report says why.
@@ -100,22 +106,25 @@ fn ready(places: &Places, name: &str, needs: &[Need], consent: Consent, report: 
     answer.map_err(|error| report.left_out(name, format!("{error:#}"))).ok()
 }
 
-/// Runs the targets of proxy-tests that `wanted` names, each as a stage of its own.
-fn run_targets(
-    places: &Places,
+/// Builds the targets of proxy-tests; those that `wanted` names are a stage each.
+fn targets<'a>(
+    places: &'a Places,
     privilege: Privilege,
     report: &mut Report,
-    programs: &[(&'static str, std::path::PathBuf)],
+    programs: &[(&'static str, PathBuf)],
     wanted: impl Fn(&str) -> bool,
-) {
+) -> Vec<Job<'a>> {
     let mut built = None;
     report.check("build the tests that need root", || {
         build_ebpf::run(places, Flavour::Tests)?;
         built = Some((product::release(places)?, product::root_tests(places)?));
         Ok(())
     });
-    let Some((sluice, tests)) = built else { return };
-    for test in tests.iter().filter(|test| wanted(&test.name)) {
-        report.tests(&test.name, || stages::run_as_root(test, privilege, &sluice, programs));
-    }
+    let Some((sluice, tests)) = built else { return Vec::new() };
+    let job = |test: Executable| {
+        let (sluice, programs) = (sluice.clone(), programs.to_vec());
+        let title = test.name.clone();
+        Job::tests(&title, move || stages::run_as_root(&test, privilege, &sluice, &programs))
+    };
+    tests.into_iter().filter(|test| wanted(&test.name)).map(job).collect()
 }

@@ -9,12 +9,13 @@ use comfy_table::Table;
 use crate::step::{self, Outcome};
 use crate::test::Strictness;
 
-#[derive(Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
+    begun: Instant,
 }
 
-struct Row {
+/// What became of one stage.
+pub(super) struct Row {
     stage: String,
     result: StageResult,
     took: Duration,
@@ -33,34 +34,28 @@ pub(crate) struct Counts {
     pub(crate) ignored: usize,
 }
 
+impl Default for Report {
+    fn default() -> Self {
+        Self { rows: Vec::new(), begun: Instant::now() }
+    }
+}
+
 impl Report {
-    /// A stage that passes or fails as a whole.
     pub(super) fn check(&mut self, stage: &str, run: impl FnOnce() -> Result<()>) {
-        let started = Instant::now();
-        let result = run();
-        if let Err(error) = &result {
-            eprintln!("{stage}: {error:#}");
-        }
-        let counts = Counts { passed: usize::from(result.is_ok()), failed: usize::from(result.is_err()), ignored: 0 };
-        self.ran(stage, counts, started.elapsed());
+        self.add(Row::of_check(stage, run));
     }
 
-    /// A stage that is one or more test programs; what they said is shown when something failed.
     pub(super) fn tests(&mut self, stage: &str, run: impl FnOnce() -> Result<Outcome>) {
-        let started = Instant::now();
-        let counts = match run() {
-            Ok(outcome) => counts_of(&outcome),
-            Err(error) => {
-                eprintln!("{stage}: {error:#}");
-                Counts { failed: 1, ..Counts::default() }
-            }
-        };
-        self.ran(stage, counts, started.elapsed());
+        self.add(Row::of_tests(stage, run));
+    }
+
+    pub(super) fn add(&mut self, row: Row) {
+        self.rows.push(row);
     }
 
     pub(super) fn left_out(&mut self, stage: &str, reason: String) {
-        eprintln!("{stage}: left out: {reason}");
-        self.rows.push(Row { stage: stage.to_owned(), result: StageResult::LeftOut(reason), took: Duration::ZERO });
+        step::say(&format!("{stage}: left out: {reason}"));
+        self.add(Row { stage: stage.to_owned(), result: StageResult::LeftOut(reason), took: Duration::ZERO });
     }
 
     /// Prints everything; success only if nothing failed and, where that matters, nothing was left out.
@@ -76,11 +71,7 @@ impl Report {
         if total.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
-    fn ran(&mut self, stage: &str, counts: Counts, took: Duration) {
-        self.rows.push(Row { stage: stage.to_owned(), result: StageResult::Ran(counts), took });
-    }
-
-    fn total(&self) -> Counts {
+    pub(super) fn total(&self) -> Counts {
         self.rows.iter().fold(Counts::default(), |sum, row| match row.result {
             StageResult::Ran(counts) => sum.plus(counts),
             StageResult::LeftOut(_) => sum,
@@ -93,7 +84,8 @@ impl Report {
         for row in &self.rows {
             table.add_row(row.cells());
         }
-        let (total, took) = (self.total(), self.rows.iter().map(|row| row.took).sum());
+        // Less than the sum: some stages ran beside others.
+        let (total, took) = (self.total(), self.begun.elapsed());
         table.add_row([
             "together".to_owned(),
             String::new(),
@@ -106,6 +98,28 @@ impl Report {
 }
 
 impl Row {
+    /// A stage that passes or fails as a whole.
+    pub(super) fn of_check(stage: &str, run: impl FnOnce() -> Result<()>) -> Self {
+        Self::timed(stage, || {
+            run()?;
+            Ok(Counts { passed: 1, ..Counts::default() })
+        })
+    }
+
+    /// A stage that is one or more test programs; what they said is shown when something failed.
+    pub(super) fn of_tests(stage: &str, run: impl FnOnce() -> Result<Outcome>) -> Self {
+        Self::timed(stage, || run().map(|outcome| counts_of(&outcome)))
+    }
+
+    fn timed(stage: &str, run: impl FnOnce() -> Result<Counts>) -> Self {
+        let started = Instant::now();
+        let counts = run().unwrap_or_else(|error| {
+            step::say(&format!("{stage}: {error:#}"));
+            Counts { failed: 1, ..Counts::default() }
+        });
+        Self { stage: stage.to_owned(), result: StageResult::Ran(counts), took: started.elapsed() }
+    }
+
     fn cells(&self) -> [String; 5] {
         match &self.result {
             StageResult::LeftOut(reason) => {
@@ -149,7 +163,7 @@ impl Counts {
 fn counts_of(outcome: &Outcome) -> Counts {
     let counts = Counts::of(outcome.output.lines(), outcome.status.success());
     if !outcome.status.success() {
-        eprintln!("{}", outcome.output.trim_end());
+        step::say(outcome.output.trim_end());
     }
     counts
 }

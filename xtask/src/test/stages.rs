@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 
+use super::lanes::LANES;
 use crate::places::Places;
 use crate::privilege::Privilege;
 use crate::product::Executable;
@@ -60,7 +61,7 @@ pub(super) fn run_as_root(
     step::observe(&format!("{} tests", test.name), &mut command)
 }
 
-/// These tests wait for the kernel (grace periods, timers) more than they compute.
+/// These tests wait for the kernel (grace periods, timers) more than they compute: two for each CPU, whatever the lane.
 fn threads() -> Result<usize> {
-    Ok(2 * available_parallelism().context("count the CPUs")?.get())
+    Ok((2 * available_parallelism().context("count the CPUs")?.get()).div_ceil(LANES))
 }
