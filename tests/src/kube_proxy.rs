@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
+use proxy_common::addr::Family;
 use serde_json::json;
 
 use crate::apiserver::program;
@@ -85,14 +86,14 @@ impl KubeProxy {
         Ok(Self { node: node.netns.clone(), child, log })
     }
 
-    /// Waits until everything that it was told is in the kernel.
+    /// Waits until everything that it was told of IPv4 is in the kernel.
     pub fn wait_until_programmed(&mut self, patience: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("kube-proxy ended with {status}; its log ends:\n{}", self.log_end());
             }
-            if self.synced_at().is_ok_and(|time| time.is_some()) {
+            if self.synced_at(Family::V4).is_ok_and(|time| time.is_some()) {
                 return Ok(());
             }
             if start.elapsed() > patience {
@@ -102,9 +103,11 @@ impl KubeProxy {
         }
     }
 
-    /// When it last finished writing rules, in seconds since 1970; `None` before the first time.
-    pub fn synced_at(&self) -> Result<Option<f64>> {
-        self.metric("kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}")
+    /// When it last finished writing the rules of a family, in seconds since 1970; `None` before the first time. It does
+    /// one family after the other.
+    pub fn synced_at(&self, family: Family) -> Result<Option<f64>> {
+        let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
+        self.metric(&format!("kubeproxy_sync_proxy_rules_last_timestamp_seconds{{ip_family=\"{family}\"}}"))
     }
 
     /// One of its metrics, named with its labels.

@@ -7,10 +7,12 @@
 mod http;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs;
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Bound;
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,6 +52,7 @@ pub enum Lists {
 pub struct Replay {
     cluster: Arc<Cluster>,
     listener: TcpListener,
+    address: SocketAddr,
 }
 
 impl Replay {
@@ -67,7 +70,20 @@ impl Replay {
                 thread::spawn(move || cluster.serve(&stream).unwrap_or_default());
             }
         });
-        Ok(Self { cluster, listener })
+        Ok(Self { cluster, listener, address })
+    }
+
+    /// Writes a kubeconfig for it, into the world of whoever asks.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        let path = Path::new("/run/kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "replay",
+            "contexts": [{ "name": "replay", "context": { "cluster": "replay", "user": "nobody" } }],
+            "clusters": [{ "name": "replay", "cluster": { "server": format!("http://{}", self.address) } }],
+            "users": [{ "name": "nobody", "user": {} }],
+        });
+        fs::write(path, config.to_string()).context("write a kubeconfig")?;
+        Ok(path.to_owned())
     }
 
     /// Creates an object or puts it in the place of the one of its name.

@@ -34,8 +34,9 @@ const fn program(program: &'static str, reason: &'static str) -> LeftOut {
     LeftOut { program, test: None, before: None, reason }
 }
 
-pub(super) const LEFT_OUT: [LeftOut; 12] = [
+pub(super) const LEFT_OUT: [LeftOut; 13] = [
     program("api", "needs the Kubernetes programs"),
+    program("beside", "needs the Kubernetes programs"),
     program("bench", "measures time"),
     program("chroot", "is about files, not about the kernel"),
     program("crash", "starts the agent some hundred times"),

@@ -26,7 +26,7 @@ pub(crate) enum Part {
     Netns,
     /// QEMU: the kernel programs and what they do on other kernels.
     Kernels,
-    /// Root: a real API server.
+    /// Root: a real API server, and kube-proxy beside us.
     Api,
 }
 
@@ -43,8 +43,8 @@ impl Strictness {
     }
 }
 
-/// The test targets that talk to an API server; every other one is a namespace test.
-const API_TARGET: &str = "api";
+/// The test targets that need programs of Kubernetes; every other one is a namespace test.
+const API_TARGETS: [&str; 2] = ["api", "beside"];
 
 pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictness: Strictness) -> ExitCode {
     let parts = part.map_or_else(|| vec![Part::Unit, Part::Netns, Part::Kernels, Part::Api], |part| vec![part]);
@@ -79,7 +79,9 @@ fn unit(places: &Places, report: &mut Report) {
 
 fn namespaces<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Vec<Job<'a>> {
     let privilege = ready(places, "namespace tests", &[Need::Namespaces], consent, report);
-    privilege.map_or_else(Vec::new, |privilege| targets(places, privilege, report, &[], |target| target != API_TARGET))
+    privilege.map_or_else(Vec::new, |privilege| {
+        targets(places, privilege, report, &[], |target| !API_TARGETS.contains(&target))
+    })
 }
 
 fn other_kernels<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Option<Job<'a>> {
@@ -97,7 +99,7 @@ fn api<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Vec<Job
         report.left_out("API server tests", "the Kubernetes programs could not be built".to_owned());
         return Vec::new();
     }
-    targets(places, privilege, report, &programs, |target| target == API_TARGET)
+    targets(places, privilege, report, &programs, |target| API_TARGETS.contains(&target))
 }
 
 /// Set-up and root for the tests called `name`; without them they are left out, and the report says why.

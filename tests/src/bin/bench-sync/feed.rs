@@ -2,12 +2,11 @@
 //!
 //! In: objects as [`proxy_tests::cluster`] makes them up. Out: when a change was on its way at the latest.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use proxy_tests::apiserver::ControlPlane;
 use proxy_tests::replay::{Lists, Replay, Sent};
 use proxy_tests::world::World;
@@ -59,7 +58,7 @@ impl Feed {
 
     pub(crate) fn kubeconfig(&self) -> Result<PathBuf> {
         match self {
-            Self::Replayed(_) => kubeconfig(),
+            Self::Replayed(replay) => replay.kubeconfig(),
             Self::Real(plane) => plane.kubeconfig(),
         }
     }
@@ -99,16 +98,4 @@ fn as_a_client_writes(object: &Value) -> Value {
         }
     }
     object
-}
-
-fn kubeconfig() -> Result<PathBuf> {
-    let path = Path::new("/run/kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "replay",
-        "contexts": [{ "name": "replay", "context": { "cluster": "replay", "user": "nobody" } }],
-        "clusters": [{ "name": "replay", "cluster": { "server": format!("http://{API}") } }],
-        "users": [{ "name": "nobody", "user": {} }],
-    });
-    fs::write(path, config.to_string()).context("write a kubeconfig")?;
-    Ok(path.to_owned())
 }
