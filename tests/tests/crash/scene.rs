@@ -163,7 +163,8 @@ impl Scene {
         let (start, wanted) = (Instant::now(), &self.wanted[told as usize]);
         let mut image = self.image();
         while image != *wanted && start.elapsed() < PATIENCE {
-            thread::sleep(Duration::from_millis(2));
+            // All tables are read: more often would take the CPU from those who write them.
+            thread::sleep(Duration::from_millis(8));
             image = self.image();
         }
         assert_eq!(&image, wanted, "{what}");
