@@ -139,6 +139,8 @@ pub enum Action {
     Out,
     /// A reply to the node itself: in by the device on the route to what it dialled.
     Home,
+    /// Of a flow that goes past the stack: out by the route to its destination, where that is still plain, else on to the stack.
+    Forward,
 }
 
 /// Which table a flow is in.
@@ -181,6 +183,9 @@ pub trait Host {
     fn settings(&self) -> Option<&PacketSettings>;
     /// True when a socket of this node would take what the backend of `flow` sends to its source port.
     fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool;
+    /// True when nothing but a neighbour's address is missing for what `from` sends to `to`: it would be forwarded, to a device
+    /// whose packets have link headers, in no tunnel of the route's own.
+    fn is_plain_way<A: Ip>(&self, from: &A, to: &A) -> bool;
     /// One more flow to `backend`.
     fn count_flow(&self, backend: u32);
     fn count(&self, reason: Reason);

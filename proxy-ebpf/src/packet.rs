@@ -140,20 +140,36 @@ impl Skb {
     }
 
     /// Sends it out by a device to a neighbour, who is looked for if need be.
-    ///
-    /// Once he is found, the kernel would send it to whom its route names, which is the one that it had before (as of 6.18). So
-    /// that is dropped: the key of a tunnel, which no device here asks for, takes its place.
     #[inline(always)]
-    pub(crate) fn redirect_to(&self, device: u32, neighbour: &mut [u32; 5]) -> Result<i32, Broken> {
+    pub(crate) fn redirect_to(&self, device: u32, neighbour: &mut [u32; 5]) -> i32 {
         const { assert!(size_of::<[u32; 5]>() == size_of::<bpf_redir_neigh>()) };
         let size = size_of_val(neighbour) as i32;
+        // SAFETY: the words of a `bpf_redir_neigh`.
+        unsafe { bpf_redirect_neigh(device, neighbour.as_mut_ptr().cast(), size, 0) as i32 }
+    }
+
+    /// Drops the route that it came with: once a neighbour is found, the kernel would send it to whom that names (as of 6.18). The
+    /// key of a tunnel, which no device here asks for, takes its place.
+    #[inline(always)]
+    pub(crate) fn drop_route(&self) -> Result<(), Broken> {
         // The shortest that the kernel knows: an id and an address.
         let mut key = 0_u64;
-        // SAFETY: eight bytes of a key, the words of a `bpf_redir_neigh`.
-        unsafe {
-            done(bpf_skb_set_tunnel_key(self.0, (&raw mut key).cast(), size_of_val(&key) as u32, 0))?;
-            Ok(bpf_redirect_neigh(device, neighbour.as_mut_ptr().cast(), size, 0) as i32)
-        }
+        // SAFETY: eight bytes of a key.
+        done(unsafe { bpf_skb_set_tunnel_key(self.0, (&raw mut key).cast(), size_of_val(&key) as u32, 0) })
+    }
+
+    /// Bytes that a device makes of each part of a large segment, without headers; 0 for what it leaves whole.
+    #[inline(always)]
+    pub(crate) fn part(&self) -> u32 {
+        // SAFETY: as for `device`.
+        unsafe { (&raw const (*self.0).gso_size).read_volatile() }
+    }
+
+    /// Whether it has a VLAN tag beside its link header.
+    #[inline(always)]
+    pub(crate) fn is_tagged(&self) -> bool {
+        // SAFETY: as for `device`.
+        unsafe { (&raw const (*self.0).vlan_present).read_volatile() != 0 }
     }
 
     /// Asks for a route with the words of a `bpf_fib_lookup`, and leaves there what was found; one of `BPF_FIB_LKUP_RET_*`.

@@ -1,4 +1,4 @@
-//! Sends on by another device what the node itself sent to a Service, and what it is answered.
+//! Sends on by another device what the node itself sent to a Service, what it is answered, and what goes past the stack.
 //!
 //! A request left by the route to what was dialled, and has to go by the one to its backend; a reply came by the one and has
 //! to come by the other, which is where strict `rp_filter` looks for it. So both find their device by a look at the routes.
@@ -11,10 +11,13 @@ use aya_ebpf::bindings::{
 };
 use proxy_common::abi::Device;
 use proxy_common::addr::Family;
+use proxy_common::packet::flow::Point;
 use proxy_common::packet::ip::Ip;
 use proxy_common::packet::state::State;
+use proxy_common::packet::sum::Change;
 use proxy_common::packet::{Broken, Packet as _};
 use proxy_common::reason::Reason;
+use proxy_common::socket::TCP;
 
 use crate::maps::count;
 use crate::maps::packets::device;
@@ -35,17 +38,18 @@ impl Route {
     /// The route to `to`, and how the kernel ended its search.
     #[inline(always)]
     fn to<A: Ip>(skb: Skb, to: &A) -> (Self, u32) {
+        Self::of(skb, LOOPBACK, &A::ANY, to, 0)
+    }
+
+    /// The route of what comes in by `device`; `len` are bytes that have to fit, or 0 for as many as the packet has.
+    #[inline(always)]
+    fn of<A: Ip>(skb: Skb, device: u32, from: &A, to: &A, len: u32) -> (Self, u32) {
         let family = match A::FAMILY {
             Family::V4 => AF_INET,
             Family::V6 => AF_INET6,
         };
-        let [a, b, c, d] = to.addr().words();
-        let destination = match A::FAMILY {
-            Family::V4 => [d, 0, 0, 0],
-            Family::V6 => [a, b, c, d],
-        };
-        let [a, b, c, d] = destination;
-        let mut words = [family, 0, LOOPBACK, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, 0];
+        let ([e, f, g, h], [a, b, c, d]) = (words(from), words(to));
+        let mut words = [family, len << 16, device, 0, e, f, g, h, a, b, c, d, 0, 0, 0, 0];
         let end = skb.route(&mut words);
         (Self(words), end)
     }
@@ -71,6 +75,16 @@ impl Route {
     }
 }
 
+/// An address as the kernel wants it.
+#[inline(always)]
+fn words<A: Ip>(address: &A) -> [u32; 4] {
+    let [a, b, c, d] = address.addr().words();
+    match A::FAMILY {
+        Family::V4 => [d, 0, 0, 0],
+        Family::V6 => [a, b, c, d],
+    }
+}
+
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
@@ -88,7 +102,73 @@ pub(crate) fn out<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
     if state.parsed.start == 0 && skb.add_link_header().is_err() {
         return lost();
     }
-    skb.redirect_to(route.device(), &mut route.neighbour()).unwrap_or_else(|_| lost())
+    if skb.drop_route().is_err() {
+        return lost();
+    }
+    skb.redirect_to(route.device(), &mut route.neighbour())
+}
+
+/// As [`proxy_common::packet::Host::is_plain_way`].
+#[inline(never)]
+pub(crate) fn is_plain_way<A: Ip>(skb: Skb, from: &A, to: &A) -> bool {
+    let (route, end) = Route::of(skb, skb.device(), from, to, 1);
+    matches!(end, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) && has_link_header(route.device())
+}
+
+/// Out past the stack, with a life less. What the stack has to refuse, to cut or to send otherwise is left to it.
+#[inline(never)]
+pub(crate) fn forward<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
+    let flow = &state.found.flow;
+    let (from, to) =
+        if state.point == Point::RequestIn { (&flow.client, &flow.backend) } else { (&flow.backend, &flow.client) };
+    let (Ok([lives]), Ok(len)) = (skb.load(state.parsed.start + lives_at::<A>()), part(skb, state)) else {
+        return TC_ACT_UNSPEC;
+    };
+    let (route, end) = Route::of(skb, skb.device(), from, to, len);
+    let is_plain =
+        matches!(end, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) && has_link_header(route.device());
+    if !is_plain || lives <= 1 || skb.is_tagged() {
+        return TC_ACT_UNSPEC;
+    }
+    if age::<A>(skb, state.parsed.start, lives).is_err() {
+        return TC_ACT_SHOT;
+    }
+    skb.redirect_to(route.device(), &mut route.neighbour())
+}
+
+/// Bytes of each packet that a device will make of a large segment, or 0.
+#[inline(always)]
+fn part<A: Ip>(skb: Skb, state: &State<A>) -> Result<u32, Broken> {
+    let header = &state.parsed.header;
+    let payload = skb.part();
+    if payload == 0 {
+        return Ok(0);
+    }
+    let transport = if header.proto == TCP {
+        let [words] = skb.load(header.next + 12)?;
+        u32::from(words >> 4) * 4
+    } else {
+        8
+    };
+    Ok((header.next - state.parsed.start) as u32 + transport + payload)
+}
+
+/// Where a network header says how many nodes may forward it.
+#[inline(always)]
+const fn lives_at<A: Ip>() -> usize {
+    match A::FAMILY {
+        Family::V4 => 8,
+        Family::V6 => 7,
+    }
+}
+
+#[inline(always)]
+fn age<A: Ip>(mut skb: Skb, start: usize, lives: u8) -> Result<(), Broken> {
+    skb.store(start + lives_at::<A>(), [lives - 1])?;
+    match A::CHECKSUM {
+        Some(at) => skb.adjust_header(start + at, Change::of_two([lives, 0], [lives - 1, 0])),
+        None => Ok(()),
+    }
 }
 
 /// In, by the device by which a packet to its flow's frontend leaves.

@@ -67,7 +67,7 @@ where
 /// What is neither dropped nor sent elsewhere goes on to the other programs of the device.
 #[inline(always)]
 fn act<A: Ip>(skb: Skb, action: Action, back: u32, state: &State<A>) -> i32 {
-    if is_told() && matches!(action, Action::Out | Action::Home) {
+    if is_told() && matches!(action, Action::Out | Action::Home | Action::Forward) {
         return action as i32;
     }
     match action {
@@ -76,5 +76,6 @@ fn act<A: Ip>(skb: Skb, action: Action, back: u32, state: &State<A>) -> i32 {
         Action::Back => skb.redirect(skb.device(), back),
         Action::Out => route::out(skb, state),
         Action::Home => route::home(skb, state),
+        Action::Forward => route::forward(skb, state),
     }
 }

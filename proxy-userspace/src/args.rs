@@ -130,6 +130,12 @@ pub struct Run {
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub answer_echo: bool,
 
+    /// Send packets of Services on past the stack, in both directions, where routes are plain: faster, and past FORWARD rules,
+    /// rp_filter, conntrack and IPsec policies of this node.
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub fast_path: bool,
+
     /// How packet programs are attached: `tcx` (kernel 6.6), `clsact`, or `auto`, the better one that the kernel has.
     #[arg(long, value_name = "WAY", default_value = "auto")]
     pub device_hooks: String,

@@ -44,6 +44,7 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Echo requests to addresses of Services are answered.
     pub answer_echo: bool,
+    pub fast_path: bool,
     pub source_ports: PortRange,
     pub timeouts: Asked,
     pub device_order: Order,
@@ -104,6 +105,7 @@ impl Config {
             devices,
             masquerade_all: run.masquerade_all,
             answer_echo: run.answer_echo,
+            fast_path: run.fast_path,
             source_ports: devices::source_ports(&run.source_ports)?,
             timeouts: timeouts::timeouts(run)?,
             device_order: devices::device_order(&run.device_order)?,

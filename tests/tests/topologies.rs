@@ -34,8 +34,8 @@ struct Case<'a> {
     to: [SocketAddr; 2],
     whom: Whom,
     seen: Seen,
-    /// Whether node one forwards the packets, or they end there.
-    is_forwarded: bool,
+    /// Whether netfilter sees that node one forwards the packets; `None` where they end there.
+    is_forwarded: Option<bool>,
 }
 
 impl Case<'_> {
@@ -58,8 +58,9 @@ impl Case<'_> {
             let Counted { requests, replies, invalid } = topology.counted().unwrap();
             assert_eq!(invalid, before.invalid, "{case}: conntrack calls nothing invalid\n{}", look(topology));
             let forwarded = [requests - before.requests, replies - before.replies];
-            let at_least = if self.is_forwarded { u64::from(DIALS) } else { 0 };
-            assert!(forwarded.iter().all(|count| *count >= at_least), "{case}: forwarded {forwarded:?}");
+            let fits =
+                |count: u64| self.is_forwarded.is_none_or(|is| if is { count >= u64::from(DIALS) } else { count == 0 });
+            assert!(forwarded.iter().all(|count| fits(*count)), "{case}: forwarded {forwarded:?}");
         }
     }
 }
@@ -87,8 +88,13 @@ fn lanes(topology: &Topology) -> [(&'static str, Vec<&Netns>, &'static str); 3] 
 }
 
 fn serves_everybody(shape: Shape) {
+    serves(shape, &["--socket-lb=host"], |_| true);
+}
+
+/// `is_forwarded` says to whom netfilter sees packets forwarded.
+fn serves(shape: Shape, arguments: &[&str], is_forwarded: fn(Whom) -> bool) {
     let topology = Topology::new(shape).unwrap();
-    let _agent = topology.agent(&["--socket-lb=host"]).unwrap();
+    let _agent = topology.agent(arguments).unwrap();
     let outside = client(&topology.outside);
     let pod = client(&topology.client.pod.place);
     let pod_addresses = [topology.client.pod.v4.into(), topology.client.pod.v6.into()];
@@ -98,7 +104,7 @@ fn serves_everybody(shape: Shape) {
         let is_hidden = whom == Whom::Myself || whom == Whom::FarHost && topology.masquerades();
         let seen_by_cluster_ip = if is_hidden { Seen::Node } else { Seen::Client };
         let seen_by_node_port = if whom == Whom::Myself { Seen::Node } else { seen };
-        let is_forwarded = whom != Whom::Host;
+        let is_forwarded = if whom == Whom::Host { None } else { Some(is_forwarded(whom)) };
         let case = |what, to, seen| {
             let (client, from) = (&outside, topology.origin);
             Case { what, client, from, to, whom, seen, is_forwarded }
@@ -135,7 +141,7 @@ fn serves_the_node(shape: Shape) {
     for whom in [Whom::Near, Whom::Far, Whom::Host, Whom::FarHost] {
         let case = |what, to, seen| {
             let (client, from) = (&host, topology.entry);
-            Case { what, client, from, to, whom, seen, is_forwarded: false }
+            Case { what, client, from, to, whom, seen, is_forwarded: Some(false) }
         };
         let seen = if whom == Whom::Host { Seen::Dialled } else { Seen::Node };
         case("the node to ClusterIP", whom.cluster_ips(), seen).check(&topology);
@@ -180,7 +186,7 @@ fn answers_to_the_node_go_from_devices_without_link_headers_to_those_with_one_an
     let host = client(&topology.node.host().unwrap());
     for whom in [Whom::Near, Whom::Far, Whom::FarHost] {
         let (client, from, to) = (&host, topology.entry, whom.cluster_ips());
-        Case { what: "the node", client, from, to, whom, seen: Seen::Node, is_forwarded: false }.check(&topology);
+        Case { what: "the node", client, from, to, whom, seen: Seen::Node, is_forwarded: Some(false) }.check(&topology);
         for to in whom.cluster_ips() {
             host.exchange(to, MUCH).unwrap_or_else(|error| panic!("{whom:?}, the node to {to}: {error}"));
         }
@@ -231,6 +237,42 @@ fn everybody_is_served_over_vxlan_with_rules_that_masquerade() {
 #[test]
 fn everybody_is_served_over_devices_without_link_headers() {
     serves_everybody(Shape::Layer3);
+}
+
+const FAST: [&str; 2] = ["--socket-lb=host", "--fast-path"];
+
+#[test]
+fn nothing_is_forwarded_by_the_stack_over_bridges_and_routes_where_that_is_asked() {
+    serves(Shape::Bridged, &FAST, |_| false);
+}
+
+#[test]
+fn nothing_is_forwarded_by_the_stack_over_routed_veths_where_that_is_asked() {
+    serves(Shape::Routed, &FAST, |_| false);
+}
+
+#[test]
+fn nothing_is_forwarded_by_the_stack_over_vxlan_where_that_is_asked() {
+    serves(Shape::Overlay, &FAST, |_| false);
+}
+
+/// Clients outside come by a device without link headers, and so do far pods.
+#[test]
+fn everybody_is_served_over_devices_without_link_headers_with_the_fast_path_too() {
+    let topology = Topology::new(Shape::Layer3).unwrap();
+    let _agent = topology.agent(&FAST).unwrap();
+    let (outside, pod) = (client(&topology.outside), client(&topology.client.pod.place));
+    for whom in Whom::ALL {
+        for (client, to) in [(&outside, topology.node_ports(whom)), (&pod, whom.cluster_ips())] {
+            for to in to {
+                for kind in [Kind::Tcp, Kind::Udp] {
+                    assert_eq!(client.dial(kind, to).unwrap().by, whom.name(), "{kind:?} {to}");
+                }
+                client.exchange(to, MUCH).unwrap_or_else(|error| panic!("{whom:?} at {to}: {error}"));
+            }
+        }
+    }
+    assert_eq!(topology.counted().unwrap().invalid, 0);
 }
 
 #[test]

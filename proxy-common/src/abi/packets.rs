@@ -2,7 +2,7 @@
 //! mapped address would double what they cost.
 
 use super::Cidr;
-use crate::addr::{Addr, Be16};
+use crate::addr::{Addr, Be16, Family};
 use crate::packet::ip::{V4, V6};
 
 /// `FLOWS` and `EMBRYONIC`: a flow by what a packet of it looks like. Who sent it is the source.
@@ -71,6 +71,8 @@ impl<A> Flow<A> {
     pub const FROM_NODE: u8 = 1 << 1;
     /// With [`Flow::FROM_NODE`]: and so is the backend, which sees the frontend's address.
     pub const TO_NODE: u8 = 1 << 2;
+    /// Its packets go past the stack, in both directions: decided with the first one.
+    pub const PAST_STACK: u8 = 1 << 3;
 }
 
 /// `FRAGMENTS`: the datagram that a fragment belongs to, as it is where the hook sits.
@@ -171,12 +173,23 @@ pub struct PacketSettings {
 }
 
 impl PacketSettings {
+    /// The range of pods, if a detector goes by that; else that of all addresses.
+    #[inline(always)]
+    pub const fn pods_of(&self, family: Family) -> &Cidr {
+        match family {
+            Family::V4 => &self.pods[0],
+            Family::V6 => &self.pods[1],
+        }
+    }
+
     /// `masqueradeAll`.
     pub const MASQUERADE_ALL: u32 = 1;
     /// The detector goes by interface ([`Device::LOCAL_PODS`]), not by CIDR.
     pub const PODS_BY_DEVICE: u32 = 1 << 1;
     /// An echo request to an address of a Service is answered.
     pub const ANSWER_ECHO: u32 = 1 << 2;
+    /// Flows go past the stack where routes are plain.
+    pub const FAST_PATH: u32 = 1 << 3;
 }
 
 abi! {

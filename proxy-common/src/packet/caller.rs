@@ -1,7 +1,7 @@
 //! The sender of a packet, as the decision asks about it.
 
 use crate::abi::{AffinityKey, Device, PacketSettings, address};
-use crate::addr::{Addr, Family};
+use crate::addr::Addr;
 use crate::balance::{Client, Origin, has_detector};
 use crate::packet::Host;
 use crate::packet::ip::Ip;
@@ -44,11 +44,7 @@ fn is_pod<A: Ip>(host: &impl Host, device: &Device, src: &A) -> bool {
     if settings.flags & PacketSettings::PODS_BY_DEVICE != 0 {
         return device.flags & Device::LOCAL_PODS != 0;
     }
-    let range = match A::FAMILY {
-        Family::V4 => &settings.pods[0],
-        Family::V6 => &settings.pods[1],
-    };
-    range.contains(&src.addr())
+    settings.pods_of(A::FAMILY).contains(&src.addr())
 }
 
 impl<A: Ip, N: Tables + Host> Client for Caller<'_, A, N> {

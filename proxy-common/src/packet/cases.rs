@@ -118,6 +118,7 @@ fn outcome<A: Ip>(node: &world::TestNode<A>, action: Action, packet: &Bytes, lin
         Action::Back => sentence("answer: ", packet, &reasons, link_header),
         Action::Out => sentence("out: ", packet, &reasons, link_header),
         Action::Home => sentence("home: ", packet, &reasons, link_header),
+        Action::Forward => sentence("forward: ", packet, &reasons, link_header),
     }
 }
 

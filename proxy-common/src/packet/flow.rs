@@ -144,6 +144,12 @@ impl<A: Ip> Flow<A> {
         self.flags & Self::FROM_NODE != 0
     }
 
+    /// Whether its packets go past the stack.
+    #[inline(always)]
+    pub fn is_past_stack(&self) -> bool {
+        self.flags & Self::PAST_STACK != 0
+    }
+
     /// Whether this node itself is client and backend.
     #[inline(always)]
     pub fn is_to_node(&self) -> bool {

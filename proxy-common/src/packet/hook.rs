@@ -33,6 +33,9 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Pa
     if next == Next::Find {
         next = arrive(node, state);
     }
+    if next == Next::Past {
+        next = past(node, state);
+    }
     finish(node, on, packet, state, next)
 }
 
@@ -130,14 +133,38 @@ fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 #[inline(always)]
 fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     spoof::refuse_loopback(&state.parsed.header)?;
-    if !is_of_concern(node, state) {
-        return Err(Stop::Pass);
-    }
     state.is_own = false;
+    if !is_of_concern(node, state) {
+        return if track::has_fast_path(node) { Ok(Next::Past) } else { Err(Stop::Pass) };
+    }
     let ports = track::own_ports(node);
     // A port of our own at an address of our own: nothing but replies goes there.
     let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
     if is_ours && state.form != Form::WithoutPorts { reply_in(node, ports, state) } else { Ok(Next::Request) }
+}
+
+#[inline(never)]
+fn past<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let found = reply_past(node, state);
+    state.after(found)
+}
+
+/// A reply whose client the backend knows, of a flow that goes past the stack: nothing of it is rewritten before it leaves.
+#[inline(always)]
+fn reply_past<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
+    if !matches!(state.form, Form::Transport | Form::LaterFragment) {
+        return Err(Stop::Pass);
+    }
+    (state.point, state.key) = (Point::ReplyIn, state.parsed.tuple.reply_key(track::own_ports(node)));
+    let is_past = track::find(node, &state.key, &mut state.found)
+        && state.found.flow.is_past_stack()
+        && !state.found.flow.is_masqueraded()
+        && state.found.flow.client == state.parsed.tuple.dst;
+    if !is_past {
+        return Err(Stop::Pass);
+    }
+    state.action = Action::Forward;
+    Ok(Next::Done)
 }
 
 #[inline(always)]
@@ -420,6 +447,10 @@ fn translate<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &m
 #[inline(always)]
 fn direction<A: Ip>(state: &State<A>) -> Action {
     match state.point {
+        // Errors are about a packet whose way they do not share.
+        Point::RequestIn | Point::ReplyIn if state.found.flow.is_past_stack() && state.form != Form::Error => {
+            Action::Forward
+        }
         Point::RequestIn if !state.is_own => Action::Translated,
         Point::RequestIn if !state.found.flow.is_to_node() => Action::Out,
         Point::RequestIn => Action::Back,

@@ -13,7 +13,7 @@ use crate::packet::ports::{HELD_TRIES, TRIES};
 use crate::packet::state::State;
 use crate::packet::tcp::{self, seen};
 use crate::packet::track::{self, hold};
-use crate::packet::{Node, NotAdded, Stop, Table, spoof};
+use crate::packet::{Host, Node, NotAdded, Stop, Table, spoof};
 use crate::policy::{Settings, Target, replaces_source};
 use crate::reason::Reason;
 use crate::socket::TCP;
@@ -92,6 +92,8 @@ pub fn begin<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State
     state.found.flow = begun(tuple, choice, masquerade, *flags);
     if state.is_own {
         begin_from_node(node, &choice.addr, &mut state.found.flow);
+    } else if may_pass_rules(node, choice, &state.found.flow) && goes_past_stack(node, device, &state.found.flow) {
+        state.found.flow.flags |= Flow::<A>::PAST_STACK;
     }
     let flow = &mut state.found.flow;
     flow.used = track::seconds(node);
@@ -109,6 +111,25 @@ fn begin_from_node<A: Ip>(tables: &impl Tables, backend: &Addr, flow: &mut Flow<
         flow.flags |= Flow::<A>::TO_NODE;
         flow.source = flow.frontend;
     }
+}
+
+/// Whether no rule is to be expected that hides the client from the backend: those of CNIs let packets to pods pass.
+#[inline(always)]
+fn may_pass_rules<A: Ip>(host: &impl Host, choice: &Choice, flow: &Flow<A>) -> bool {
+    let is_pod = |settings: &PacketSettings| {
+        let pods = settings.pods_of(A::FAMILY);
+        pods.prefix_len != 0 && pods.contains(&choice.addr)
+    };
+    flow.is_masqueraded() || choice.flags & Backend::ON_THIS_NODE != 0 || host.settings().is_some_and(is_pod)
+}
+
+/// Both ways or neither: netfilter would take half a connection for an invalid one.
+#[inline(always)]
+fn goes_past_stack<A: Ip>(host: &impl Host, device: &Device, flow: &Flow<A>) -> bool {
+    track::has_fast_path(host)
+        && device.flags & Device::NO_LINK_HEADER == 0
+        && host.is_plain_way(&flow.client, &flow.backend)
+        && host.is_plain_way(&flow.backend, &flow.client)
 }
 
 #[inline(always)]

@@ -70,6 +70,8 @@ pub enum Form {
 pub enum Next {
     /// Which flow is it?
     Find,
+    /// Of no concern: is it a reply of a flow that goes past the stack?
+    Past,
     /// None that what goes out belongs to: does the node itself send it to a destination of any concern?
     Own,
     /// Which flow, of those to its destination?

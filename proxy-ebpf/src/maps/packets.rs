@@ -17,6 +17,7 @@ use proxy_common::tables::DEVICES_CAPACITY;
 
 use super::{CAPACITY, FROZEN, Kernel, SPARSE, add, count};
 use crate::packet::Skb;
+use crate::route;
 
 /// A flow has an entry for each direction.
 const HALVES: usize = 2 * CAPACITY.flows as usize;
@@ -146,6 +147,11 @@ impl Host for Kernel<Skb> {
     #[inline(always)]
     fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool {
         self.0.has_socket(flow)
+    }
+
+    #[inline(always)]
+    fn is_plain_way<A: Ip>(&self, from: &A, to: &A) -> bool {
+        is_told() || route::is_plain_way(self.0, from, to)
     }
 
     #[inline(always)]

@@ -364,6 +364,7 @@ fn packets(config: &Config, tcp: TcpTimeouts) -> Packets {
         pods: config.devices.pods != Scope::None,
         masquerade_all: config.masquerade_all,
         answer_echo: config.answer_echo,
+        fast_path: config.fast_path,
         tcp,
         ports: config.source_ports,
         seed: sys::number_of_this_boot(),

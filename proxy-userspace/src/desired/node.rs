@@ -107,6 +107,7 @@ fn packet_settings(model: &Model, this: &ThisNode, packets: &Packets) -> PacketS
         seed: packets.seed,
         flags: flag(packets.masquerade_all, PacketSettings::MASQUERADE_ALL)
             | flag(packets.answer_echo, PacketSettings::ANSWER_ECHO)
+            | flag(packets.fast_path, PacketSettings::FAST_PATH)
             | flag(by_device, PacketSettings::PODS_BY_DEVICE),
     }
 }

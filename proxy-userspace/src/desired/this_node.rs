@@ -44,6 +44,8 @@ pub struct Packets {
     pub masquerade_all: bool,
     /// `--answer-echo`.
     pub answer_echo: bool,
+    /// `--fast-path`.
+    pub fast_path: bool,
     pub tcp: TcpTimeouts,
     /// Source ports that translations draw from.
     pub ports: PortRange,

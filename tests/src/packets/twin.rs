@@ -300,7 +300,7 @@ fn returned(action: Action) -> u32 {
         Action::Drop => TC_ACT_SHOT,
         Action::Back => TC_ACT_REDIRECT,
         // As programs that are told the time answer.
-        Action::Out | Action::Home => action as u32,
+        Action::Out | Action::Home | Action::Forward => action as u32,
     }
 }
 

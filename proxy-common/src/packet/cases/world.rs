@@ -78,6 +78,8 @@ pub(super) struct TestNode<A> {
     pub(super) room: usize,
     /// Local ports that some process has.
     pub(super) sockets: Vec<u16>,
+    /// Whether every route is plain, as it is to programs that are told the time.
+    pub(super) is_plain: bool,
     pub(super) now: Cell<u64>,
     /// What another CPU does just before this one stores the request entry of a flow.
     pub(super) meanwhile: Option<fn(&mut Self, &Flow<A>)>,
@@ -121,6 +123,7 @@ impl<A: Ip> TestNode<A> {
             flows_room: u32::MAX,
             room: usize::MAX,
             sockets: Vec::new(),
+            is_plain: true,
             now: Cell::new(1_000 * NANOSECONDS),
             meanwhile: None,
             random: Cell::new(0),
@@ -470,6 +473,10 @@ impl<A: Ip> Host for TestNode<A> {
 
     fn has_socket<B: Ip>(&self, flow: &Flow<B>) -> bool {
         self.sockets.contains(&flow.source_port.get())
+    }
+
+    fn is_plain_way<B: Ip>(&self, _from: &B, _to: &B) -> bool {
+        self.is_plain
     }
 
     fn count_flow(&self, backend: u32) {

@@ -109,7 +109,15 @@ fn addresses_are_sorted_and_each_is_there_once() {
 
 fn packets() -> Packets {
     let ports = PortRange { first: 61_000, count: 1000 };
-    Packets { pods: true, masquerade_all: true, answer_echo: true, tcp: TcpTimeouts::default(), ports, seed: 7 }
+    Packets {
+        pods: true,
+        masquerade_all: true,
+        answer_echo: true,
+        fast_path: true,
+        tcp: TcpTimeouts::default(),
+        ports,
+        seed: 7,
+    }
 }
 
 #[test]
