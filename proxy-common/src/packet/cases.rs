@@ -16,6 +16,7 @@ mod journeys;
 mod names;
 pub mod observe;
 mod own;
+mod past;
 mod ports;
 mod read;
 mod refusals;
@@ -81,6 +82,7 @@ pub fn run_all() {
         halves::CASES,
         journeys::CASES,
         own::CASES,
+        past::CASES,
         ports::CASES,
         refusals::CASES,
         robust::CASES,

@@ -1,0 +1,97 @@
+//! Flows that go past the stack: sent on where they come in, in both directions, or in none.
+
+use std::format;
+use std::string::String;
+
+use super::build::{syn, tcp, udp, unreachable};
+use super::world::{On, Setup, TestNode};
+use super::{Case, about, cases, family, in_both_families};
+use crate::abi::PacketSettings;
+use crate::packet::ip::Ip;
+use crate::packet::tcp::{ACK, SYN};
+
+pub(super) const CASES: &[Case] = cases![
+    a_flow_to_a_local_backend_is_sent_on_both_ways,
+    a_flow_to_elsewhere_is_sent_on_both_ways,
+    flows_that_rules_or_ways_may_concern_go_through_the_stack,
+    errors_and_what_is_of_no_flow_go_through_the_stack,
+];
+
+const UP: On = On::Uplink;
+
+fn node<A: Ip>(backends: &'static str) -> TestNode<A> {
+    Setup { settings: PacketSettings::FAST_PATH, ..Setup::with(backends) }.node()
+}
+
+/// The source port of what comes out.
+fn port(sentence: &str) -> String {
+    sentence.split(" > ").next().unwrap().rsplit(':').next().unwrap().into()
+}
+
+fn local<A: Ip>() {
+    let mut node = node::<A>("L");
+    assert_eq!(node.enter(UP, &syn("client:4000 > lb:80")), "forward: client:4000 > local:8080 tcp S");
+    let answer = tcp("local:8080 > client:4000").flags(SYN | ACK);
+    assert_eq!(node.enter(On::PodDevice, &answer), "forward: local:8080 > client:4000 tcp SA");
+    assert_eq!(node.leave(UP, &answer), "lb:80 > client:4000 tcp SA");
+    assert_eq!(node.enter(UP, &tcp("client:4000 > lb:80")), "forward: client:4000 > local:8080 tcp A");
+    assert_eq!(node.count(), (1, 0), "established, {}", family::<A>());
+}
+
+#[cfg_attr(test, test)]
+fn a_flow_to_a_local_backend_is_sent_on_both_ways() {
+    in_both_families!(local());
+}
+
+fn elsewhere<A: Ip>() {
+    let mut node = node::<A>("R");
+    let inside = node.enter(UP, &udp("client:4000 > lb:80"));
+    let port = port(&inside);
+    assert_eq!(inside, format!("forward: client:{port} > remote:8080 udp"));
+    let sent = node.leave(UP, &udp(format!("client:{port} > remote:8080")));
+    assert_eq!(sent, format!("node:{port} > remote:8080 udp"));
+    let back = node.enter(UP, &udp(format!("remote:8080 > node:{port}")));
+    assert_eq!(back, format!("forward: remote:8080 > client:{port} udp"));
+    let received = node.leave(UP, &udp(format!("remote:8080 > client:{port}")));
+    assert_eq!(received, "lb:80 > client:4000 udp", "{}", family::<A>());
+}
+
+#[cfg_attr(test, test)]
+fn a_flow_to_elsewhere_is_sent_on_both_ways() {
+    in_both_families!(elsewhere());
+}
+
+fn through<A: Ip>() {
+    about::<A>("from a device without link headers");
+    let bare = syn("client:4000 > lb:80").without_link_header();
+    assert_eq!(node::<A>("L").enter(UP, &bare), "client:4000 > local:8080 tcp S");
+    about::<A>("a pod, to who may be no pod");
+    let mut stranger = node::<A>("R");
+    stranger.settings.pods = Default::default();
+    assert_eq!(stranger.enter(On::PodDevice, &syn("pod:4000 > vip:80")).split(':').next(), Some("pod"));
+    about::<A>("where it is not asked for");
+    let mut off = Setup::with("L").node::<A>();
+    assert_eq!(off.enter(UP, &syn("client:4000 > lb:80")), "client:4000 > local:8080 tcp S");
+    let answer = tcp("local:8080 > client:4000").flags(SYN | ACK);
+    assert_eq!(off.enter(On::PodDevice, &answer), "pass", "{}", family::<A>());
+}
+
+#[cfg_attr(test, test)]
+fn flows_that_rules_or_ways_may_concern_go_through_the_stack() {
+    in_both_families!(through());
+}
+
+fn others<A: Ip>() {
+    let mut node = node::<A>("L");
+    node.enter(UP, &udp("client:4000 > lb:80"));
+    about::<A>("an error about a reply");
+    let error = unreachable("client > lb", udp("lb:80 > client:4000"));
+    assert_eq!(node.enter(UP, &error), "client > local unreachable (local:8080 > client:4000 udp)");
+    about::<A>("another pod to the client");
+    assert_eq!(node.enter(On::PodDevice, &udp("pod:8080 > client:4000")), "pass");
+}
+
+#[cfg_attr(test, test)]
+fn errors_and_what_is_of_no_flow_go_through_the_stack() {
+    in_both_families!(others());
+}
