@@ -112,7 +112,9 @@ fn serves(shape: Shape, arguments: &[&str], is_forwarded: fn(Whom) -> bool) {
         case("outside to node port", topology.node_ports(whom), seen).check(&topology);
         case("outside to ClusterIP", whom.cluster_ips(), seen).check(&topology);
         let of_pod = |case: Case<'_>| Case { client: &pod, from: pod_addresses, ..case }.check(&topology);
-        of_pod(case("pod to ClusterIP", whom.cluster_ips(), seen_by_cluster_ip));
+        // A host is no pod, so that rules may have to hide who dials it: never past the stack.
+        let by_stack = if whom == Whom::FarHost { Some(true) } else { is_forwarded };
+        of_pod(Case { is_forwarded: by_stack, ..case("pod to ClusterIP", whom.cluster_ips(), seen_by_cluster_ip) });
         of_pod(case("pod to node port", topology.node_ports(whom), seen_by_node_port));
     }
     for (lane, places, features) in lanes(&topology) {
