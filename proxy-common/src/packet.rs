@@ -51,7 +51,7 @@ pub mod sum;
 pub mod tcp;
 pub mod track;
 
-use crate::abi::{Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
+use crate::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
 use crate::packet::ip::Ip;
 use crate::packet::rush::Rush;
 use crate::packet::sum::Change;
@@ -183,9 +183,11 @@ pub trait Host {
     fn settings(&self) -> Option<&PacketSettings>;
     /// True when a socket of this node would take what the backend of `flow` sends to its source port.
     fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool;
-    /// True when nothing but a neighbour's address is missing for what `from` sends to `to`: it would be forwarded, to a device
-    /// whose packets have link headers, in no tunnel of the route's own.
-    fn is_plain_way<A: Ip>(&self, from: &A, to: &A) -> bool;
+    /// Whether flows may go past the stack.
+    fn has_fast_path(&self) -> bool;
+    /// True when the packet, which came in by `device`, is one that this node would forward, and client and backend of `flow`
+    /// reach each other by routes in no tunnel of their own, to devices with link headers and to neighbours that are known.
+    fn has_plain_ways<A: Ip>(&self, device: &Device, flow: &Flow<A>) -> bool;
     /// One more flow to `backend`.
     fn count_flow(&self, backend: u32);
     fn count(&self, reason: Reason);

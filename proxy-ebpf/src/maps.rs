@@ -87,6 +87,9 @@ mod global {
     /// 1 where redirects about flows are looked for.
     #[unsafe(no_mangle)]
     pub(super) static DROPS_REDIRECTS: u8 = 1;
+    /// 1 where the settings say whether flows go past the stack; where it is 0 none does.
+    #[unsafe(no_mangle)]
+    pub(super) static HAS_FAST_PATH: u8 = 1;
     /// Entries of SOCKETS less one; a power of two less one.
     #[unsafe(no_mangle)]
     pub(super) static SOCKETS_MASK: u32 = super::CAPACITY.sockets - 1;
@@ -123,6 +126,10 @@ pub(crate) fn is_unsteered(cgroup: u64) -> bool {
 
 fn drops_redirects() -> bool {
     global!(DROPS_REDIRECTS) != 0
+}
+
+fn has_fast_path() -> bool {
+    global!(HAS_FAST_PATH) != 0
 }
 
 fn flows() -> u32 {

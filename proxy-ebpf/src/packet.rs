@@ -165,6 +165,13 @@ impl Skb {
         unsafe { (&raw const (*self.0).gso_size).read_volatile() }
     }
 
+    /// To whom its frame is sent: `PACKET_HOST` and others.
+    #[inline(always)]
+    pub(crate) fn kind(&self) -> u32 {
+        // SAFETY: as for `device`.
+        unsafe { (&raw const (*self.0).pkt_type).read_volatile() }
+    }
+
     /// Whether it has a VLAN tag beside its link header.
     #[inline(always)]
     pub(crate) fn is_tagged(&self) -> bool {

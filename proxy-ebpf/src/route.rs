@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
     BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
     BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
-use proxy_common::abi::Device;
+use proxy_common::abi::{Device, Flow};
 use proxy_common::addr::Family;
 use proxy_common::packet::flow::Point;
 use proxy_common::packet::ip::Ip;
@@ -108,49 +108,75 @@ pub(crate) fn out<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
     skb.redirect_to(route.device(), &mut route.neighbour())
 }
 
-/// As [`proxy_common::packet::Host::is_plain_way`].
-#[inline(never)]
-pub(crate) fn is_plain_way<A: Ip>(skb: Skb, from: &A, to: &A) -> bool {
-    let (route, end) = Route::of(skb, skb.device(), from, to, 1);
-    matches!(end, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) && has_link_header(route.device())
+/// As [`proxy_common::packet::Host::has_plain_ways`]. Replies are looked for where the request leaves.
+#[inline(always)]
+pub(crate) fn has_plain_ways<A: Ip>(skb: Skb, device: &Device, flow: &Flow<A>) -> bool {
+    if !is_for_stack(skb, device) {
+        return false;
+    }
+    let there = plain_way(skb, skb.device(), &flow.client, &flow.backend);
+    there != 0 && plain_way(skb, there, &flow.backend, &flow.client) != 0
 }
 
-/// Out past the stack, with a life less. What the stack has to refuse, to cut or to send otherwise is left to it.
+/// The device by which what comes in by `device` leaves to a neighbour that is known, in a frame; 0 if it does not. Without one
+/// the stack finds out whether there is one, and tells the sender if not.
 #[inline(never)]
-pub(crate) fn forward<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
+fn plain_way<A: Ip>(skb: Skb, device: u32, from: &A, to: &A) -> u32 {
+    let (route, end) = Route::of(skb, device, from, to, 1);
+    if end == BPF_FIB_LKUP_RET_SUCCESS && has_link_header(route.device()) { route.device() } else { 0 }
+}
+
+/// Out past the stack, with a life less. What the stack has to refuse, to cut or to send otherwise is left to it. No neighbour is
+/// no such reason: he is looked for here too, and netfilter sees no single packet of the flow.
+#[inline(never)]
+pub(crate) fn forward<A: Ip>(skb: Skb, device: &Device, state: &State<A>) -> i32 {
     let flow = &state.found.flow;
+    // Who sends an error may be neither.
     let (from, to) =
-        if state.point == Point::RequestIn { (&flow.client, &flow.backend) } else { (&flow.backend, &flow.client) };
-    let (Ok([lives]), Ok(len)) = (skb.load(state.parsed.start + lives_at::<A>()), part(skb, state)) else {
+        (&state.parsed.header.src, if state.point == Point::RequestIn { &flow.backend } else { &flow.client });
+    let Ok([lives]) = skb.look(state.parsed.start + lives_at::<A>()) else { return TC_ACT_UNSPEC };
+    if lives <= 1 || !is_for_stack(skb, device) {
         return TC_ACT_UNSPEC;
-    };
-    let (route, end) = Route::of(skb, skb.device(), from, to, len);
-    let is_plain =
-        matches!(end, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) && has_link_header(route.device());
-    if !is_plain || lives <= 1 || skb.is_tagged() {
+    }
+    let (route, end) = Route::of(skb, skb.device(), from, to, largest(skb, state));
+    if !matches!(end, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) || !has_link_header(route.device()) {
         return TC_ACT_UNSPEC;
     }
     if age::<A>(skb, state.parsed.start, lives).is_err() {
+        count(Reason::BrokenPacket);
         return TC_ACT_SHOT;
     }
     skb.redirect_to(route.device(), &mut route.neighbour())
 }
 
-/// Bytes of each packet that a device will make of a large segment, or 0.
-#[inline(always)]
-fn part<A: Ip>(skb: Skb, state: &State<A>) -> Result<u32, Broken> {
-    let header = &state.parsed.header;
-    let payload = skb.part();
-    if payload == 0 {
-        return Ok(0);
-    }
-    let transport = if header.proto == TCP {
-        let [words] = skb.load(header.next + 12)?;
-        u32::from(words >> 4) * 4
-    } else {
-        8
+/// Whether the stack would take it for a packet of its own: frames for others come by too, where a network does not know yet
+/// whom they are for. What a pod sends has the bridge's address or that of another pod, where its device is a bridge's port.
+#[inline(never)]
+fn is_for_stack(skb: Skb, device: &Device) -> bool {
+    let is_ours = match skb.kind() {
+        PACKET_HOST => true,
+        PACKET_OTHERHOST => device.flags & Device::FACES_POD != 0,
+        _ => false,
     };
-    Ok((header.next - state.parsed.start) as u32 + transport + payload)
+    is_ours && !skb.is_tagged()
+}
+
+const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
+
+/// Bytes of the packet, or of each that a device will make of a large segment, from the network header on: a number of 16 bits.
+#[inline(never)]
+fn largest<A: Ip>(skb: Skb, state: &State<A>) -> u32 {
+    let (header, start, payload) = (&state.parsed.header, state.parsed.start, skb.part());
+    let len = if payload == 0 {
+        (header.end - start) as u32
+    } else {
+        // Of a header that cannot be read no packet is made.
+        let words =
+            if header.proto == TCP { skb.load(header.next + 12).map_or(5, |[words]: [u8; 1]| words >> 4) } else { 2 };
+        (header.next - start) as u32 + u32::from(words) * 4 + payload
+    };
+    len.min(u16::MAX.into())
 }
 
 /// Where a network header says how many nodes may forward it.
@@ -164,10 +190,12 @@ const fn lives_at<A: Ip>() -> usize {
 
 #[inline(always)]
 fn age<A: Ip>(mut skb: Skb, start: usize, lives: u8) -> Result<(), Broken> {
-    skb.store(start + lives_at::<A>(), [lives - 1])?;
     match A::CHECKSUM {
-        Some(at) => skb.adjust_header(start + at, Change::of_two([lives, 0], [lives - 1, 0])),
-        None => Ok(()),
+        Some(at) => {
+            skb.store(start + lives_at::<A>(), [lives - 1])?;
+            skb.adjust_header(start + at, Change::of_two([lives, 0], [lives - 1, 0]))
+        }
+        None => skb.store_bare(start + lives_at::<A>(), [lives - 1]),
     }
 }
 

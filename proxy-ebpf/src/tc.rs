@@ -49,8 +49,10 @@ where
     Kernel<Skb>: proxy_common::packet::Node<A>,
 {
     let Some(state) = state::<A>() else { return TC_ACT_UNSPEC };
-    let action = hook::ingress(&mut Kernel(skb), device, &mut skb, state.at(start));
-    act(skb, action, 0, state)
+    match hook::ingress(&mut Kernel(skb), device, &mut skb, state.at(start)) {
+        Action::Forward if !is_told() => route::forward(skb, device, state),
+        action => act(skb, action, 0, state),
+    }
 }
 
 #[inline(always)]
@@ -71,11 +73,11 @@ fn act<A: Ip>(skb: Skb, action: Action, back: u32, state: &State<A>) -> i32 {
         return action as i32;
     }
     match action {
-        Action::Pass | Action::Translated => TC_ACT_UNSPEC,
+        // Past the stack goes only what came in.
+        Action::Pass | Action::Translated | Action::Forward => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         Action::Back => skb.redirect(skb.device(), back),
         Action::Out => route::out(skb, state),
         Action::Home => route::home(skb, state),
-        Action::Forward => route::forward(skb, state),
     }
 }

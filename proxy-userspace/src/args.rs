@@ -130,8 +130,8 @@ pub struct Run {
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub answer_echo: bool,
 
-    /// Send packets of Services on past the stack, in both directions, where routes are plain: faster, and past FORWARD rules,
-    /// rp_filter, conntrack and IPsec policies of this node.
+    /// Send packets of Services on past the stack, in both directions, where their ways are plain: past FORWARD rules, network
+    /// policies made of them, conntrack and the reverse path filter of this node too.
     #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub fast_path: bool,

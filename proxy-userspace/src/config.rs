@@ -44,7 +44,6 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Echo requests to addresses of Services are answered.
     pub answer_echo: bool,
-    pub fast_path: bool,
     pub source_ports: PortRange,
     pub timeouts: Asked,
     pub device_order: Order,
@@ -100,12 +99,12 @@ impl Config {
             kernel: attach::Options {
                 steered: steered(&run.socket_lb)?,
                 unsteered: unsteered(&run.socket_lb_exclude)?,
+                fast_path: run.fast_path,
                 ..kernel(&run.kernel, devices.wants_any())?
             },
             devices,
             masquerade_all: run.masquerade_all,
             answer_echo: run.answer_echo,
-            fast_path: run.fast_path,
             source_ports: devices::source_ports(&run.source_ports)?,
             timeouts: timeouts::timeouts(run)?,
             device_order: devices::device_order(&run.device_order)?,

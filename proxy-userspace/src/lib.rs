@@ -33,6 +33,8 @@ pub mod flows;
 mod glob;
 mod hash;
 #[cfg(feature = "io")]
+pub mod ipsec;
+#[cfg(feature = "io")]
 pub mod lock;
 #[cfg(feature = "io")]
 mod log;

@@ -30,17 +30,22 @@ const CAPACITY: Capacity = Capacity {
     flows: Capacity::DEFAULT.flows,
 };
 
-/// Loads both programs.
+/// Loads both programs with all that they can do.
 pub fn load() -> Result<Ebpf> {
-    load_for(CAPACITY.flows)
+    load_with(CAPACITY.flows, true)
 }
 
-/// As [`load`], with room for so many flows.
+/// Loads both programs as the agent does by default, with room for so many flows.
 pub fn load_for(flows: u32) -> Result<Ebpf> {
-    let capacity = Capacity { flows, ..CAPACITY };
+    load_with(flows, false)
+}
+
+fn load_with(flows: u32, fast_path: bool) -> Result<Ebpf> {
+    let (capacity, fast_path) = (Capacity { flows, ..CAPACITY }, u8::from(fast_path));
     let (mut loader, buckets) = (EbpfLoader::new(), index::buckets(FRONTENDS));
     loader.override_global("INDEX_BUCKETS", &buckets, true);
     loader.override_global("FLOWS", &flows, true);
+    loader.override_global("HAS_FAST_PATH", &fast_path, true);
     for layout in layouts() {
         if let Entries::Chosen(entries) = layout.entries {
             loader.map_max_entries(layout.name, entries(&capacity));

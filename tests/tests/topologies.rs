@@ -5,11 +5,17 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::signal::Signal;
-use proxy_tests::agent::sluice;
+use proxy_common::packet::cases::build::udp;
+use proxy_common::packet::ip::{Ip, V4, V6};
+use proxy_tests::agent::{Agent, sluice};
+use proxy_tests::edge::outside_address;
+use proxy_tests::frames::Wire;
 use proxy_tests::netns::Netns;
 use proxy_tests::node::Place;
-use proxy_tests::probe::{Client, Kind};
+use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Socket};
+use proxy_tests::stage::eventually;
 use proxy_tests::topology::{Counted, Shape, Topology, Whom};
+use proxy_userspace::attach::object::has_fast_path;
 
 /// Dials of each case, protocol and family.
 const DIALS: u32 = 10;
@@ -91,12 +97,24 @@ fn serves_everybody(shape: Shape) {
     serves(shape, &["--socket-lb=host"], |_| true);
 }
 
+/// Dials everybody once, so that the node knows its neighbours: the stack looks for those that it does not.
+fn introduce(topology: &Topology, clients: [&Client; 2]) {
+    for whom in Whom::ALL {
+        for to in topology.node_ports(whom).into_iter().chain(whom.cluster_ips()) {
+            for client in clients {
+                client.dial(Kind::Udp, to).unwrap_or_else(|error| panic!("{whom:?} {to}: {error}\n{}", look(topology)));
+            }
+        }
+    }
+}
+
 /// `is_forwarded` says to whom netfilter sees packets forwarded.
 fn serves(shape: Shape, arguments: &[&str], is_forwarded: fn(Whom) -> bool) {
     let topology = Topology::new(shape).unwrap();
     let _agent = topology.agent(arguments).unwrap();
     let outside = client(&topology.outside);
     let pod = client(&topology.client.pod.place);
+    introduce(&topology, [&outside, &pod]);
     let pod_addresses = [topology.client.pod.v4.into(), topology.client.pod.v6.into()];
     for whom in Whom::ALL {
         let seen = if whom.is_on_this_node() { Seen::Client } else { Seen::Node };
@@ -243,19 +261,207 @@ fn everybody_is_served_over_devices_without_link_headers() {
 
 const FAST: [&str; 2] = ["--socket-lb=host", "--fast-path"];
 
+/// Older kernels have no way past their stack.
+fn by_old_kernels(_: Whom) -> bool {
+    !has_fast_path()
+}
+
 #[test]
 fn nothing_is_forwarded_by_the_stack_over_bridges_and_routes_where_that_is_asked() {
-    serves(Shape::Bridged, &FAST, |_| false);
+    serves(Shape::Bridged, &FAST, by_old_kernels);
 }
 
 #[test]
 fn nothing_is_forwarded_by_the_stack_over_routed_veths_where_that_is_asked() {
-    serves(Shape::Routed, &FAST, |_| false);
+    serves(Shape::Routed, &FAST, by_old_kernels);
 }
 
 #[test]
 fn nothing_is_forwarded_by_the_stack_over_vxlan_where_that_is_asked() {
-    serves(Shape::Overlay, &FAST, |_| false);
+    serves(Shape::Overlay, &FAST, by_old_kernels);
+}
+
+/// Node one with the fast path, a client outside, and neighbours that know each other.
+struct Fast {
+    outside: Client,
+    _agent: Agent,
+    topology: Topology,
+    /// The client's device.
+    wire: Wire,
+}
+
+impl Fast {
+    fn new() -> Self {
+        let topology = Topology::new(Shape::Bridged).unwrap();
+        let node = &topology.node.netns;
+        // The kernel tells of shorter ways and of errors from one allowance (as of 6.18).
+        node.sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")]).unwrap();
+        let wire = Wire::between(&topology.outside.netns, "uplink", (node, "eth0")).unwrap();
+        let agent = topology.agent(&FAST).unwrap();
+        let (outside, pod) = (client(&topology.outside), client(&topology.client.pod.place));
+        introduce(&topology, [&outside, &pod]);
+        Self { outside, _agent: agent, topology, wire }
+    }
+}
+
+/// Whether netfilter sees what `act` does pass by.
+fn is_seen(topology: &Topology, act: impl FnOnce()) -> bool {
+    let before = topology.counted().unwrap();
+    act();
+    let Counted { requests, replies, invalid } = topology.counted().unwrap();
+    assert_eq!(invalid, before.invalid);
+    let seen = [requests > before.requests, replies > before.replies];
+    assert_eq!(seen[0], seen[1], "both directions or neither");
+    seen[0]
+}
+
+#[test]
+fn a_flow_to_whom_the_node_does_not_know_yet_goes_through_the_stack_and_stays_there() {
+    let Fast { topology, outside, .. } = &Fast::new();
+    for whom in [Whom::Near, Whom::Far] {
+        for to in topology.node_ports(whom) {
+            let ask = |socket: &Socket<'_>| assert_eq!(socket.ask_at(to).unwrap().by, whom.name(), "{to}");
+            ask(&outside.open(Kind::Udp, to));
+            let early = outside.open(Kind::Udp, to);
+            assert_eq!(is_seen(topology, || ask(&early)), !has_fast_path(), "{to}");
+            let forget_neighbours = || {
+                for family in ["-4", "-6"] {
+                    topology.node.netns.output("ip", &[family, "neigh", "flush", "all"]).unwrap();
+                }
+            };
+            forget_neighbours();
+            let late = outside.open(Kind::Udp, to);
+            assert!(is_seen(topology, || ask(&late)), "{to}, of no neighbour");
+            assert!(is_seen(topology, || ask(&late)), "{to}, in the same flow");
+            assert_eq!(is_seen(topology, || ask(&outside.open(Kind::Udp, to))), !has_fast_path(), "{to}, another one");
+            forget_neighbours();
+            assert_eq!(is_seen(topology, || ask(&early)), !has_fast_path(), "{to}, where it was before");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_or_has_no_life_left_is_told_by_the_stack_to_who_sends_it() {
+    const SMALL: u32 = 1280;
+    let Fast { topology, outside, .. } = &Fast::new();
+    topology.node.netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
+    for (to, [expired, too_big]) in
+        topology.node_ports(Whom::Near).into_iter().zip([[(11, 0), (3, 4)], [(3, 0), (2, 0)]])
+    {
+        let socket = outside.open(Kind::Udp, to);
+        socket.connect(to).unwrap();
+        let is_asked_past = || is_seen(topology, || assert_eq!(socket.ask().unwrap().by, "near", "{to}"));
+        assert_eq!(is_asked_past(), !has_fast_path(), "{to}");
+        socket.watch_errors().unwrap();
+        for (hops, bytes, (kind, code), mtu) in [(1, 4, expired, 0), (64, 1400, too_big, SMALL)] {
+            socket.set_hops(hops).unwrap();
+            socket.send_large(None, bytes, 0).unwrap();
+            let wanted = IcmpError { kind, code, mtu, about: to, by: to.ip() };
+            assert_eq!(socket.icmp_error(), Ok(wanted), "{to}");
+        }
+        assert_eq!(is_asked_past(), !has_fast_path(), "{to}, again");
+        // Segments of many packets; the client has learned how large these may be, and forgets that.
+        let family = if to.is_ipv4() { "-4" } else { "-6" };
+        topology.outside.netns.output("ip", &[family, "route", "flush", "cache"]).unwrap();
+        outside.exchange(to, MUCH).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+}
+
+/// Netfilter, which has seen nothing of the flow, would call the error invalid.
+#[test]
+fn a_small_hop_on_the_way_of_answers_that_go_past_the_stack_is_told_to_the_pod_that_answers() {
+    const SMALL: u32 = 1280;
+    let Fast { topology, .. } = &Fast::new();
+    let away = client(&topology.world.away(SMALL).unwrap());
+    for to in topology.node_ports(Whom::Near) {
+        let is_by_stack = is_seen(topology, || {
+            let socket = away.open(Kind::Udp, to);
+            socket.connect(to).unwrap();
+            socket.set_patience(100).unwrap();
+            // The first answer is lost: it tells the pod of the hop.
+            assert!((0..20).any(|_| socket.ask_large(None, 0, 1400).is_ok()), "{to}\n{}", look(topology));
+        });
+        assert_eq!(is_by_stack, !has_fast_path(), "{to}");
+    }
+}
+
+#[test]
+fn nothing_goes_past_the_stack_while_the_node_has_ipsec_policies() {
+    let Fast { topology, outside, .. } = &Fast::new();
+    let policy = |what: &str| {
+        let line = format!("xfrm policy {what} dir out src 198.18.0.0/16 dst 198.19.0.0/16");
+        let template = if what == "add" { " tmpl src 198.18.0.1 dst 198.19.0.1 proto esp mode tunnel" } else { "" };
+        topology.node.netns.ip(&[line + template]).unwrap();
+    };
+    for to in topology.node_ports(Whom::Near) {
+        let early = outside.open(Kind::Udp, to);
+        let ask = || assert_eq!(early.ask_at(to).unwrap().by, "near", "{to}");
+        assert_eq!(is_seen(topology, ask), !has_fast_path(), "{to}");
+        policy("add");
+        eventually("flows of before go through the stack", || is_seen(topology, ask));
+        let late = outside.open(Kind::Udp, to);
+        assert!(is_seen(topology, || assert_eq!(late.ask_at(to).unwrap().by, "near", "{to}")), "and so do new ones");
+        policy("delete");
+        eventually("they go past it again", || is_seen(topology, ask) != has_fast_path());
+    }
+}
+
+/// Ports that frames of a test come from.
+const QUESTIONS: std::ops::Range<u16> = 5001..5004;
+
+/// From `from` to a node port in front of a pod of node one.
+fn question<A: Ip>(from: u16, to: IpAddr) -> Vec<u8> {
+    let client = outside_address(to);
+    let packet = udp(format!("{client}:{from} > {to}:{}", Whom::Near.node_port()));
+    packet.bytes::<A>().0
+}
+
+/// The port that the next answer of the node port goes to.
+fn answered(wire: &Wire, node: IpAddr) -> u16 {
+    let (source, ports) = if node.is_ipv4() { (26, 34) } else { (22, 54) };
+    let octets = match node {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let answers = Whom::Near.node_port().to_be_bytes();
+    let port = |frame: &[u8]| u16::from_be_bytes([frame[ports + 2], frame[ports + 3]]);
+    let is_answer = |frame: &[u8]| {
+        frame.get(source..source + octets.len()) == Some(&octets[..])
+            && frame.get(ports..ports + 2) == Some(&answers)
+            && QUESTIONS.contains(&port(frame))
+    };
+    port(&wire.until(PATIENCE, is_answer).unwrap())
+}
+
+fn only_frames_for_the_node<A: Ip>(topology: &Topology, wire: &Wire, node: IpAddr) {
+    let for_another = |port| {
+        let mut frame = question::<A>(port, node);
+        frame[5] ^= 0x80;
+        frame
+    };
+    let tagged = |port| {
+        let mut frame = question::<A>(port, node);
+        frame.splice(12..12, [0x81, 0, 0, 0]);
+        frame
+    };
+    let is_by_stack = is_seen(topology, || {
+        wire.send_bytes(&for_another(5001)).unwrap();
+        wire.send_bytes(&question::<A>(5002, node)).unwrap();
+        assert_eq!(answered(wire, node), 5002, "a frame for another node is none of ours");
+    });
+    assert_eq!(is_by_stack, !has_fast_path());
+    assert!(is_seen(topology, || {
+        wire.send_bytes(&tagged(5003)).unwrap();
+        assert_eq!(answered(wire, node), 5003, "a frame with a priority");
+    }));
+}
+
+#[test]
+fn frames_for_others_end_here_and_those_with_a_tag_go_through_the_stack() {
+    let Fast { topology, wire, .. } = &Fast::new();
+    let [v4, v6] = topology.entry;
+    only_frames_for_the_node::<V4>(topology, wire, v4);
+    only_frames_for_the_node::<V6>(topology, wire, v6);
 }
 
 /// Clients outside come by a device without link headers, and so do far pods.

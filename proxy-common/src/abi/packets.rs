@@ -118,6 +118,8 @@ impl Device {
     pub const LOCAL_PODS: u32 = 1;
     /// Packets begin with their network header.
     pub const NO_LINK_HEADER: u32 = 1 << 1;
+    /// Packets that enter here are sent by a pod.
+    pub const FACES_POD: u32 = 1 << 2;
 }
 
 /// Ports that translations draw from. No ephemeral range and no node port overlaps it, and no process is given one of it.

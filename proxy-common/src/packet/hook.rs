@@ -21,7 +21,7 @@ use crate::packet::parse::{Content, Parsed, parse};
 use crate::packet::state::{Form, Next, State};
 use crate::packet::tcp::{self, seen};
 use crate::packet::track::{self, Found, Standing};
-use crate::packet::{Action, Broken, Node, Packet, Stop, Table, answer, fragment, redirect, rewrite, spoof};
+use crate::packet::{Action, Broken, Host, Node, Packet, Stop, Table, answer, fragment, redirect, rewrite, spoof};
 use crate::reason::Reason;
 use crate::socket::TCP;
 use crate::tables::Tables;
@@ -133,10 +133,10 @@ fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 #[inline(always)]
 fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     spoof::refuse_loopback(&state.parsed.header)?;
-    state.is_own = false;
     if !is_of_concern(node, state) {
-        return if track::has_fast_path(node) { Ok(Next::Past) } else { Err(Stop::Pass) };
+        return if node.has_fast_path() { Ok(Next::Past) } else { Err(Stop::Pass) };
     }
+    state.is_own = false;
     let ports = track::own_ports(node);
     // A port of our own at an address of our own: nothing but replies goes there.
     let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
@@ -152,19 +152,25 @@ fn past<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// A reply whose client the backend knows, of a flow that goes past the stack: nothing of it is rewritten before it leaves.
 #[inline(always)]
 fn reply_past<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    if !matches!(state.form, Form::Transport | Form::LaterFragment) {
+    if state.form == Form::WithoutPorts {
         return Err(Stop::Pass);
     }
     (state.point, state.key) = (Point::ReplyIn, state.parsed.tuple.reply_key(track::own_ports(node)));
-    let is_past = track::find(node, &state.key, &mut state.found)
-        && state.found.flow.is_past_stack()
+    let is_reply = track::find(node, &state.key, &mut state.found)
         && !state.found.flow.is_masqueraded()
         && state.found.flow.client == state.parsed.tuple.dst;
-    if !is_past {
+    if !is_reply || !is_past(state) || state.form == Form::Transport && is_foreign(state) {
         return Err(Stop::Pass);
     }
     state.action = Action::Forward;
     Ok(Next::Done)
+}
+
+/// Whether a packet of the flow that was found goes past the stack. Errors do too: to netfilter they are about no connection,
+/// which firewalls drop. One that is sent to somebody else than who sent what it is about does not.
+#[inline(always)]
+fn is_past<A: Ip>(state: &State<A>) -> bool {
+    state.found.flow.is_past_stack() && state.parsed.header.dst == state.parsed.tuple.dst
 }
 
 #[inline(always)]
@@ -400,14 +406,20 @@ fn set_source<A: Ip>(node: &mut impl Node<A>, table: Table, key: &FlowKey<A>, fl
 }
 
 /// The backend talks, but has not answered our SYN: it has another connection with the client's address and port, one that
-/// passes us untranslated. That is left alone, and our SYN tries another port when it comes again.
+/// passes us untranslated.
+#[inline(always)]
+fn is_foreign<A: Ip>(state: &State<A>) -> bool {
+    let flow = &state.found.flow;
+    flow.proto == TCP && flow.seen & seen::SYN == 0 && state.parsed.flags & (tcp::SYN | tcp::RST) == 0
+}
+
+/// The other connection is left alone, and our SYN tries another port when it comes again.
 #[inline(always)]
 fn refuse_foreign<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<(), Stop> {
-    let flow = &state.found.flow;
-    if flow.proto != TCP || flow.seen & seen::SYN != 0 || state.parsed.flags & (tcp::SYN | tcp::RST) != 0 {
+    if !is_foreign(state) {
         return Ok(());
     }
-    let shown = flow.seen | seen::CONTESTED;
+    let shown = state.found.flow.seen | seen::CONTESTED;
     track::note(node, state, shown);
     Err(Stop::Leave(Reason::ForeignSegment))
 }
@@ -430,7 +442,7 @@ fn translate<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &m
         Form::Error => rewrite::error(packet, &state.parsed, &to),
         form => rewrite::packet(packet, &state.parsed, &to, form == Form::Transport),
     };
-    state.action = direction(state);
+    state.action = direction(node, state);
     let written = written.and_then(|()| match state.action {
         Action::Back => answer::turn_link_header(packet, state.parsed.start),
         _ => Ok(()),
@@ -445,12 +457,9 @@ fn translate<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &m
 
 /// Where a packet goes that was translated.
 #[inline(always)]
-fn direction<A: Ip>(state: &State<A>) -> Action {
+fn direction<A: Ip>(host: &impl Host, state: &State<A>) -> Action {
     match state.point {
-        // Errors are about a packet whose way they do not share.
-        Point::RequestIn | Point::ReplyIn if state.found.flow.is_past_stack() && state.form != Form::Error => {
-            Action::Forward
-        }
+        Point::RequestIn | Point::ReplyIn if host.has_fast_path() && is_past(state) => Action::Forward,
         Point::RequestIn if !state.is_own => Action::Translated,
         Point::RequestIn if !state.found.flow.is_to_node() => Action::Out,
         Point::RequestIn => Action::Back,

@@ -92,7 +92,7 @@ pub fn begin<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State
     state.found.flow = begun(tuple, choice, masquerade, *flags);
     if state.is_own {
         begin_from_node(node, &choice.addr, &mut state.found.flow);
-    } else if may_pass_rules(node, choice, &state.found.flow) && goes_past_stack(node, device, &state.found.flow) {
+    } else if node.has_fast_path() && goes_past_stack(node, device, choice, &state.found.flow) {
         state.found.flow.flags |= Flow::<A>::PAST_STACK;
     }
     let flow = &mut state.found.flow;
@@ -125,11 +125,10 @@ fn may_pass_rules<A: Ip>(host: &impl Host, choice: &Choice, flow: &Flow<A>) -> b
 
 /// Both ways or neither: netfilter would take half a connection for an invalid one.
 #[inline(always)]
-fn goes_past_stack<A: Ip>(host: &impl Host, device: &Device, flow: &Flow<A>) -> bool {
-    track::has_fast_path(host)
-        && device.flags & Device::NO_LINK_HEADER == 0
-        && host.is_plain_way(&flow.client, &flow.backend)
-        && host.is_plain_way(&flow.backend, &flow.client)
+fn goes_past_stack<A: Ip>(host: &impl Host, device: &Device, choice: &Choice, flow: &Flow<A>) -> bool {
+    device.flags & Device::NO_LINK_HEADER == 0
+        && may_pass_rules(host, choice, flow)
+        && host.has_plain_ways(device, flow)
 }
 
 #[inline(always)]

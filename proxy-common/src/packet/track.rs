@@ -5,7 +5,7 @@
 //! tell the other entry. So both are young to the LRU while either direction is used, an entry that was evicted comes back,
 //! and one whose partner's key was taken by another flow goes.
 
-use crate::abi::{Flow, FlowKey, PacketSettings, PortRange};
+use crate::abi::{Flow, FlowKey, PortRange};
 use crate::balance::NANOSECONDS;
 use crate::packet::ip::Ip;
 use crate::packet::parse::Parsed;
@@ -46,12 +46,6 @@ const fn whole_seconds(nanoseconds: u64) -> u32 {
 #[inline(always)]
 pub fn own_ports(host: &impl Host) -> PortRange {
     host.settings().map_or(PortRange::default(), |settings| settings.ports)
-}
-
-/// Whether flows may go past the stack.
-#[inline(always)]
-pub fn has_fast_path(host: &impl Host) -> bool {
-    host.settings().is_some_and(|settings| settings.flags & PacketSettings::FAST_PATH != 0)
 }
 
 /// Copies the flow that `key` files to `found`, of which nothing counts if there is none.

@@ -150,8 +150,14 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
-    fn is_plain_way<A: Ip>(&self, from: &A, to: &A) -> bool {
-        is_told() || route::is_plain_way(self.0, from, to)
+    fn has_fast_path(&self) -> bool {
+        super::has_fast_path()
+            && self.settings().is_some_and(|settings| settings.flags & PacketSettings::FAST_PATH != 0)
+    }
+
+    #[inline(always)]
+    fn has_plain_ways<A: Ip>(&self, device: &Device, flow: &Flow<A>) -> bool {
+        is_told() || route::has_plain_ways(self.0, device, flow)
     }
 
     #[inline(always)]

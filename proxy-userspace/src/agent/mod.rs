@@ -5,6 +5,7 @@
 
 mod intake;
 mod left_out;
+mod past;
 mod retry;
 mod signals;
 mod source;
@@ -43,6 +44,7 @@ use crate::watch::Events;
 use crate::{flows, log, ports, sys};
 use intake::Intake;
 use left_out::LeftOut;
+use past::Past;
 use retry::Retry;
 use signals::Signals;
 use source::Prepared;
@@ -75,6 +77,7 @@ async fn serve(config: &Config) -> Result<u8> {
         if let Some(who) = config.unserved() {
             warn!("nothing here serves {who}");
         }
+        let past = Past::begin(config)?;
         let hooks = device_hooks(config);
         let host = follow::start(config.kernel.netns.as_deref(), config.devices.clone(), hooks.clone()).await?;
         let devices = config.devices.wants_any().then_some(hooks);
@@ -98,10 +101,10 @@ async fn serve(config: &Config) -> Result<u8> {
             ports::keep(config.kernel.netns.as_deref(), config.source_ports, ports_before)?;
             flows::start(Folder::at(&config.kernel.pin_dir)).context("start to look after flows")?;
         }
-        let this = this_node(&settings(config), &host.borrow());
+        let this = this_node(&settings(config), &host.borrow(), &past);
         let left_out = LeftOut::begin(&datapath, &config.kernel.unsteered)?;
         let converger = Converger::knowing(model, datapath, this);
-        Agent::new(config, converger, host, left_out, intake, events).follow(news).await
+        Agent::new(config, converger, host, past, left_out, intake, events).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -150,6 +153,7 @@ fn last_words(error: AttachError) -> anyhow::Error {
 struct Agent {
     converger: Converger<Datapath>,
     host: Latest<Host>,
+    past: Past,
     left_out: LeftOut,
     settings: ThisNode,
     intake: Intake,
@@ -170,6 +174,7 @@ impl Agent {
         config: &Config,
         converger: Converger<Datapath>,
         host: Latest<Host>,
+        past: Past,
         left_out: LeftOut,
         intake: Intake,
         events: Option<Events>,
@@ -177,6 +182,7 @@ impl Agent {
         Self {
             converger,
             host,
+            past,
             left_out,
             settings: settings(config),
             intake,
@@ -201,8 +207,11 @@ impl Agent {
                 count = news.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
                 changed = self.host.changed() => {
                     changed.context("the addresses of this node are no longer followed")?;
-                    let host = self.host.borrow_and_update().clone();
-                    self.converger.set_node(this_node(&self.settings, &host));
+                    self.look_at_node();
+                }
+                changed = self.past.changed() => {
+                    changed?;
+                    self.look_at_node();
                 }
                 cgroups = self.left_out.changed() => self.leave_out(&cgroups?),
                 () = until(self.converging.at()) => self.converging.begin(),
@@ -222,6 +231,11 @@ impl Agent {
             }
             self.work_if_synced(idle);
         }
+    }
+
+    fn look_at_node(&mut self) {
+        let host = self.host.borrow_and_update().clone();
+        self.converger.set_node(this_node(&self.settings, &host, &self.past));
     }
 
     /// The next change tries again.
@@ -364,15 +378,17 @@ fn packets(config: &Config, tcp: TcpTimeouts) -> Packets {
         pods: config.devices.pods != Scope::None,
         masquerade_all: config.masquerade_all,
         answer_echo: config.answer_echo,
-        fast_path: config.fast_path,
+        fast_path: config.kernel.fast_path,
         tcp,
         ports: config.source_ports,
         seed: sys::number_of_this_boot(),
     }
 }
 
-fn this_node(settings: &ThisNode, host: &Host) -> ThisNode {
+fn this_node(settings: &ThisNode, host: &Host, past: &Past) -> ThisNode {
+    let packets = settings.packets.as_ref();
     ThisNode {
+        packets: packets.map(|packets| Packets { fast_path: packets.fast_path && past.is_free(), ..packets.clone() }),
         own_addresses: host.own_addresses.clone(),
         fallback_addresses: host.default_route_addresses.clone(),
         ..settings.clone()

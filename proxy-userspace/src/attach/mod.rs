@@ -70,6 +70,8 @@ pub struct Options {
     pub unsteered: Vec<unsteered::Pattern>,
     /// Who keeps programs at devices; `None`: nobody.
     pub devices: Option<Hooks>,
+    /// Whether flows may go past the stack.
+    pub fast_path: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -188,8 +190,12 @@ impl Datapath {
         let folder = Folder::prepare(&options.pin_dir)?;
         let lock = Lock::take(Role::Agent, &options.pin_dir)?;
         let netns_cookie = net::netns_cookie(options.netns.as_deref())?;
-        let constants =
-            Constants { netns_cookie, steered: options.steered, has_unsteered: !options.unsteered.is_empty() };
+        let constants = Constants {
+            netns_cookie,
+            steered: options.steered,
+            has_unsteered: !options.unsteered.is_empty(),
+            fast_path: options.fast_path,
+        };
         let (netns, devices) = (options.netns.clone(), options.devices.clone());
         let place = Place { folder, cgroup, constants, netns, devices };
         let limit = options.limit;

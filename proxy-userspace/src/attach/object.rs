@@ -93,6 +93,8 @@ pub struct Constants {
     pub steered: Steered,
     /// Whether some cgroups are left out, and UNSTEERED must be asked.
     pub has_unsteered: bool,
+    /// Whether flows may go past the stack, where [`has_fast_path`].
+    pub fast_path: bool,
 }
 
 /// The loaded programs.
@@ -128,6 +130,7 @@ impl Object {
         let has_unsteered = u8::from(constants.has_unsteered);
         // A fifth more for the verifier of older kernels to walk, which is more than it should be.
         let drops_redirects = u8::from(for_devices && Way::of_this_kernel() == Way::Tcx);
+        let fast_path = u8::from(for_devices && constants.fast_path && has_fast_path());
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
         let mut loader = EbpfLoader::new();
@@ -136,6 +139,7 @@ impl Object {
         loader.override_global("HAS_UNSTEERED", &has_unsteered, true);
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("DROPS_REDIRECTS", &drops_redirects, true);
+        loader.override_global("HAS_FAST_PATH", &fast_path, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         loader.override_global("INDEX_BUCKETS", &buckets, true);
         loader.override_global("FLOWS", &capacity.flows, true);
@@ -285,6 +289,12 @@ fn is_told_of_kernel() -> bool {
 /// Whether hooks can choose the errno of a refusal (5.18); below, every refusal is EPERM.
 pub fn has_set_retval() -> bool {
     probe_set_retval().unwrap_or(false)
+}
+
+/// Whether packets can go past the stack: those that do not fit their way must be left to it, and kernels tell programs about
+/// that (`bpf_fib_lookup`) since they have this helper (5.12).
+pub fn has_fast_path() -> bool {
+    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_check_mtu).unwrap_or(false)
 }
 
 /// An error when the kernel gave no answer for want of something.

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::{Output, PinDir, print, table};
 use crate::attach::cgroup::Cgroup;
-use crate::attach::object::{HOOKS, has_set_retval};
+use crate::attach::object::{HOOKS, has_fast_path, has_set_retval};
 use crate::attach::pins::Folder;
 use crate::attach::rights::{Capability, NEEDED, SYS_PTRACE};
 use crate::lock::{self, Holder, Role};
@@ -153,6 +153,12 @@ fn kernel() -> Vec<Finding> {
             has_set_retval(),
             Status::Note,
             "every refusal is EPERM instead of ECONNREFUSED or EHOSTUNREACH: needs kernel 5.18",
+        ),
+        Finding::feature(
+            "fast path (bpf_check_mtu)",
+            has_fast_path(),
+            Status::Note,
+            "packets go through the stack, with --fast-path too: needs kernel 5.12",
         ),
         Finding::feature(
             "namespace cookie",

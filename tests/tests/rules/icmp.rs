@@ -77,6 +77,8 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
     stage.serve(&objects, more).unwrap()
 }
 
+const FAST: [&str; 1] = ["--fast-path"];
+
 /// As `ip` takes it.
 fn family(to: SocketAddr) -> &'static str {
     if to.is_ipv4() { "-4" } else { "-6" }
@@ -96,8 +98,17 @@ fn next(stage: &Edge, to: SocketAddr) -> IpAddr {
 
 #[test]
 fn icmp_errors_about_a_flow_reach_the_socket_of_its_client_in_its_own_terms() {
+    errors_reach_the_client(&[]);
+}
+
+#[test]
+fn and_so_they_do_where_packets_go_past_the_stack() {
+    errors_reach_the_client(&FAST);
+}
+
+fn errors_reach_the_client(more: &[&str]) {
     let stage = Edge::new().unwrap();
-    let _agent = serve(&stage, &[]);
+    let _agent = serve(&stage, more);
     let away = stage.world.away(1500).unwrap();
     let client = Client::start(&away).unwrap();
     for netns in [&stage.node.netns, &stage.other.netns] {
@@ -128,8 +139,17 @@ fn icmp_errors_about_a_flow_reach_the_socket_of_its_client_in_its_own_terms() {
 
 #[test]
 fn small_hops_on_both_sides_are_found_by_who_sends_too_large_packets() {
+    small_hops_are_found(&[]);
+}
+
+#[test]
+fn small_hops_are_found_where_packets_go_past_the_stack() {
+    small_hops_are_found(&FAST);
+}
+
+fn small_hops_are_found(more: &[&str]) {
     let stage = Edge::new().unwrap();
-    let _agent = serve(&stage, &[]);
+    let _agent = serve(&stage, more);
     let away = stage.world.away(SMALL).unwrap();
     for netns in [&stage.node.netns, &stage.other.netns] {
         netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
@@ -257,8 +277,17 @@ fn an_echo_to_an_address_of_a_service_is_answered_where_that_is_wanted() {
 
 #[test]
 fn fragments_follow_their_first_one_both_ways() {
+    fragments_follow(&[]);
+}
+
+#[test]
+fn fragments_follow_their_first_one_past_the_stack() {
+    fragments_follow(&FAST);
+}
+
+fn fragments_follow(more: &[&str]) {
     let stage = Edge::new().unwrap();
-    let _agent = serve(&stage, &[]);
+    let _agent = serve(&stage, more);
     let client = Client::start(&stage.outside).unwrap();
     for (port, by) in [(NEAR, "a"), (FAR, "b")] {
         for to in stage.on_node(port) {

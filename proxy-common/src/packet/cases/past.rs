@@ -13,8 +13,11 @@ use crate::packet::tcp::{ACK, SYN};
 pub(super) const CASES: &[Case] = cases![
     a_flow_to_a_local_backend_is_sent_on_both_ways,
     a_flow_to_elsewhere_is_sent_on_both_ways,
+    fragments_of_a_reply_are_sent_on_behind_the_first_one,
     flows_that_rules_or_ways_may_concern_go_through_the_stack,
-    errors_and_what_is_of_no_flow_go_through_the_stack,
+    errors_about_a_flow_go_its_way,
+    what_is_of_no_flow_goes_through_the_stack,
+    flows_go_through_the_stack_again_both_ways_once_that_is_not_asked_for_any_more,
 ];
 
 const UP: On = On::Uplink;
@@ -61,6 +64,21 @@ fn a_flow_to_elsewhere_is_sent_on_both_ways() {
     in_both_families!(elsewhere());
 }
 
+fn fragments<A: Ip>() {
+    let mut node = node::<A>("L");
+    node.enter(UP, &udp("client:4000 > lb:80"));
+    let part = |first| udp("local:8080 > client:4000").payload(24).fragment(7, if first { 0 } else { 32 }, first);
+    for first in [true, false] {
+        assert_eq!(node.enter(On::PodDevice, &part(first)).split(": ").next(), Some("forward"), "{first}");
+        assert_eq!(node.leave(UP, &part(first)).split([':', ' ']).next(), Some("lb"), "{first}, {}", family::<A>());
+    }
+}
+
+#[cfg_attr(test, test)]
+fn fragments_of_a_reply_are_sent_on_behind_the_first_one() {
+    in_both_families!(fragments());
+}
+
 fn through<A: Ip>() {
     about::<A>("from a device without link headers");
     let bare = syn("client:4000 > lb:80").without_link_header();
@@ -81,17 +99,60 @@ fn flows_that_rules_or_ways_may_concern_go_through_the_stack() {
     in_both_families!(through());
 }
 
-fn others<A: Ip>() {
+fn errors<A: Ip>() {
     let mut node = node::<A>("L");
     node.enter(UP, &udp("client:4000 > lb:80"));
-    about::<A>("an error about a reply");
-    let error = unreachable("client > lb", udp("lb:80 > client:4000"));
-    assert_eq!(node.enter(UP, &error), "client > local unreachable (local:8080 > client:4000 udp)");
-    about::<A>("another pod to the client");
-    assert_eq!(node.enter(On::PodDevice, &udp("pod:8080 > client:4000")), "pass");
+    about::<A>("about a reply");
+    let error = unreachable("router > lb", udp("lb:80 > client:4000"));
+    assert_eq!(node.enter(UP, &error), "forward: router > local unreachable (local:8080 > client:4000 udp)");
+    about::<A>("about a request");
+    let error = unreachable("local > client", udp("client:4000 > local:8080"));
+    let sent = "local > client unreachable (client:4000 > local:8080 udp)";
+    assert_eq!(node.enter(On::PodDevice, &error), format!("forward: {sent}"));
+    assert_eq!(node.leave(UP, &error), "lb > client unreachable (client:4000 > lb:80 udp)");
+    about::<A>("to somebody else");
+    let error = unreachable("router > second", udp("lb:80 > client:4000"));
+    assert_eq!(node.enter(UP, &error), "router > second unreachable (local:8080 > client:4000 udp)");
+    about::<A>("about one to elsewhere");
+    let mut node = self::node::<A>("R");
+    let port = port(&node.enter(UP, &udp("client:4000 > lb:80")));
+    node.leave(UP, &udp(format!("client:{port} > remote:8080")));
+    let error = unreachable("remote > node", udp(format!("node:{port} > remote:8080")));
+    let sent = format!("forward: remote > client unreachable (client:{port} > remote:8080 udp)");
+    assert_eq!(node.enter(UP, &error), sent, "{}", family::<A>());
 }
 
 #[cfg_attr(test, test)]
-fn errors_and_what_is_of_no_flow_go_through_the_stack() {
+fn errors_about_a_flow_go_its_way() {
+    in_both_families!(errors());
+}
+
+fn others<A: Ip>() {
+    let mut node = node::<A>("L");
+    node.enter(UP, &udp("client:4000 > lb:80"));
+    about::<A>("another pod to the client");
+    assert_eq!(node.enter(On::PodDevice, &udp("pod:8080 > client:4000")), "pass");
+    about::<A>("of another connection with the client's port");
+    node.enter(UP, &syn("client:4000 > lb:80"));
+    assert_eq!(node.enter(On::PodDevice, &tcp("local:8080 > client:4000")), "pass");
+}
+
+#[cfg_attr(test, test)]
+fn what_is_of_no_flow_goes_through_the_stack() {
     in_both_families!(others());
+}
+
+fn asked_no_more<A: Ip>() {
+    let mut node = node::<A>("L");
+    let (question, answer) = (udp("client:4000 > lb:80"), udp("local:8080 > client:4000"));
+    assert_eq!(node.enter(UP, &question), "forward: client:4000 > local:8080 udp");
+    node.settings.flags = 0;
+    assert_eq!(node.enter(UP, &question), "client:4000 > local:8080 udp");
+    assert_eq!(node.enter(On::PodDevice, &answer), "pass");
+    assert_eq!(node.leave(UP, &answer), "lb:80 > client:4000 udp", "{}", family::<A>());
+}
+
+#[cfg_attr(test, test)]
+fn flows_go_through_the_stack_again_both_ways_once_that_is_not_asked_for_any_more() {
+    in_both_families!(asked_no_more());
 }

@@ -78,8 +78,6 @@ pub(super) struct TestNode<A> {
     pub(super) room: usize,
     /// Local ports that some process has.
     pub(super) sockets: Vec<u16>,
-    /// Whether every route is plain, as it is to programs that are told the time.
-    pub(super) is_plain: bool,
     pub(super) now: Cell<u64>,
     /// What another CPU does just before this one stores the request entry of a flow.
     pub(super) meanwhile: Option<fn(&mut Self, &Flow<A>)>,
@@ -123,7 +121,6 @@ impl<A: Ip> TestNode<A> {
             flows_room: u32::MAX,
             room: usize::MAX,
             sockets: Vec::new(),
-            is_plain: true,
             now: Cell::new(1_000 * NANOSECONDS),
             meanwhile: None,
             random: Cell::new(0),
@@ -475,8 +472,13 @@ impl<A: Ip> Host for TestNode<A> {
         self.sockets.contains(&flow.source_port.get())
     }
 
-    fn is_plain_way<B: Ip>(&self, _from: &B, _to: &B) -> bool {
-        self.is_plain
+    fn has_fast_path(&self) -> bool {
+        self.settings.flags & PacketSettings::FAST_PATH != 0
+    }
+
+    /// As it is to programs that are told the time.
+    fn has_plain_ways<B: Ip>(&self, _device: &Device, _flow: &Flow<B>) -> bool {
+        true
     }
 
     fn count_flow(&self, backend: u32) {
