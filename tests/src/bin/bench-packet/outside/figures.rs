@@ -8,6 +8,7 @@ use super::{Lane, Metric};
 pub(super) const DIRECT: &str = "routed to the pod";
 pub(super) const AGAIN: &str = "routed to the pod, once more";
 pub(super) const SLUICE: &str = "Sluice";
+pub(super) const PAST: &str = "Sluice --fast-path";
 
 pub(super) fn kube_proxy(mode: Mode) -> String {
     format!("kube-proxy {}", mode.name())
@@ -20,12 +21,20 @@ pub(super) fn tell(report: &mut Report, lanes: &[Lane], sizes: &[u32], beside: b
         let what = format!("noise: {}, once more / {DIRECT}", metric.title());
         report.targets.push(Target::new(what, noise, "", Bound::Between(0.99, 1.01)));
         for (services, mode) in sizes.iter().flat_map(|services| MODES.map(|mode| (*services, mode))) {
-            let (ours, theirs) = (services_text(SLUICE, services), services_text(&kube_proxy(mode), services));
-            let target = |ratio| {
-                let what = format!("{}: {theirs} / {ours}", metric.title());
-                Target::new(what, ratio, "", Bound::AtLeast(1.0)).stretch(Bound::AtLeast(1.15))
-            };
-            report.targets.extend(table.ratio(&theirs, &ours).map(target));
+            let theirs = services_text(&kube_proxy(mode), services);
+            for ours in [SLUICE, PAST].map(|ours| services_text(ours, services)) {
+                let target = |ratio| {
+                    let what = format!("{}: {theirs} / {ours}", metric.title());
+                    Target::new(what, ratio, "", Bound::AtLeast(1.0)).stretch(Bound::AtLeast(1.15))
+                };
+                report.targets.extend(table.ratio(&theirs, &ours).map(target));
+            }
+        }
+        for services in sizes {
+            let [through, past] = [SLUICE, PAST].map(|ours| services_text(ours, *services));
+            let what = format!("{}: {through} / {past}", metric.title());
+            let target = |ratio| Target::new(what, ratio, "", Bound::AtLeast(1.0));
+            report.targets.extend(table.ratio(&through, &past).map(target));
         }
     }
     report.side_by_side("From outside to a node port, microseconds (and over the first)", &tables);

@@ -6,7 +6,7 @@
 //!
 //! One process on one CPU is client and server: each socket is made in its network namespace, so packets go all the way inside
 //! of the system call and no scheduler is in between. Endpoints are said to be on another node, so that everybody replaces the
-//! client's address; where it leads is the same for all. Lanes take turns; the first one comes once more under another name: how
+//! client's address; where it leads is the same for all. With Sluice's `--fast-path` it leads past the node's stack. Lanes take turns; the first one comes once more under another name: how
 //! much these differ is the noise.
 
 mod figures;
@@ -116,6 +116,7 @@ fn lanes(world: &World, sizes: &[u32], beside: bool) -> Result<(Vec<Lane>, Vec<N
             Ok(())
         };
         lane(figures::SLUICE, Kind::Sluice, "sluice", &|node| api.program_by_sluice(node, &FLAGS))?;
+        lane(figures::PAST, Kind::Sluice, "past", &|node| api.program_by_sluice(node, &[FLAGS[0], "--fast-path"]))?;
         for (mode, short) in [(Mode::Nftables, "nft"), (Mode::IptablesLegacy, "legacy")] {
             if beside {
                 lane(&figures::kube_proxy(mode), mode.into(), short, &|node| api.program_by_kube_proxy(node, mode))?;
