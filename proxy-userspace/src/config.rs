@@ -99,7 +99,7 @@ impl Config {
             kernel: attach::Options {
                 steered: steered(&run.socket_lb)?,
                 unsteered: unsteered(&run.socket_lb_exclude)?,
-                fast_path: run.fast_path,
+                fast_path: devices::fast_path(run.fast_path, &devices)?,
                 ..kernel(&run.kernel, devices.wants_any())?
             },
             devices,

@@ -35,6 +35,17 @@ fn scope(flag: &'static str, typed: &[String]) -> Result<Scope> {
     }
 }
 
+/// Answers must be met wherever they come in: by a device without a program they would go through the stack.
+pub(super) fn fast_path(is_asked: bool, devices: &Settings) -> Result<bool> {
+    if is_asked && (&devices.network, &devices.pods) != (&Scope::Chosen, &Scope::Chosen) {
+        return invalid(
+            "fast-path",
+            "answers are met at all devices or not at all; leave out --network-devices and --pod-devices",
+        );
+    }
+    Ok(is_asked)
+}
+
 pub(super) fn source_ports(typed: &str) -> Result<PortRange> {
     let ends = typed.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     match ends {

@@ -158,6 +158,10 @@ fn a_wrong_value_is_named_with_its_flag_and_the_way_out() {
             &["--source-ports=61000"],
             "--source-ports: \"61000\" is not a range of ports above 1023; give one such as 61000-65535",
         ),
+        (
+            &["--fast-path", "--pod-devices=none"],
+            "--fast-path: answers are met at all devices or not at all; leave out --network-devices and --pod-devices",
+        ),
         (&["--device-order=first"], "--device-order: \"first\" is not one of outermost, innermost"),
         (&["--device-hooks=xdp"], "--device-hooks: \"xdp\" is not one of auto, tcx, clsact"),
         (&["--pin-dir=sluice"], "--pin-dir: sluice is not an absolute path"),
