@@ -139,7 +139,8 @@ fn packets_are_told_how_to_tell_pods_from_others() {
         (pods.map(|range| range.to_string()), flags)
     };
     let range = |text: &str| text.parse().unwrap();
-    let (none, all) = (Cidr::default().to_string(), PacketSettings::MASQUERADE_ALL | PacketSettings::ANSWER_ECHO);
+    let none = Cidr::default().to_string();
+    let all = PacketSettings::MASQUERADE_ALL | PacketSettings::ANSWER_ECHO | PacketSettings::FAST_PATH;
     for (detector, v4, v6, flags) in [
         (Detector::NodeCidr, "10.244.1.0/24", &*none, all),
         (Detector::ClusterCidr(vec![range("fd00::/48"), range("10.0.0.0/8")]), "10.0.0.0/8", "fd00::/48", all),
