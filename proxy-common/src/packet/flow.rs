@@ -58,6 +58,10 @@ fn mix(hash: u32, word: u32) -> u32 {
     (hash ^ word).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
 }
 
+/// What the words of a seal are multiplied by: odd numbers without a pattern, each the last one times the second.
+const FIRST_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+const NEXT_FACTOR: u64 = 0xd134_2543_de82_ef95;
+
 impl<A: Ip> Flow<A> {
     /// What the client sends.
     #[inline(always)]
@@ -211,16 +215,20 @@ impl<A: Ip> Flow<A> {
         self.seal == self.seal_of_fields()
     }
 
-    /// Cheap, since every packet pays for it: fields of two flows must not pass for one, nobody chooses them to.
+    /// Cheap, since every packet pays for it: fields of two flows must not pass for one, nobody chooses them to. Each word is
+    /// multiplied by a number of its own, and no product waits for another.
     #[inline(always)]
     pub(super) fn seal_of_fields(&self) -> u32 {
         let ports = |a: u16, b: u16| u32::from(a) << 16 | u32::from(b);
-        let with = |seal: u32, word: u32| seal.rotate_left(5) ^ word.wrapping_add(seal);
-        let addresses = self.backend.fold(self.frontend.fold(self.client.fold(1, with), with), with);
+        let with = |(sum, factor): (u64, u64), word: u32| {
+            (sum.wrapping_add(factor.wrapping_mul(word.into())), factor.wrapping_mul(NEXT_FACTOR))
+        };
+        let addresses = self.backend.fold(self.frontend.fold(self.client.fold((1 << 32, FIRST_FACTOR), with), with), with);
         let client = with(addresses, ports(self.client_port.raw(), self.frontend_port.raw()));
         let backend = with(client, ports(self.backend_port.raw(), self.source_port.raw()));
         let id = with(with(backend, self.backend_id), self.generation);
-        with(id, ports(u16::from(self.flags), u16::from(self.proto)))
+        let (sum, _) = with(id, ports(u16::from(self.flags), u16::from(self.proto)));
+        (sum >> 32) as u32
     }
 
     /// What client and backend have shown, by the entry at `key`.
