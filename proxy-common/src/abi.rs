@@ -19,7 +19,9 @@ macro_rules! abi {
 
 mod packets;
 
-pub use packets::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings, PortRange, TcpTimeouts};
+pub use packets::{
+    Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, PortRange, TcpTimeouts, near,
+};
 
 /// What a client dials. A node port has [`Addr::unspecified`] of its family as address; an address by itself has neither port
 /// nor protocol.

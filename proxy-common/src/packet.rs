@@ -181,13 +181,15 @@ pub trait Host {
     fn now(&self) -> u64;
     fn random(&self) -> u32;
     fn settings(&self) -> Option<&PacketSettings>;
+    /// The one that the packet comes in or goes out by.
+    fn device(&self) -> Option<&Device>;
     /// True when a socket of this node would take what the backend of `flow` sends to its source port.
     fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool;
     /// Whether flows may go past the stack.
     fn has_fast_path(&self) -> bool;
-    /// True when the packet, which came in by `device`, is one that this node would forward, and client and backend of `flow`
+    /// True when the packet is one that this node would forward, and client and backend of `flow`
     /// reach each other by routes in no tunnel of their own, to devices with link headers and to neighbours that are known.
-    fn has_plain_ways<A: Ip>(&self, device: &Device, flow: &Flow<A>) -> bool;
+    fn has_plain_ways<A: Ip>(&self, flow: &Flow<A>) -> bool;
     /// One more flow to `backend`.
     fn count_flow(&self, backend: u32);
     fn count(&self, reason: Reason);

@@ -29,6 +29,7 @@ pub mod name {
     pub const REASONS: &str = "REASONS";
     pub const PACKETS: &str = "PACKETS";
     pub const DEVICES: &str = "DEVICES";
+    pub const NEAR: &str = "NEAR";
     pub const UNSTEERED: &str = "UNSTEERED";
     pub const FLOWS4: &str = "FLOWS4";
     pub const FLOWS6: &str = "FLOWS6";

@@ -20,7 +20,7 @@ use proxy_common::reason::Reason;
 use proxy_common::socket::TCP;
 
 use crate::maps::count;
-use crate::maps::packets::device;
+use crate::maps::packets::{self, device};
 use crate::packet::Skb;
 
 /// The loopback device of every network namespace. What the node itself sends comes from there, to rules of routing.
@@ -110,8 +110,8 @@ pub(crate) fn out<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
 
 /// As [`proxy_common::packet::Host::has_plain_ways`]. Replies are looked for where the request leaves.
 #[inline(always)]
-pub(crate) fn has_plain_ways<A: Ip>(skb: Skb, device: &Device, flow: &Flow<A>) -> bool {
-    if !is_for_stack(skb, device) {
+pub(crate) fn has_plain_ways<A: Ip>(skb: Skb, flow: &Flow<A>) -> bool {
+    if !is_for_stack(skb) {
         return false;
     }
     let there = plain_way(skb, skb.device(), &flow.client, &flow.backend);
@@ -129,13 +129,13 @@ fn plain_way<A: Ip>(skb: Skb, device: u32, from: &A, to: &A) -> u32 {
 /// Out past the stack, with a life less. What the stack has to refuse, to cut or to send otherwise is left to it. No neighbour is
 /// no such reason: he is looked for here too, and netfilter sees no single packet of the flow.
 #[inline(never)]
-pub(crate) fn forward<A: Ip>(skb: Skb, device: &Device, state: &State<A>) -> i32 {
+pub(crate) fn forward<A: Ip>(skb: Skb, state: &State<A>) -> i32 {
     let flow = &state.found.flow;
     // Who sends an error may be neither.
     let (from, to) =
         (&state.parsed.header.src, if state.point == Point::RequestIn { &flow.backend } else { &flow.client });
     let Ok([lives]) = skb.look(state.parsed.start + lives_at::<A>()) else { return TC_ACT_UNSPEC };
-    if lives <= 1 || !is_for_stack(skb, device) {
+    if lives <= 1 || !is_for_stack(skb) {
         return TC_ACT_UNSPEC;
     }
     let (route, end) = Route::of(skb, skb.device(), from, to, largest(skb, state));
@@ -152,10 +152,10 @@ pub(crate) fn forward<A: Ip>(skb: Skb, device: &Device, state: &State<A>) -> i32
 /// Whether the stack would take it for a packet of its own: frames for others come by too, where a network does not know yet
 /// whom they are for. What a pod sends has the bridge's address or that of another pod, where its device is a bridge's port.
 #[inline(never)]
-fn is_for_stack(skb: Skb, device: &Device) -> bool {
+fn is_for_stack(skb: Skb) -> bool {
     let is_ours = match skb.kind() {
         PACKET_HOST => true,
-        PACKET_OTHERHOST => device.flags & Device::FACES_POD != 0,
+        PACKET_OTHERHOST => device(skb.device()).is_some_and(|device| device.flags & Device::FACES_POD != 0),
         _ => false,
     };
     is_ours && !skb.is_tagged()
@@ -237,7 +237,7 @@ fn link<A: Ip>(mut skb: Skb, start: usize, to: [u8; 6]) -> Result<(), Broken> {
 /// Devices without programs of ours are bridges, the loopback device and others with a link header.
 #[inline(always)]
 fn has_link_header(index: u32) -> bool {
-    device(index).is_none_or(|device| device.flags & Device::NO_LINK_HEADER == 0)
+    packets::has_link_header(index).unwrap_or(true)
 }
 
 #[inline(always)]

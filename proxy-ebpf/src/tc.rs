@@ -3,7 +3,6 @@
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use proxy_common::abi::Device;
 use proxy_common::addr::Family;
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::parse::version;
@@ -11,57 +10,56 @@ use proxy_common::packet::state::State;
 use proxy_common::packet::{Action, hook};
 
 use crate::maps::Kernel;
-use crate::maps::packets::{device, is_told, state};
+use crate::maps::packets::{has_link_header, is_told, state};
 use crate::packet::Skb;
 use crate::route;
 
 #[classifier]
 pub(crate) fn tc_ingress(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let Some((device, family, start)) = view(skb) else { return TC_ACT_UNSPEC };
+    let Some((family, start)) = view(skb) else { return TC_ACT_UNSPEC };
     match family {
-        Family::V4 => ingress::<V4>(skb, device, start),
-        Family::V6 => ingress::<V6>(skb, device, start),
+        Family::V4 => ingress::<V4>(skb, start),
+        Family::V6 => ingress::<V6>(skb, start),
     }
 }
 
 #[classifier]
 pub(crate) fn tc_egress(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let Some((device, family, start)) = view(skb) else { return TC_ACT_UNSPEC };
+    let Some((family, start)) = view(skb) else { return TC_ACT_UNSPEC };
     match family {
-        Family::V4 => egress::<V4>(skb, device, start),
-        Family::V6 => egress::<V6>(skb, device, start),
+        Family::V4 => egress::<V4>(skb, start),
+        Family::V6 => egress::<V6>(skb, start),
     }
 }
 
-/// The device, the version of a packet and where its network header begins; `None` for what is not ours.
+/// The version of a packet and where its network header begins; `None` for what is not ours.
 #[inline(always)]
-fn view(skb: Skb) -> Option<(&'static Device, Family, usize)> {
-    let device = device(skb.device())?;
-    let (family, start) = version(&skb, device.flags & Device::NO_LINK_HEADER == 0).ok()??;
-    Some((device, family, start))
+fn view(skb: Skb) -> Option<(Family, usize)> {
+    let has_link_header = has_link_header(skb.device())?;
+    version(&skb, has_link_header).ok()?
 }
 
 #[inline(always)]
-fn ingress<A: Ip>(mut skb: Skb, device: &Device, start: usize) -> i32
+fn ingress<A: Ip>(mut skb: Skb, start: usize) -> i32
 where
     Kernel<Skb>: proxy_common::packet::Node<A>,
 {
     let Some(state) = state::<A>() else { return TC_ACT_UNSPEC };
-    match hook::ingress(&mut Kernel(skb), device, &mut skb, state.at(start)) {
-        Action::Forward if !is_told() => route::forward(skb, device, state),
+    match hook::ingress(&mut Kernel(skb), &mut skb, state.at(start)) {
+        Action::Forward if !is_told() => route::forward(skb, state),
         action => act(skb, action, 0, state),
     }
 }
 
 #[inline(always)]
-fn egress<A: Ip>(mut skb: Skb, device: &Device, start: usize) -> i32
+fn egress<A: Ip>(mut skb: Skb, start: usize) -> i32
 where
     Kernel<Skb>: proxy_common::packet::Node<A>,
 {
     let Some(state) = state::<A>() else { return TC_ACT_UNSPEC };
-    let action = hook::egress(&mut Kernel(skb), device, &mut skb, state.at(start));
+    let action = hook::egress(&mut Kernel(skb), &mut skb, state.at(start));
     act(skb, action, BPF_F_INGRESS, state)
 }
 

@@ -121,9 +121,14 @@ pub fn hash(key_size: u32, value_size: u32, entries: u32) -> io::Result<OwnedFd>
     bpf(MAP_CREATE, &[1, key_size, value_size, entries, 0])
 }
 
+/// An array of plain values.
+pub fn array(value_size: u32, entries: u32) -> io::Result<OwnedFd> {
+    bpf(MAP_CREATE, &[2, 4, value_size, entries, 0])
+}
+
 /// An array of one counter.
 pub fn counter() -> io::Result<OwnedFd> {
-    bpf(MAP_CREATE, &[2, 4, 8, 1, 0])
+    array(8, 1)
 }
 
 /// A packet program that counts into `counter` and leaves every packet to whoever comes next (`TCX_NEXT`,

@@ -9,7 +9,7 @@ use proxy_common::tables::name;
 const HOOKS: [&str; 4] = ["connect", "sendmsg", "recvmsg", "getpeername"];
 /// Functions in the section `classifier`.
 const DEVICE_HOOKS: [&str; 2] = ["tc_ingress", "tc_egress"];
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 24] = [
     name::INDEX,
     name::FRONTEND,
     name::SERVICE,
@@ -26,6 +26,7 @@ const MAPS: [&str; 23] = [
     name::REASONS,
     name::PACKETS,
     name::DEVICES,
+    name::NEAR,
     name::UNSTEERED,
     name::FLOWS4,
     name::FLOWS6,

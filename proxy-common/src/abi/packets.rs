@@ -120,6 +120,44 @@ impl Device {
     pub const NO_LINK_HEADER: u32 = 1 << 1;
     /// Packets that enter here are sent by a pod.
     pub const FACES_POD: u32 = 1 << 2;
+
+    #[inline(always)]
+    pub const fn has_link_header(&self) -> bool {
+        self.flags & Self::NO_LINK_HEADER == 0
+    }
+}
+
+/// NEAR, by the last bits of an interface index: which device has this place, and what every packet asks of it. A device
+/// that finds its place taken is in DEVICES alone. 0 is nobody's.
+pub type NearDevice = u32;
+
+/// What a [`NearDevice`] says.
+pub mod near {
+    use super::{Device, NearDevice};
+
+    /// How many there are.
+    pub const PLACES: u32 = 4096;
+
+    /// Where a device has its place.
+    #[inline(always)]
+    pub const fn place(index: u32) -> u32 {
+        index % PLACES
+    }
+
+    #[inline(always)]
+    pub const fn of(index: u32, device: &Device) -> NearDevice {
+        index << 1 | device.has_link_header() as u32
+    }
+
+    #[inline(always)]
+    pub const fn is_of(near: NearDevice, index: u32) -> bool {
+        near >> 1 == index
+    }
+
+    #[inline(always)]
+    pub const fn has_link_header(near: NearDevice) -> bool {
+        near & 1 != 0
+    }
 }
 
 /// Ports that translations draw from. No ephemeral range and no node port overlaps it, and no process is given one of it.

@@ -18,17 +18,17 @@ pub struct Caller<'a, A, N> {
 }
 
 impl<'a, A: Ip, N: Tables + Host> Caller<'a, A, N> {
-    /// `class` are the flags that the tables have for the source, `device` is where the packet came in.
+    /// `class` are the flags that the tables have for the source.
     #[inline(always)]
-    pub fn new(node: &'a N, device: &Device, tuple: &'a Tuple<A>, class: u32) -> Self {
-        Self { node, tuple, place: place(node, device, &tuple.src, class) }
+    pub fn new(node: &'a N, tuple: &'a Tuple<A>, class: u32) -> Self {
+        Self { node, tuple, place: place(node, &tuple.src, class) }
     }
 }
 
 /// Pods first: the node's address on their bridge lies in the pods' range (specification B5, "order inside eTP Local").
 #[inline(always)]
-fn place<A: Ip>(node: &(impl Tables + Host), device: &Device, src: &A, class: u32) -> Place {
-    if has_detector(node, A::FAMILY) && is_pod(node, device, src) {
+fn place<A: Ip>(node: &(impl Tables + Host), src: &A, class: u32) -> Place {
+    if has_detector(node, A::FAMILY) && is_pod(node, src) {
         Place::Pod
     } else if class & address::OWN != 0 {
         Place::Node
@@ -39,10 +39,10 @@ fn place<A: Ip>(node: &(impl Tables + Host), device: &Device, src: &A, class: u3
 
 /// The local-traffic detector (specification B6).
 #[inline(always)]
-fn is_pod<A: Ip>(host: &impl Host, device: &Device, src: &A) -> bool {
+fn is_pod<A: Ip>(host: &impl Host, src: &A) -> bool {
     let Some(settings) = host.settings() else { return false };
     if settings.flags & PacketSettings::PODS_BY_DEVICE != 0 {
-        return device.flags & Device::LOCAL_PODS != 0;
+        return host.device().is_some_and(|device| device.flags & Device::LOCAL_PODS != 0);
     }
     settings.pods_of(A::FAMILY).contains(&src.addr())
 }

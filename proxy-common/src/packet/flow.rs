@@ -223,7 +223,8 @@ impl<A: Ip> Flow<A> {
         let with = |(sum, factor): (u64, u64), word: u32| {
             (sum.wrapping_add(factor.wrapping_mul(word.into())), factor.wrapping_mul(NEXT_FACTOR))
         };
-        let addresses = self.backend.fold(self.frontend.fold(self.client.fold((1 << 32, FIRST_FACTOR), with), with), with);
+        let addresses =
+            self.backend.fold(self.frontend.fold(self.client.fold((1 << 32, FIRST_FACTOR), with), with), with);
         let client = with(addresses, ports(self.client_port.raw(), self.frontend_port.raw()));
         let backend = with(client, ports(self.backend_port.raw(), self.source_port.raw()));
         let id = with(with(backend, self.backend_id), self.generation);

@@ -10,8 +10,8 @@
 //! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
 //! stack than a kernel program has, and the verifier, which forgets what is in memory, meets each one in few states.
 
-use crate::abi::{Device, Flow, FlowKey, PacketSettings, PortRange, address};
-use crate::addr::Family;
+use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, address};
+use crate::addr::{Addr, Family};
 use crate::balance::is_reserved;
 use crate::packet::caller::address_flags;
 use crate::packet::flow::Point;
@@ -28,7 +28,7 @@ use crate::tables::Tables;
 
 /// A packet comes in on a device. `state` knows where its network header, of the version of `A`, begins ([`State::at`]).
 #[inline(always)]
-pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
+pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Action {
     let mut next = read(node, packet, state);
     if next == Next::Find {
         next = arrive(node, state);
@@ -36,47 +36,41 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Pa
     if next == Next::Past {
         next = past(node, state);
     }
-    finish(node, on, packet, state, next)
+    finish(node, packet, state, next)
 }
 
 /// A packet goes out on a device.
 #[inline(always)]
-pub fn egress<A: Ip>(node: &mut impl Node<A>, on: &Device, packet: &mut impl Packet, state: &mut State<A>) -> Action {
+pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>) -> Action {
     let mut next = read(node, packet, state);
     if next == Next::Find && node.drops_redirects() && state.parsed.content == Content::Link {
         next = redirect(node, packet, state);
     }
     if next == Next::Find {
-        next = depart(node, on, state);
+        next = depart(node, state);
     }
     if next == Next::Own {
         next = own(node, state);
     }
-    finish(node, on, packet, state, next)
+    finish(node, packet, state, next)
 }
 
 #[inline(always)]
-fn finish<A: Ip>(
-    node: &mut impl Node<A>,
-    on: &Device,
-    packet: &mut impl Packet,
-    state: &mut State<A>,
-    mut next: Next,
-) -> Action {
+fn finish<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>, mut next: Next) -> Action {
     if next == Next::Request {
         next = request(node, state);
     }
     if next == Next::Dial {
-        next = dial(node, on, state);
+        next = dial(node, state);
     }
     if next == Next::Vet {
         next = vet(node, state);
     }
     if next == Next::Choose {
-        next = choose(node, on, state);
+        next = choose(node, state);
     }
     if next == Next::Begin {
-        next = begin(node, on, state);
+        next = begin(node, state);
     }
     if next == Next::Pick {
         next = pick(node, state);
@@ -276,21 +270,21 @@ fn is_of_concern<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
 
 /// Stages whose bodies [`open`] has, and which one comes after each.
 macro_rules! stages {
-    ($($stage:ident($($device:ident)?) => $next:ident,)*) => {$(
+    ($($stage:ident => $next:ident,)*) => {$(
         #[inline(never)]
-        fn $stage<A: Ip>(node: &mut impl Node<A>, $($device: &Device,)? state: &mut State<A>) -> Next {
-            let ended = open::$stage(node, $($device,)? state).map(|()| Next::$next);
+        fn $stage<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+            let ended = open::$stage(node, state).map(|()| Next::$next);
             state.after(ended)
         }
     )*};
 }
 
 stages! {
-    dial(device) => Vet,
-    vet() => Choose,
-    choose(device) => Begin,
-    begin(device) => Pick,
-    pick() => Store,
+    dial => Vet,
+    vet => Choose,
+    choose => Begin,
+    begin => Pick,
+    pick => Store,
 }
 
 #[inline(never)]
@@ -309,14 +303,14 @@ fn redirect<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mu
 }
 
 #[inline(never)]
-fn depart<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Next {
-    let found = flow_out(node, device, state);
+fn depart<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let found = flow_out(node, state);
     state.after(found)
 }
 
 /// The flow of a packet that goes out.
 #[inline(always)]
-fn flow_out<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Result<Next, Stop> {
+fn flow_out<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     state.is_own = false;
     if state.form == Form::WithoutPorts {
         return Ok(Next::Own);
@@ -324,7 +318,7 @@ fn flow_out<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A
     let ports = track::own_ports(node);
     if is_request_out(node, state, ports) {
         state.point = Point::RequestOut;
-        return give_source(node, device, state).map(|()| Next::Translate);
+        return give_source(node, state).map(|()| Next::Translate);
     }
     state.key = state.parsed.tuple.reply_key(ports);
     if !track::find(node, &state.key, &mut state.found) || !is_reply_out(state) {
@@ -380,19 +374,19 @@ fn is_request_out<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, ports: P
 
 /// The address that a flow leaves with: that of the device by which its first packet leaves, from then on.
 #[inline(always)]
-fn give_source<A: Ip>(node: &mut impl Node<A>, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+fn give_source<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<(), Stop> {
     let Found { table, flow } = &mut state.found;
     if flow.source != A::ANY {
         return Ok(());
     }
-    let source = match A::FAMILY {
-        Family::V4 => &device.source_v4,
-        Family::V6 => &device.source_v6,
-    };
+    let source = node.device().map_or(Addr::UNSPECIFIED_V6, |device| match A::FAMILY {
+        Family::V4 => device.source_v4,
+        Family::V6 => device.source_v6,
+    });
     if source.is_unspecified() {
         return Err(Stop::Drop(Reason::NoSourceAddress));
     }
-    flow.source.set(&A::of(source));
+    flow.source.set(&A::of(&source));
     set_source(node, *table, &state.key, flow);
     set_source(node, *table, &flow.request_key(), flow);
     Ok(())

@@ -29,11 +29,11 @@ pub enum SourcePort {
 
 /// Finds the frontend of a request that no flow is known for.
 #[inline(always)]
-pub fn dial<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+pub fn dial<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
     let State { parsed: Parsed { tuple, flags, .. }, class, is_reserved, source, .. } = state;
     let src = tuple.src.addr();
     *source = address_flags(node, &src).unwrap_or(0);
-    let caller = Caller::new(node, device, tuple, *source);
+    let caller = Caller::new(node, tuple, *source);
     let dialled = FrontendKey { addr: tuple.dst.addr(), port: tuple.dst_port, proto: tuple.proto, pad: 0 };
     let found = find_at(node, &caller, &dialled, *class, *is_reserved);
     if tuple.proto == TCP && !tcp::opens(*flags) {
@@ -64,8 +64,8 @@ pub fn vet<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), 
 
 /// Chooses a backend for the frontend that was dialled.
 #[inline(always)]
-pub fn choose<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
-    let caller = Caller::new(node, device, &state.parsed.tuple, state.source);
+pub fn choose<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
+    let caller = Caller::new(node, &state.parsed.tuple, state.source);
     let verdict = serve(node, &caller, Found::Frontend(state.frontend));
     decided(state, verdict)
 }
@@ -85,14 +85,14 @@ fn decided<A: Ip>(state: &mut State<A>, verdict: Verdict) -> Result<(), Stop> {
 
 /// Makes the flow to the backend that was chosen; it has no port yet and is not stored.
 #[inline(always)]
-pub fn begin<A: Ip, N: Node<A>>(node: &mut N, device: &Device, state: &mut State<A>) -> Result<(), Stop> {
+pub fn begin<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
     let State { parsed: Parsed { tuple, flags, .. }, choice, .. } = state;
-    let caller = Caller::new(node, device, tuple, state.source);
+    let caller = Caller::new(node, tuple, state.source);
     let masquerade = state.is_own || replaces_source_of(node, &caller, tuple, choice);
     state.found.flow = begun(tuple, choice, masquerade, *flags);
     if state.is_own {
         begin_from_node(node, &choice.addr, &mut state.found.flow);
-    } else if node.has_fast_path() && goes_past_stack(node, device, choice, &state.found.flow) {
+    } else if node.has_fast_path() && goes_past_stack(node, choice, &state.found.flow) {
         state.found.flow.flags |= Flow::<A>::PAST_STACK;
     }
     let flow = &mut state.found.flow;
@@ -125,10 +125,10 @@ fn may_pass_rules<A: Ip>(host: &impl Host, choice: &Choice, flow: &Flow<A>) -> b
 
 /// Both ways or neither: netfilter would take half a connection for an invalid one.
 #[inline(always)]
-fn goes_past_stack<A: Ip>(host: &impl Host, device: &Device, choice: &Choice, flow: &Flow<A>) -> bool {
-    device.flags & Device::NO_LINK_HEADER == 0
+fn goes_past_stack<A: Ip>(host: &impl Host, choice: &Choice, flow: &Flow<A>) -> bool {
+    host.device().is_some_and(Device::has_link_header)
         && may_pass_rules(host, choice, flow)
-        && host.has_plain_ways(device, flow)
+        && host.has_plain_ways(flow)
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
-use proxy_common::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
+use proxy_common::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, near};
 use proxy_common::addr::Family;
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::rush::Rush;
@@ -25,6 +25,9 @@ const DATAGRAMS: usize = CAPACITY.flows as usize / 4;
 
 #[btf_map]
 static DEVICES: HashMap<u32, Device, { DEVICES_CAPACITY as usize }, { SPARSE | FROZEN }> = HashMap::new();
+/// Not pinned: who loads programs fills theirs.
+#[btf_map]
+static NEAR: Array<NearDevice, { near::PLACES as usize }, FROZEN> = Array::new();
 #[btf_map]
 static PACKETS: Array<PacketSettings, 1, FROZEN> = Array::new();
 #[btf_map]
@@ -152,6 +155,11 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
+    fn device(&self) -> Option<&Device> {
+        device(self.0.device())
+    }
+
+    #[inline(always)]
     fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool {
         self.0.has_socket(flow)
     }
@@ -163,8 +171,8 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
-    fn has_plain_ways<A: Ip>(&self, device: &Device, flow: &Flow<A>) -> bool {
-        is_told() || route::has_plain_ways(self.0, device, flow)
+    fn has_plain_ways<A: Ip>(&self, flow: &Flow<A>) -> bool {
+        is_told() || route::has_plain_ways(self.0, flow)
     }
 
     #[inline(always)]
@@ -216,6 +224,15 @@ pub(crate) fn is_told() -> bool {
 pub(crate) fn device(index: u32) -> Option<&'static Device> {
     // SAFETY: written by user space before a program is attached to the device; a torn address costs the packets of a moment.
     unsafe { DEVICES.get(&index) }
+}
+
+/// Whether packets of a device begin with a link header; `None` where nothing is to be translated. Every packet asks.
+#[inline(always)]
+pub(crate) fn has_link_header(index: u32) -> Option<bool> {
+    match NEAR.get(near::place(index)) {
+        Some(near) if near::is_of(*near, index) => Some(near::has_link_header(*near)),
+        _ => device(index).map(Device::has_link_header),
+    }
 }
 
 /// Room for what a hook learns of its packet. Hooks of one CPU run one after another: whoever sends or receives has soft

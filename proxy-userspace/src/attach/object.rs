@@ -12,12 +12,12 @@ use aya::maps::MapError;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
-use proxy_common::abi::{Bucket, SocketFlow};
+use proxy_common::abi::{Bucket, NearDevice, SocketFlow};
 use proxy_common::index;
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
 
-use super::devices::{Programs, Way};
+use super::devices::{Devices, Programs, Way};
 use crate::maps::footprint;
 use crate::maps::kernel::option;
 use crate::maps::pinned::{Entries, layouts};
@@ -182,7 +182,17 @@ impl Object {
         let refusals = self.load_programs(|program| is_for_devices(program) && program.fd().is_err());
         refusals.into_iter().next().map_or(Ok(()), Err)?;
         let [ingress, egress] = DEVICE_HOOKS.map(|name| self.classifier(name));
-        Ok(Programs { ingress: ingress?, egress: egress?, devices: Map::open(&folder.join(name::DEVICES))? })
+        let devices = Devices { all: Map::open(&folder.join(name::DEVICES))?, near: self.near()? };
+        Ok(Programs { ingress: ingress?, egress: egress?, devices })
+    }
+
+    /// Of these programs alone.
+    fn near(&self) -> Result<Map<u32, NearDevice>, CallError> {
+        let own = match self.ebpf.map(name::NEAR) {
+            Some(aya::maps::Map::Array(near)) => near.fd().as_fd().try_clone_to_owned().and_then(Map::new),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        own.map_err(|error| CallError::new("open map", name::NEAR, error))
     }
 
     fn classifier(&self, name: &str) -> Result<OwnedFd, ObjectError> {

@@ -26,7 +26,7 @@ use proxy_common::stress;
 use proxy_common::tables::name;
 
 /// The loopback device, which `BPF_PROG_TEST_RUN` takes unless told otherwise.
-const DEVICE: u32 = 1;
+pub const DEVICE: u32 = 1;
 const ETHERNET: usize = 14;
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use proxy_common::abi::near;
 use proxy_tests::stage::eventually;
 use proxy_userspace::attach::devices::Way;
 
@@ -45,6 +46,24 @@ fn a_device_that_comes_back_under_its_old_number_is_served_again() {
         eventually("its successor is served", || stage.stands_at(pod));
         agent.end();
     }
+}
+
+#[test]
+fn of_two_devices_with_one_place_the_first_has_it_until_it_goes() {
+    let (first, second) = (5000, 5000 + near::PLACES);
+    let stage = Stage::new();
+    let agent = stage.agent(Way::of_this_kernel());
+    for device in [first, second] {
+        let peer = format!("type veth peer name p-{device} netns {}", stage.outside.path());
+        stage.node.ip(&[format!("link add pod{device} index {device} up {peer}")]).unwrap();
+        eventually("the device is served", || stage.stands_at(device) && stage.is_known(device));
+        assert_eq!(stage.near(device), first, "both are known, and the first has the place");
+    }
+    run(&format!("ip link del pod{first}"));
+    eventually("the place is free", || stage.near(first) == 0);
+    assert!(!stage.is_known(first) && stage.is_known(second));
+    agent.hooks.lock().unwrap().audit();
+    assert_eq!(stage.near(second), second, "whoever is looked at next has it");
 }
 
 #[test]

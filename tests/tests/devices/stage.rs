@@ -1,19 +1,19 @@
 //! A node whose programs count, an outside, and the thread of an agent.
 
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use proxy_common::abi::Device;
+use proxy_common::abi::{Device, NearDevice, near};
 use proxy_tests::netns::Netns;
 use proxy_tests::stage::eventually;
 use proxy_tests::world::{PINS, World};
-use proxy_tests::{counter, counting_classifier, hash};
+use proxy_tests::{array, counter, counting_classifier, hash};
 use proxy_userspace::attach::devices::follow::{self, Hooks};
-use proxy_userspace::attach::devices::{DeviceHooks, FOLDER, Hook, Order, Programs, Standing, Way, standing};
+use proxy_userspace::attach::devices::{DeviceHooks, Devices, FOLDER, Hook, Order, Programs, Standing, Way, standing};
 use proxy_userspace::devices::Settings;
 use proxy_userspace::netdev::Host;
 use proxy_userspace::sys::bpf::{Map, program_id};
@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     pub(crate) outside: Netns,
     pub(crate) links: PathBuf,
     pub(crate) ours: Counting,
-    devices: Map<u32, Device>,
+    devices: Devices,
     _world: World,
 }
 
@@ -65,7 +65,9 @@ impl Stage {
         let (node, outside) = (Netns::new().unwrap(), Netns::new().unwrap());
         node.enter().unwrap();
         let links = Path::new(PINS).join("links");
-        let devices = Map::new(hash(4, size_of::<Device>() as u32, 4096).unwrap()).unwrap();
+        let all = Map::new(hash(4, size_of::<Device>() as u32, 4096).unwrap()).unwrap();
+        let near = Map::new(array(size_of::<NearDevice>() as u32, near::PLACES).unwrap()).unwrap();
+        let devices = Devices { all, near };
         Self { node, outside, links, ours: Counting::new(), devices, _world: world }
     }
 
@@ -83,7 +85,10 @@ impl Stage {
     }
 
     pub(crate) fn programs_of(&self, program: &Counting) -> Programs {
-        let devices = Map::new(self.devices.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let again = |map: BorrowedFd<'_>| map.try_clone_to_owned().unwrap();
+        let all = Map::new(again(self.devices.all.as_fd())).unwrap();
+        let near = Map::new(again(self.devices.near.as_fd())).unwrap();
+        let devices = Devices { all, near };
         Programs { ingress: program.fd(), egress: program.fd(), devices }
     }
 
@@ -115,7 +120,12 @@ impl Stage {
     }
 
     pub(crate) fn is_known(&self, device: u32) -> bool {
-        self.devices.get(&device).unwrap().is_some()
+        self.devices.all.get(&device).unwrap().is_some()
+    }
+
+    /// The device at the place that this one would have, 0 for none.
+    pub(crate) fn near(&self, device: u32) -> u32 {
+        self.devices.near.get(&near::place(device)).unwrap().unwrap() >> 1
     }
 
     pub(crate) fn pins(&self) -> Vec<String> {

@@ -76,6 +76,8 @@ pub(super) struct TestNode<A> {
     pub(super) flows_room: u32,
     /// Entries that a table takes before it is full.
     pub(super) room: usize,
+    /// The device of the packet.
+    device: Device,
     /// Local ports that some process has.
     pub(super) sockets: Vec<u16>,
     pub(super) now: Cell<u64>,
@@ -120,6 +122,7 @@ impl<A: Ip> TestNode<A> {
             rush: [Rush::default(); 2],
             flows_room: u32::MAX,
             room: usize::MAX,
+            device: Device::default(),
             sockets: Vec::new(),
             now: Cell::new(1_000 * NANOSECONDS),
             meanwhile: None,
@@ -161,7 +164,7 @@ impl<A: Ip> TestNode<A> {
         let is_shown = is_observed() && self.meanwhile.is_none() && self.room > self.flows.len() + 8;
         let before = is_shown.then(|| (self.moment(bytes), self.random.get(), self.begun.borrow().clone()));
         let counted = self.reasons.borrow().len();
-        let action = self.hook(hook, &device, bytes, start);
+        let action = self.hook(hook, device, bytes, start);
         if let Some((before, random, begun)) = before {
             show(&Run {
                 case: case(),
@@ -183,11 +186,12 @@ impl<A: Ip> TestNode<A> {
         action
     }
 
-    fn hook(&mut self, hook: Hook, device: &Device, bytes: &mut Bytes, start: usize) -> Action {
+    fn hook(&mut self, hook: Hook, device: Device, bytes: &mut Bytes, start: usize) -> Action {
+        self.device = device;
         let state = &mut State::empty();
         match hook {
-            Hook::Ingress => hook::ingress(self, device, bytes, state.at(start)),
-            Hook::Egress => hook::egress(self, device, bytes, state.at(start)),
+            Hook::Ingress => hook::ingress(self, bytes, state.at(start)),
+            Hook::Egress => hook::egress(self, bytes, state.at(start)),
         }
     }
 
@@ -199,7 +203,7 @@ impl<A: Ip> TestNode<A> {
         for len in 0..bytes.0.len().min(120) {
             let cut = Bytes(bytes.0[..len].to_vec());
             let (mut node, mut after) = (self.clone(), cut.clone());
-            let action = node.hook(hook, &device, &mut after, start);
+            let action = node.hook(hook, device, &mut after, start);
             if parse(&cut, start, &mut State::<A>::empty().parsed).is_err() {
                 let is_untouched = after == cut && node.flows == self.flows && node.fragments == self.fragments;
                 assert!(action == Action::Pass && is_untouched, "{}: {action:?} of {len} bytes", case());
@@ -468,6 +472,10 @@ impl<A: Ip> Host for TestNode<A> {
         Some(&self.settings)
     }
 
+    fn device(&self) -> Option<&Device> {
+        Some(&self.device)
+    }
+
     fn has_socket<B: Ip>(&self, flow: &Flow<B>) -> bool {
         self.sockets.contains(&flow.source_port.get())
     }
@@ -477,7 +485,7 @@ impl<A: Ip> Host for TestNode<A> {
     }
 
     /// As it is to programs that are told the time.
-    fn has_plain_ways<B: Ip>(&self, _device: &Device, _flow: &Flow<B>) -> bool {
+    fn has_plain_ways<B: Ip>(&self, _flow: &Flow<B>) -> bool {
         true
     }
 

@@ -15,7 +15,7 @@
 //! 1-accepts               and so was a setting of the loopback device
 //! ```
 //!
-//! In: [`Choice`]s, [`Programs`]. Out: attachments, and the table DEVICES. The calling thread is in the node's network
+//! In: [`Choice`]s, [`Programs`]. Out: attachments, and the tables DEVICES and NEAR. The calling thread is in the node's network
 //! namespace.
 
 mod clsact;
@@ -29,7 +29,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proxy_common::abi::Device;
+use proxy_common::abi::{Device, NearDevice, near};
 use proxy_common::addr::{Addr, Family};
 use tracing::{debug, info, warn};
 
@@ -97,12 +97,45 @@ impl Way {
     }
 }
 
-/// The loaded programs, and the table that tells them about the device they run at.
+/// The loaded programs, and the tables that tell them about the device they run at.
 #[derive(Debug)]
 pub struct Programs {
     pub ingress: OwnedFd,
     pub egress: OwnedFd,
-    pub devices: Map<u32, Device>,
+    pub devices: Devices,
+}
+
+/// What programs know of devices: all of them in a hash, and what every packet asks of them in an array, where they are found
+/// sooner, of those that have a place there.
+#[derive(Debug)]
+pub struct Devices {
+    pub all: Map<u32, Device>,
+    /// Of these programs alone, so it knows of no device yet when they are loaded.
+    pub near: Map<u32, NearDevice>,
+}
+
+impl Devices {
+    /// Writes what differs.
+    fn set(&self, index: u32, device: Device) -> io::Result<()> {
+        if self.all.get(&index)? != Some(device) {
+            self.all.set(&index, &device)?;
+        }
+        let (place, wanted) = (near::place(index), near::of(index, &device));
+        match self.near.get(&place)? {
+            Some(there) if there != wanted && (there == 0 || near::is_of(there, index)) => {
+                self.near.set(&place, &wanted)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(&self, index: u32) -> io::Result<()> {
+        let place = near::place(index);
+        if self.near.get(&place)?.is_some_and(|there| near::is_of(there, index)) {
+            self.near.set(&place, &0)?;
+        }
+        self.all.remove(&index)
+    }
 }
 
 impl Programs {
@@ -225,7 +258,7 @@ impl DeviceHooks {
         if let Err(error) = take_away(&self.folder, device) {
             warn!("device {device} keeps a program that is not wanted there: {error}");
         }
-        let entry = self.programs.as_ref().map_or(Ok(()), |(programs, _)| programs.devices.remove(&device));
+        let entry = self.programs.as_ref().map_or(Ok(()), |(programs, _)| programs.devices.remove(device));
         if let Err(error) = entry {
             warn!("device {device} stays in DEVICES: {error}");
         }
@@ -235,10 +268,7 @@ impl DeviceHooks {
 
 fn put(folder: &Path, programs: &Programs, way: Way, order: Order, choice: &Choice) -> io::Result<()> {
     // A program leaves packets of devices that it does not know alone.
-    let entry = entry(choice);
-    if programs.devices.get(&choice.index)? != Some(entry) {
-        programs.devices.set(&choice.index, &entry)?;
-    }
+    programs.devices.set(choice.index, entry(choice))?;
     for hook in Hook::of(choice.role()).iter().copied() {
         let (site, program) = (Site::new(folder, choice.index, hook), programs.at(hook));
         let done = match way {

@@ -7,12 +7,13 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions};
 use nix::time::{ClockId, clock_gettime};
-use proxy_common::abi::{Flow, FlowKey, FragmentKey};
+use proxy_common::abi::{Flow, FlowKey, FragmentKey, near};
 use proxy_common::addr::{Addr, Family};
 use proxy_common::packet::cases::observe::{Hook, Run};
 use proxy_common::reason::Reason;
 use proxy_common::stress::Again;
-use proxy_tests::packets::twin::{Tables, Twin};
+use proxy_common::tables::name;
+use proxy_tests::packets::twin::{DEVICE, Tables, Twin};
 use proxy_tests::packets::{load_for, program};
 
 use super::lane::{Becomes, CONNECT, Flows, Lane};
@@ -70,7 +71,8 @@ impl Node {
         first.before.flows.clone_from(&about(runs, "a request that leaves")?.before.flows);
         let now = u32::try_from(clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec())?;
         first.before.flows.iter_mut().for_each(|(.., flow)| flow.used = now);
-        self.twin.prepare(&first)
+        self.twin.prepare(&first)?;
+        self.twin.set(name::NEAR, near::place(DEVICE), near::of(DEVICE, &first.device))
     }
 
     /// Lets so many clients connect, and fills the table that one look-up is in.
