@@ -67,7 +67,7 @@ where
 /// What is neither dropped nor sent elsewhere goes on to the other programs of the device.
 #[inline(always)]
 fn act<A: Ip>(skb: Skb, action: Action, back: u32, state: &State<A>) -> i32 {
-    if is_told() && matches!(action, Action::Out | Action::Home | Action::Forward) {
+    if matches!(action, Action::Out | Action::Home | Action::Forward) && is_told() {
         return action as i32;
     }
     match action {

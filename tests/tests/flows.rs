@@ -74,8 +74,10 @@ fn flows_that_are_over_are_forgotten_in_both_directions_and_others_stay() {
         // One half of a connection that nobody has used for a while.
         let key = |wire: &mut Wire, client: u16| {
             let keys: Result<Vec<FlowKey<V4>>, _> = wire.established().unwrap().keys().collect();
-            let is_its =
-                |key: &FlowKey<V4>| key.direction == FlowKey::<V4>::REPLY && key.dst_port.get() == 10_000 + client;
+            let is_its = |key: &FlowKey<V4>| {
+                key.direction() == FlowKey::<V4>::REPLY
+                    && key.ports.to_ne_bytes()[2..] == (10_000 + client).to_be_bytes()
+            };
             keys.unwrap().into_iter().find(is_its).unwrap()
         };
         let reply = key(&mut wire, 3);

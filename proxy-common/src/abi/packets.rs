@@ -12,20 +12,29 @@ pub struct FlowKey<A> {
     pub src: A,
     /// Of a reply: the client, or all zero where the port says enough (see `Flow::reply_key`).
     pub dst: A,
-    pub src_port: Be16,
-    pub dst_port: Be16,
-    /// IANA number.
-    pub proto: u8,
-    /// [`FlowKey::REQUEST`] or [`FlowKey::REPLY`].
-    pub direction: u8,
-    pub pad: u16,
+    /// Source and destination, as they lie in a packet.
+    pub ports: u32,
+    /// IANA number of the protocol, direction and two zeros, as they lie in memory. Whole words, since the kernel hashes words:
+    /// one that was written in parts a moment ago has to be waited for.
+    pub kind: u32,
 }
 
 impl<A> FlowKey<A> {
-    /// `direction` of what the client sends. Part of the key: one address may be client of one flow and backend of another.
+    /// The direction of what the client sends. Part of the key: one address may be client of one flow and backend of another.
     pub const REQUEST: u8 = 1;
-    /// `direction` of what the backend sends.
+    /// The direction of what the backend sends.
     pub const REPLY: u8 = 2;
+
+    #[inline(always)]
+    pub const fn kind(proto: u8, direction: u8) -> u32 {
+        u32::from_ne_bytes([proto, direction, 0, 0])
+    }
+
+    /// [`FlowKey::REQUEST`] or [`FlowKey::REPLY`].
+    #[inline(always)]
+    pub const fn direction(&self) -> u8 {
+        self.kind.to_ne_bytes()[1]
+    }
 }
 
 /// One flow, whole: either of its two entries can be made again from the other.

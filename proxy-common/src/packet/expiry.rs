@@ -102,9 +102,10 @@ mod tests {
                 for (key, entry) in halves(flow::<V4>(v4, 61_234), (seconds, seconds)) {
                     let fate = clock().fate(&key, &entry, partner);
                     assert_eq!(
-                        fate, expected,
+                        fate,
+                        expected,
                         "{sentence} in its place, after {seconds} s, direction {}",
-                        key.direction
+                        key.direction()
                     );
                 }
             }

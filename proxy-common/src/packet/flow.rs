@@ -37,8 +37,7 @@ impl<A: Ip> Tuple<A> {
 
     #[inline(always)]
     fn key(&self, direction: u8, dst: A) -> FlowKey<A> {
-        let Self { src, src_port, dst_port, proto, .. } = *self;
-        FlowKey { src, dst, src_port, dst_port, proto, direction, pad: 0 }
+        FlowKey { src: self.src, dst, ports: self.ports(), kind: FlowKey::<A>::kind(self.proto, direction) }
     }
 
     /// A number that every packet of the flow has in common and that nobody outside can aim at.
@@ -106,18 +105,17 @@ impl<A: Ip> Flow<A> {
     /// The key of the other entry.
     #[inline(always)]
     pub fn partner_key(&self, key: &FlowKey<A>, ports: PortRange) -> FlowKey<A> {
-        if key.direction == FlowKey::<A>::REQUEST { self.reply_key(ports) } else { self.request_key() }
+        if key.direction() == FlowKey::<A>::REQUEST { self.reply_key(ports) } else { self.request_key() }
     }
 
     /// True when this is what `key` files: an LRU gives elements away while they are read.
     #[inline(always)]
     pub fn is_at(&self, key: &FlowKey<A>) -> bool {
-        let tuple = if key.direction == FlowKey::<A>::REQUEST { self.request() } else { self.reply() };
+        let tuple = if key.direction() == FlowKey::<A>::REQUEST { self.request() } else { self.reply() };
         key.src == tuple.src
             && (key.dst == tuple.dst || key.dst == A::ANY)
-            && key.src_port == tuple.src_port
-            && key.dst_port == tuple.dst_port
-            && key.proto == tuple.proto
+            && key.ports == tuple.ports()
+            && key.kind == FlowKey::<A>::kind(tuple.proto, key.direction())
     }
 
     /// What a packet with `tuple` becomes at `point`; who asks has made sure that it is of this flow.
@@ -235,7 +233,11 @@ impl<A: Ip> Flow<A> {
     /// What client and backend have shown, by the entry at `key`.
     #[inline(always)]
     fn seen_by(&self, key: &FlowKey<A>) -> (u8, u8) {
-        if key.direction == FlowKey::<A>::REQUEST { (self.seen, self.seen_other) } else { (self.seen_other, self.seen) }
+        if key.direction() == FlowKey::<A>::REQUEST {
+            (self.seen, self.seen_other)
+        } else {
+            (self.seen_other, self.seen)
+        }
     }
 
     #[inline(always)]
@@ -397,7 +399,7 @@ pub(super) mod tests {
             let entries = [(request.request_key(), request), (request.reply_key(PORTS), request.mirrored())];
             for (key, entry) in entries {
                 let alive = |now| entry.is_alive(&key, &settings, (30, 120), now);
-                assert!(alive(1000 + seconds) && !alive(1001 + seconds), "{sentence}, direction {}", key.direction);
+                assert!(alive(1000 + seconds) && !alive(1001 + seconds), "{sentence}, direction {}", key.direction());
                 assert!(alive(0), "{sentence}: a clock read before another CPU's is no age");
             }
         }

@@ -27,6 +27,13 @@ pub struct Tuple<A> {
 }
 
 impl<A> Tuple<A> {
+    /// Both ports, as they lie in a packet.
+    #[inline(always)]
+    pub fn ports(&self) -> u32 {
+        let ([a, b], [c, d]) = (self.src_port.raw().to_ne_bytes(), self.dst_port.raw().to_ne_bytes());
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
     /// What answers it.
     #[inline(always)]
     #[must_use]

@@ -19,7 +19,7 @@ pub fn packet<A: Ip>(
     let from = &parsed.tuple;
     let (pseudo, rest) = (changed(from.src, to.src).and(changed(from.dst, to.dst)), changed_ports(from, to));
     let is_plain = has_ports && parsed.header.next == parsed.start + A::HEADER;
-    if !is_plain || !A::store_row(packet, parsed.start, (to.src, to.dst), ports_of(to), pseudo)? {
+    if !is_plain || !A::store_row(packet, parsed.start, (to.src, to.dst), to.ports(), pseudo)? {
         addresses(packet, parsed.start, (from.src, from.dst), (to.src, to.dst))?;
         header_checksum::<A>(packet, parsed.start, pseudo)?;
         if !has_ports {
@@ -109,21 +109,14 @@ fn changed<A: Ip>(from: A, to: A) -> Change {
 fn ports<A: Ip>(packet: &mut impl Packet, at: usize, from: &Tuple<A>, to: &Tuple<A>) -> Result<Change, Broken> {
     let change = changed_ports(from, to);
     if change != Change::NONE {
-        packet.store(at, ports_of(to).to_ne_bytes())?;
+        packet.store(at, to.ports().to_ne_bytes())?;
     }
     Ok(change)
 }
 
-/// Both ports, as they lie in memory.
-#[inline(always)]
-fn ports_of<A: Ip>(tuple: &Tuple<A>) -> u32 {
-    let ([a, b], [c, d]) = (tuple.src_port.raw().to_ne_bytes(), tuple.dst_port.raw().to_ne_bytes());
-    u32::from_ne_bytes([a, b, c, d])
-}
-
 #[inline(always)]
 fn changed_ports<A: Ip>(from: &Tuple<A>, to: &Tuple<A>) -> Change {
-    let (from, to) = (ports_of(from), ports_of(to));
+    let (from, to) = (from.ports(), to.ports());
     if from == to { Change::NONE } else { Change::of_four(from, to) }
 }
 

@@ -134,7 +134,7 @@ impl<A: Ip> State<A> {
             form: Form::Transport,
             class: 0,
             is_reserved: false,
-            key: FlowKey { src: A::ANY, dst: A::ANY, src_port: none, dst_port: none, proto: 0, direction: 0, pad: 0 },
+            key: FlowKey { src: A::ANY, dst: A::ANY, ports: 0, kind: 0 },
             found,
             now: 0,
             point: Point::RequestIn,

@@ -125,6 +125,10 @@ pub(super) fn hold<A: Ip>(node: &impl Node<A>, table: Table, key: &FlowKey<A>, f
 
 #[inline(always)]
 fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>, now: u32) -> bool {
+    // Nothing is over within a second of its last packet.
+    if now <= flow.used {
+        return true;
+    }
     let udp = node.config().map_or((0, 0), |config| (config.udp_timeout, config.udp_stream_timeout));
     node.settings().is_some_and(|settings| flow.is_alive(key, settings, udp, now))
 }
@@ -141,7 +145,7 @@ fn is_served<A: Ip>(tables: &impl Tables, flow: &Flow<A>) -> bool {
 #[inline(always)]
 pub fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
     let flow = &state.found.flow;
-    let is_answered = state.key.direction == FlowKey::<A>::REQUEST && flow.seen_other & seen::SPOKE != 0;
+    let is_answered = state.key.direction() == FlowKey::<A>::REQUEST && flow.seen_other & seen::SPOKE != 0;
     let shown = match flow.proto {
         TCP => tcp::shown(state.parsed.flags, flow.seen, flow.seen_other),
         _ if is_answered => flow.seen | seen::SPOKE | seen::ACK,

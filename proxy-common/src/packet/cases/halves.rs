@@ -90,7 +90,7 @@ fn a_datagram_whose_request_entry_was_evicted_finds_its_old_port() {
 
 fn taken_partner<A: Ip>() {
     let mut node = connected::<A>();
-    let (key, entry) = node.flows.iter().find(|((_, key), _)| key.direction == FlowKey::<A>::REPLY).unwrap();
+    let (key, entry) = node.flows.iter().find(|((_, key), _)| key.direction() == FlowKey::<A>::REPLY).unwrap();
     let (key, other) = (*key, Flow { client_port: Be16::new(9), ..*entry }.sealed());
     node.room = usize::MAX - 1;
     node.flows.insert(key, other);

@@ -288,7 +288,7 @@ impl<A: Ip> TestNode<A> {
 
     /// Forgets all entries of a direction, as an LRU would.
     pub(super) fn evict(&mut self, direction: u8) {
-        self.flows.retain(|(_, key), _| key.direction != direction);
+        self.flows.retain(|(_, key), _| key.direction() != direction);
     }
 }
 
@@ -419,7 +419,7 @@ impl<A: Ip> Flows<A> for TestNode<A> {
     }
 
     fn add_flow(&mut self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotAdded> {
-        if key.direction == FlowKey::<A>::REQUEST
+        if key.direction() == FlowKey::<A>::REQUEST
             && let Some(meanwhile) = self.meanwhile.take()
         {
             meanwhile(self, flow);
