@@ -131,13 +131,19 @@ const fn mix(number: u64, factor: u64) -> u64 {
 /// The entry of `key` and its number.
 #[inline(always)]
 pub fn find(directory: &impl Directory, key: &FrontendKey) -> Option<(u32, Frontend)> {
+    look_up(directory, key, |service| directory.fetch_service(service))
+}
+
+/// As [`find`]; `lead` learns where an entry leads that may be the one.
+#[inline(always)]
+fn look_up<D: Directory>(directory: &D, key: &FrontendKey, lead: impl Fn(u32)) -> Option<(u32, Frontend)> {
     let hash = Hash::of(key);
     for number in hash.buckets(directory.buckets()) {
         let word = Word::of(directory.bucket(number).map_or(0, |bucket| hash.word_in(bucket)));
         if word.tag == 0 {
             continue;
         }
-        directory.fetch_service(word.service);
+        lead(word.service);
         if let Some(frontend) = directory.frontend(word.id).filter(|frontend| frontend.key == *key) {
             return Some((word.id, frontend));
         }
@@ -148,7 +154,7 @@ pub fn find(directory: &impl Directory, key: &FrontendKey) -> Option<(u32, Front
 /// The flags ([`crate::abi::address`]) of an address that is in the tables.
 #[inline(always)]
 pub fn address(directory: &impl Directory, addr: &Addr) -> Option<u32> {
-    find(directory, &FrontendKey::of_address(*addr)).map(|(_, entry)| entry.service)
+    look_up(directory, &FrontendKey::of_address(*addr), |_| {}).map(|(_, entry)| entry.service)
 }
 
 /// Where the word of `key` goes that has none yet: the number of a word, counted over all buckets. `None` when both of its
