@@ -332,12 +332,14 @@ fn each_detector_tells_pods_of_the_node_and_only_that_by_cluster_range_those_of_
 fn a_client_keeps_its_backend_by_whatever_address_it_dials_until_it_stays_away_for_too_long() {
     let (cast, agent) = Cast::new(&[BY_CLUSTER, "-v2"]);
     let number = number(0, 0);
-    let timeout = Duration::from_secs(1);
-    let (known, _) = agent.lines_from(0, |_| None::<()>);
-    let objects: [&dyn Documents; 2] =
-        [&web(number, 0).affinity(timeout.as_secs() as u32), &slices(&cast.stage, number, "LR")];
-    cast.stage.manifests.write("manifest", &objects).unwrap();
-    agent.logs_after(known, &["programmed a change"]).unwrap();
+    let keep_for = |timeout: Duration| {
+        let (known, _) = agent.lines_from(0, |_| None::<()>);
+        let service = web(number, 0).affinity(timeout.as_secs() as u32);
+        cast.stage.manifests.write("manifest", &[&service, &slices(&cast.stage, number, "LR")]).unwrap();
+        agent.logs_after(known, &["programmed a change"]).unwrap();
+    };
+    // Longer than any of these dials may be held up.
+    keep_for(Duration::from_mins(1));
     for (who, v6) in ["outside", "pod"].into_iter().flat_map(|who| FAMILIES.map(|v6| (who, v6))) {
         let client = &cast.clients[who];
         for kind in KINDS {
@@ -349,6 +351,8 @@ fn a_client_keeps_its_backend_by_whatever_address_it_dials_until_it_stays_away_f
         }
     }
     // Nothing but time ends it: who has stayed away for long enough is a new client, of whom half get another backend.
+    let timeout = Duration::from_secs(1);
+    keep_for(timeout);
     let dial = || cast.clients["outside"].dial(Kind::Tcp, cast.to(Frontend::NodePort, number, false)).unwrap().by;
     let first = dial();
     let mut last = Instant::now();
