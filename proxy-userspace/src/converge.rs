@@ -72,7 +72,8 @@ pub struct Report {
     /// False until every kind that counts was listed: nothing is written on a partial view.
     pub synced: bool,
     pub writes: usize,
-    /// All was planned anew, or all that is published was read: that took memory which nobody needs any more.
+    /// All was planned anew, all that is published was read, or tables grew, for which programs are loaded: that took memory
+    /// which nobody needs any more.
     pub whole: bool,
     /// Service ports that do not fit. They are tried again when space returns.
     pub full: Vec<(ServicePortName, Full)>,
@@ -181,9 +182,10 @@ impl<S: MapStore> Converger<S> {
             if let Err(error) = self.store.grow(&sizes) {
                 return self.make_do(error);
             }
+            report.whole = true;
             // Where words of INDEX go depends on how many buckets there are.
             if index::buckets(self.store.capacity().frontends) != buckets {
-                return self.step();
+                return Ok(Report { whole: true, ..self.step()? });
             }
         }
         self.write(ledger, &ops, &mut report)?;
@@ -426,8 +428,10 @@ mod tests {
             for change in one_of_many(number) {
                 converger.apply(change);
             }
+            let growths = converger.store().growths();
             let report = converger.converge().unwrap();
             assert_eq!((report.full, report.cramped.is_none()), (Vec::new(), true));
+            assert!(report.whole || converger.store().growths() == growths, "memory is given back after a growth");
             let now = converger.store().snapshot();
             assert!(before.service.iter().zip(&now.service).all(|(before, now)| before == now));
             assert!(before.backends.iter().zip(&now.backends).all(|(before, now)| before == now));
