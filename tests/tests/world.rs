@@ -63,7 +63,8 @@ fn a_load_counts_failures_by_their_name() {
 fn nothing_is_left_behind_after_a_panic() {
     let cgroup = std::thread::spawn(|| {
         let world = World::new().unwrap();
-        let pod = world.node("one").unwrap().pod("pod").unwrap();
+        let node = world.node("one").unwrap();
+        let pod = node.pod("pod").unwrap();
         let _server = Server::start(&pod.place, "pod", &addresses(&pod, 80)).unwrap();
         std::panic::panic_any(world.cgroup().to_owned());
     });
