@@ -4,6 +4,8 @@
 //! leads to the number, so that nothing is kept twice. How slices come and go is in `slices`, who has which address in
 //! `claims`.
 
+use std::hash::Hash;
+
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -72,6 +74,15 @@ pub(super) struct Catalog {
 impl Catalog {
     pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
         self.known.iter().filter_map(|(_, known)| known.service())
+    }
+
+    /// Every Service that one of the indexes leads to by `key`, and perhaps others: ask them.
+    pub(super) fn services_by<'a, K: Hash>(
+        &'a self,
+        index: &'a Index,
+        key: &K,
+    ) -> impl Iterator<Item = &'a Service> + use<'a, K> {
+        index.candidates(key).filter_map(|id| self.known[id].service())
     }
 
     pub(super) fn service(&self, name: &ObjectName) -> Option<&Service> {

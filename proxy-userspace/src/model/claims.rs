@@ -5,7 +5,6 @@ use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 
 use proxy_common::abi::FrontendKey;
-use smallvec::SmallVec;
 
 use super::catalog::Catalog;
 use super::names::ObjectName;
@@ -36,23 +35,19 @@ impl Catalog {
     /// The Service that serves `key`.
     pub(super) fn winner(&self, key: &FrontendKey) -> Option<&Service> {
         let at_cluster_ip = FrontendKey::of_address(key.addr);
-        let candidates = self.by_frontend.candidates(&at_cluster_ip).chain(self.by_frontend.candidates(key));
-        let services = candidates.filter_map(|id| self.known[id].service());
+        let services = [&at_cluster_ip, key].into_iter().flat_map(|key| self.services_by(&self.by_frontend, key));
         services.filter(|service| service.claims(key)).min_by(|a, b| precedence(a, b, key))
     }
 
     /// Services that have `ip` among their externalIPs or load-balancer addresses.
     pub(super) fn outside_at(&self, ip: IpAddr) -> impl Iterator<Item = &Service> {
-        let candidates: SmallVec<[usize; 1]> = self.by_outside_ip.candidates(&ip).collect();
-        let services = candidates.into_iter().filter_map(|id| self.known[id].service());
+        let services = self.services_by(&self.by_outside_ip, &ip);
         services.filter(move |service| service.outside_ips().any(|other| other == ip))
     }
 
     pub(super) fn is_cluster_ip(&self, ip: IpAddr) -> bool {
         let key = FrontendKey::of_address(ip.into());
-        let candidates = self.by_frontend.candidates(&key);
-        let mut services = candidates.filter_map(|id| self.known[id].service());
-        services.any(|service| service.cluster_ips().any(|other| other == ip))
+        self.services_by(&self.by_frontend, &key).any(|service| service.cluster_ips().any(|other| other == ip))
     }
 
     /// Who loses a frontend because `service` is there: itself or the one that had it.

@@ -18,7 +18,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Slices with this label, whatever its value, are hidden from proxies.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
-/// One slice. A hundred thousand endpoints live in these: 24 bytes each, since all but the address is shared, as are lists of ports.
+/// One slice. A hundred thousand endpoints live in these: 24 bytes each, since all but the address is shared, as are
+/// lists of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     pub name: SliceName,

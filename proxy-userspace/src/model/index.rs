@@ -21,7 +21,7 @@ struct Holder {
 
 impl Index {
     /// Everybody who has `key`, and perhaps others: ask them.
-    pub(super) fn candidates(&self, key: &impl Hash) -> impl Iterator<Item = usize> {
+    pub(super) fn candidates<'a, K: Hash>(&'a self, key: &K) -> impl Iterator<Item = usize> + use<'a, K> {
         let hash = self.hash(key);
         self.holders.iter_hash(spread(hash)).filter(move |holder| holder.hash == hash).map(|holder| holder.id as usize)
     }

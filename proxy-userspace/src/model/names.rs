@@ -32,7 +32,7 @@ impl ObjectName {
 
     /// The Service that an EndpointSlice of this name is named after, as nearly all are: `web` for `web-x7k2p`.
     pub(super) fn named_after(&self) -> Option<Self> {
-        self.0.rsplit_once('-').map(|(service, _)| Self(service.into()))
+        split(self.name()).map(|(service, _)| Self::new(self.namespace(), service))
     }
 
     fn parts(&self) -> (&str, &str) {
@@ -53,8 +53,8 @@ pub struct SliceName(EcoString);
 
 impl SliceName {
     pub(super) fn new(service: &ObjectName, name: &str) -> Self {
-        Self(match name.rsplit_once('-') {
-            Some((stem, added)) if stem == service.name() => ["/", added].concat().into(),
+        Self(match split(name) {
+            Some((named, added)) if named == service.name() => ["/", added].concat().into(),
             _ => name.into(),
         })
     }
@@ -69,6 +69,11 @@ impl SliceName {
     pub(super) fn is_named_after_service(&self) -> bool {
         self.0.starts_with('/')
     }
+}
+
+/// The Service's name in that of a slice that is named after it, and what is added.
+fn split(slice: &str) -> Option<(&str, &str)> {
+    slice.rsplit_once('-')
 }
 
 /// One service port in one family: the unit of programming.
@@ -181,6 +186,7 @@ mod tests {
             assert_eq!((kept.of(&service), kept.is_named_after_service()), (whole.clone(), short), "{name}");
             assert_eq!(whole.named_after() == Some(service.clone()), short, "{name}");
         }
+        assert_eq!(ObjectName::new("my-shop", "web").named_after(), None, "a dash in the namespace says nothing");
     }
 
     #[test]

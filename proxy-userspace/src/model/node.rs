@@ -1,8 +1,8 @@
 //! Node: where this node stands and which addresses the cluster knows it by.
 
-use arcstr::ArcStr;
 use std::net::IpAddr;
 
+use arcstr::ArcStr;
 use ipnet::IpNet;
 
 use super::address::{parse_cidr, parse_ip};
