@@ -190,6 +190,10 @@ pub trait Host {
     /// True when the packet is one that this node would forward, and client and backend of `flow`
     /// reach each other by routes in no tunnel of their own, to devices with link headers and to neighbours that are known.
     fn has_plain_ways<A: Ip>(&self, flow: &Flow<A>) -> bool;
+    /// True when [`Host::note_translated`] was said of the packet: by a device above this one, whose VLAN it is perhaps.
+    fn was_translated(&self) -> bool;
+    /// The packet goes out translated.
+    fn note_translated(&mut self);
     /// One more flow to `backend`.
     fn count_flow(&self, backend: u32);
     fn count(&self, reason: Reason);

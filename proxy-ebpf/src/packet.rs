@@ -179,6 +179,19 @@ impl Skb {
         unsafe { (&raw const (*self.0).vlan_present).read_volatile() != 0 }
     }
 
+    /// A number that stays with it from device to device: of queueing disciplines, of which no kernel in use asks for it.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u16 {
+        // SAFETY: as for `device`.
+        unsafe { (&raw const (*self.0).tc_index).read_volatile() as u16 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u16) {
+        // SAFETY: as for `device`; the kernel lets programs write it.
+        unsafe { (&raw mut (*self.0).tc_index).write_volatile(mark.into()) };
+    }
+
     /// Asks for a route with the words of a `bpf_fib_lookup`, and leaves there what was found; one of `BPF_FIB_LKUP_RET_*`.
     #[inline(always)]
     pub(crate) fn route(&self, lookup: &mut [u32; 16]) -> u32 {

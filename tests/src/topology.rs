@@ -19,8 +19,14 @@
 //! On node one `rp_filter` is strict, what conntrack calls invalid is dropped, and what is forwarded is counted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use proxy_common::abi::{Flow, FlowKey};
+use proxy_common::packet::ip::{Ip, V4, V6};
+use proxy_common::tables::name;
+use proxy_userspace::attach::pins::Folder as Tables;
+use proxy_userspace::sys::bpf::Map;
 use serde_json::Value;
 
 use crate::agent::{Agent, SMALL_TABLES};
@@ -190,6 +196,12 @@ impl Topology {
         Ok(())
     }
 
+    /// Node one draws from `ports` whom it masquerades.
+    pub fn masquerade_from(&self, ports: &str) -> Result<()> {
+        let action = format!("meta l4proto {{ tcp, udp }} masquerade to :{ports} fully-random");
+        self.node.netns.nft(&format!("delete table inet cni\n{}", masquerade(&self.node, &action)))
+    }
+
     /// Node one, and everybody that it exchanges packets with.
     pub fn places(&self) -> [&Netns; 6] {
         let pods = [&self.client, &self.near, &self.far].map(|backend| &backend.pod.place.netns);
@@ -307,6 +319,41 @@ impl Topology {
         shown[0]["stats64"]["tx"]["packets"].as_u64().with_context(|| format!("packets of {device}"))
     }
 
+    /// How many flows of node one are foreign: of others who send from ports of ours.
+    pub fn foreign_flows(&self) -> Result<usize> {
+        fn of<A: Ip>(tables: &Path, names: [&str; 2]) -> Result<usize>
+        where
+            FlowKey<A>: aya::Pod,
+            Flow<A>: aya::Pod,
+        {
+            let mut count = 0;
+            for name in names {
+                let entries = Map::<FlowKey<A>, Flow<A>>::open(&tables.join(name))?.entries()?;
+                count += entries.iter().filter(|(_, flow)| flow.is_foreign()).count() / 2;
+            }
+            Ok(count)
+        }
+        let tables = Tables::at(&self.node.pin_dir()).current();
+        Ok(of::<V4>(&tables, [name::FLOWS4, name::EMBRYONIC4])? + of::<V6>(&tables, [name::FLOWS6, name::EMBRYONIC6])?)
+    }
+
+    /// Gives both nodes a device on top of `eth0`, by which node one reaches node two.
+    pub fn reach_by_upper_device(&self) -> Result<()> {
+        for Node { netns, number, .. } in [&self.node, &self.other] {
+            netns.ip(&[
+                "link add link eth0 name above type macvlan mode bridge".to_owned(),
+                "link set above up".to_owned(),
+                format!("addr add 192.0.7.1{number}/24 dev above"),
+                format!("addr add 2001:db8:7::{number}/64 dev above nodad"),
+            ])?;
+        }
+        let Node { v4, v6, number, .. } = &self.other;
+        self.node.netns.ip(&[
+            format!("route add {v4}/32 via 192.0.7.1{number}"),
+            format!("route add {v6}/128 via 2001:db8:7::{number}"),
+        ])
+    }
+
     /// What the firewall of node one has counted so far.
     pub fn counted(&self) -> Result<Counted> {
         let listed = self.node.netns.output("nft", &["-j", "list", "counters"])?;
@@ -363,7 +410,7 @@ fn join_by_vxlan(world: &World, nodes: &[&Node]) -> Result<()> {
 /// The network between the nodes knows no pods, so that what they send out of the cluster has to leave as the node's.
 fn leave_pods_to_nodes(world: &World, nodes: &[&Node]) -> Result<()> {
     for node in nodes {
-        node.netns.nft(&masquerade(node))?;
+        node.netns.nft(&masquerade(node, "masquerade fully-random"))?;
         let number = node.number;
         world.uplink.ip(&[format!("route del 10.244.{number}.0/24"), format!("route del fd00:244:{number}::/64")])?;
     }
@@ -411,14 +458,14 @@ pub const FIREWALL: &str = "table inet firewall {
 
 /// As flannel has it: what pods send out of the cluster leaves as the node's, and so does what comes to pods of other nodes
 /// from outside.
-fn masquerade(node: &Node) -> String {
+fn masquerade(node: &Node, action: &str) -> String {
     let own = [format!("10.244.{}.0/24", node.number), format!("fd00:244:{}::/64", node.number)];
     let rules = |family: &str, all: &str, own: &str| {
         format!(
             "{family} saddr {all} {family} daddr {all} return
-             {family} saddr {all} {family} daddr != {all} masquerade fully-random
+             {family} saddr {all} {family} daddr != {all} {action}
              {family} saddr != {all} {family} daddr {own} return
-             {family} saddr != {all} {family} daddr {all} masquerade fully-random"
+             {family} saddr != {all} {family} daddr {all} {action}"
         )
     };
     let (v4, v6) = (rules("ip", PODS[0], &own[0]), rules("ip6", PODS[1], &own[1]));

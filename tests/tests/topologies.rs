@@ -259,6 +259,79 @@ fn everybody_is_served_over_devices_without_link_headers() {
     serves_everybody(Shape::Layer3);
 }
 
+/// Netfilter draws any port above 1023, and knows no flow of ours: here it draws from the same few, and hardly a dial could be
+/// without a port that the other one has too.
+fn shares_ports(shape: Shape) {
+    const PORTS: &str = "61000-61255";
+    const DIALS: u32 = 20;
+    let topology = Topology::new(shape).unwrap();
+    topology.masquerade_from(PORTS).unwrap();
+    let _agent = topology.agent(&["--socket-lb=host", &format!("--source-ports={PORTS}")]).unwrap();
+    let (outside, pod) = (client(&topology.outside), client(&topology.client.pod.place));
+    let dial = |client: &Client, kind, to| client.dial(kind, to).map(|answer| answer.by);
+    let serves_at = |client: &Client, whom: Whom, to: [SocketAddr; 2]| {
+        for (kind, to) in [Kind::Udp, Kind::Tcp].into_iter().flat_map(|kind| to.map(|to| (kind, to))) {
+            assert_eq!(
+                dial(client, kind, to).as_deref(),
+                Ok(whom.name()),
+                "{shape:?}, {kind:?} {to}\n{}",
+                look(&topology)
+            );
+        }
+    };
+    for _ in 0..DIALS {
+        // Ours, then netfilter's.
+        serves_at(&outside, Whom::FarHost, topology.node_ports(Whom::FarHost));
+        serves_at(&pod, Whom::FarHost, Whom::FarHost.cluster_ips());
+        // Where pods of other nodes are reached by a tunnel, the first one is netfilter's and the second ours.
+        serves_at(&outside, Whom::Far, topology.node_ports(Whom::Far));
+        serves_at(&pod, Whom::Far, topology.node_ports(Whom::Far));
+    }
+    assert!(topology.foreign_flows().unwrap() > 0, "what netfilter drew is known");
+    let before = topology.counted().unwrap().invalid;
+    for (client, whom, to) in [
+        (&outside, Whom::FarHost, topology.node_ports(Whom::FarHost)),
+        (&pod, Whom::FarHost, Whom::FarHost.cluster_ips()),
+    ] {
+        for to in to {
+            client.exchange(to, MUCH).unwrap_or_else(|error| panic!("{shape:?}, {whom:?} {to}: {error}"));
+        }
+    }
+    assert_eq!(topology.counted().unwrap().invalid, before);
+}
+
+/// What leaves by a device on top of another passes that one too, from a port of ours.
+#[test]
+fn a_flow_that_leaves_by_one_device_on_top_of_another_is_ours_at_both() {
+    let topology = Topology::new(Shape::Bridged).unwrap();
+    topology.reach_by_upper_device().unwrap();
+    let _agent = topology.agent(&["--socket-lb=host", "--network-devices=eth0,above"]).unwrap();
+    let outside = client(&topology.outside);
+    let before = topology.sent_by("above").unwrap();
+    Case {
+        what: "outside to node port, by both devices",
+        client: &outside,
+        from: topology.origin,
+        to: topology.node_ports(Whom::FarHost),
+        whom: Whom::FarHost,
+        seen: Seen::Node,
+        is_forwarded: Some(true),
+    }
+    .check(&topology);
+    assert!(topology.sent_by("above").unwrap() >= before + u64::from(4 * DIALS));
+    assert_eq!(topology.foreign_flows().unwrap(), 0);
+}
+
+#[test]
+fn netfilter_may_draw_our_ports_over_vxlan() {
+    shares_ports(Shape::Overlay);
+}
+
+#[test]
+fn netfilter_may_draw_our_ports_over_devices_without_link_headers() {
+    shares_ports(Shape::Layer3);
+}
+
 const FAST: [&str; 2] = ["--socket-lb=host", "--fast-path"];
 
 /// Older kernels have no way past their stack.

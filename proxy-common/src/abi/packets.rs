@@ -82,6 +82,9 @@ impl<A> Flow<A> {
     pub const TO_NODE: u8 = 1 << 2;
     /// Its packets go past the stack, in both directions: decided with the first one.
     pub const PAST_STACK: u8 = 1 << 3;
+    /// Not to a frontend: somebody else on this node, netfilter or a process, sends from a port that is ours. Of its packets
+    /// nothing changes but that port, and only where the backend knows it from a flow of ours.
+    pub const FOREIGN: u8 = 1 << 4;
 }
 
 /// `FRAGMENTS`: the datagram that a fragment belongs to, as it is where the hook sits.

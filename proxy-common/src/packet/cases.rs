@@ -129,6 +129,12 @@ fn sentence(way: &str, packet: &Bytes, reasons: &str, link_header: bool) -> Stri
     std::format!("{way}{}{comma}{reasons}", read::describe(&packet.0, link_header))
 }
 
+/// The source port in a sentence: "out: node:61234 > remote:8080 tcp S" -> "61234".
+fn source_port(sentence: &str) -> String {
+    let source = sentence.split(" > ").next().unwrap();
+    source.rsplit(':').next().unwrap().into()
+}
+
 /// The name of a family, for messages.
 fn family<A: Ip>() -> &'static str {
     if A::CHECKSUM.is_some() { "IPv4" } else { "IPv6" }

@@ -126,8 +126,11 @@ impl<A: Ip> Flow<A> {
                 let src = if self.is_to_node() { self.source } else { tuple.src };
                 Tuple { src, dst: self.backend, dst_port: self.backend_port, src_port: self.source_port, ..*tuple }
             }
-            Point::RequestOut => Tuple { src: self.source, ..*tuple },
-            Point::ReplyIn => Tuple { dst: self.client, ..*tuple },
+            Point::RequestOut => Tuple { src: self.source, src_port: self.source_port, ..*tuple },
+            Point::ReplyIn => {
+                let dst_port = if self.is_foreign() { self.client_port } else { tuple.dst_port };
+                Tuple { dst: self.client, dst_port, ..*tuple }
+            }
             Point::ReplyOut => {
                 Tuple { src: self.frontend, src_port: self.frontend_port, dst_port: self.client_port, ..*tuple }
             }
@@ -150,6 +153,12 @@ impl<A: Ip> Flow<A> {
     #[inline(always)]
     pub fn is_past_stack(&self) -> bool {
         self.flags & Self::PAST_STACK != 0
+    }
+
+    /// Whether it only keeps its port from flows of ours.
+    #[inline(always)]
+    pub fn is_foreign(&self) -> bool {
+        self.flags & Self::FOREIGN != 0
     }
 
     /// Whether this node itself is client and backend.

@@ -5,6 +5,7 @@
 //!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
 //! egress:   read -> is it for the link? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
 //!                   does the node itself send it to a destination of any concern? -> as at ingress
+//!                   does it send it from one of our ports? -> begin, or follow, as at ingress
 //! ```
 //!
 //! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
@@ -12,12 +13,12 @@
 
 use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, address};
 use crate::addr::{Addr, Family};
-use crate::balance::is_reserved;
+use crate::balance::{Choice, is_reserved};
 use crate::packet::caller::address_flags;
 use crate::packet::flow::Point;
 use crate::packet::ip::Ip;
 use crate::packet::open::{self, SourcePort};
-use crate::packet::parse::{Content, Parsed, parse};
+use crate::packet::parse::{Content, Parsed, SCTP, parse};
 use crate::packet::state::{Form, Next, State};
 use crate::packet::tcp::{self, seen};
 use crate::packet::track::{self, Found, Standing};
@@ -52,7 +53,11 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
     if next == Next::Own {
         next = own(node, state);
     }
-    finish(node, packet, state, next)
+    let action = finish(node, packet, state, next);
+    if action == Action::Translated {
+        node.note_translated();
+    }
+    action
 }
 
 #[inline(always)]
@@ -130,7 +135,7 @@ fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next,
     if !is_of_concern(node, state) {
         return if node.has_fast_path() { Ok(Next::Past) } else { Err(Stop::Pass) };
     }
-    state.is_own = false;
+    (state.is_own, state.is_foreign) = (false, false);
     let ports = track::own_ports(node);
     // A port of our own at an address of our own: nothing but replies goes there.
     let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
@@ -176,6 +181,9 @@ fn reply_in<A: Ip>(node: &mut impl Node<A>, ports: PortRange, state: &mut State<
     if !is_reply {
         return Err(Stop::Pass);
     }
+    if state.found.flow.is_foreign() {
+        return Ok(heard(node, state));
+    }
     if !state.found.flow.is_from_node() {
         return Ok(Next::Translate);
     }
@@ -202,10 +210,11 @@ fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// The flow of what may be a request, or a new one; [`State::class`] is about its destination.
 #[inline(always)]
 fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    (state.point, state.port, state.moved) = (Point::RequestIn, SourcePort::Kept, false);
+    let (point, new) = if state.is_foreign { (Point::RequestOut, Next::Begin) } else { (Point::RequestIn, Next::Dial) };
+    (state.point, state.port, state.moved) = (point, SourcePort::Kept, false);
     if state.form == Form::WithoutPorts {
         // No Service has port 0: the decision says what that is at this address.
-        return screen(node, state).map(|()| Next::Dial);
+        return screen(node, state).map(|()| new);
     }
     state.key = state.parsed.tuple.request_key();
     let is_known = track::find(node, &state.key, &mut state.found);
@@ -216,7 +225,7 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
         return if is_known { Ok(Next::Translate) } else { Err(Stop::Pass) };
     }
     if !is_known {
-        return Ok(Next::Dial);
+        return Ok(new);
     }
     state.now = track::seconds(node);
     match track::standing(node, state) {
@@ -226,7 +235,7 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
         Standing::Unserved => state.moved = true,
     }
     track::close(node, &state.found);
-    Ok(Next::Dial)
+    Ok(new)
 }
 
 /// What has no ports is refused where it is for a Service, as nftables mode does.
@@ -311,7 +320,7 @@ fn depart<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// The flow of a packet that goes out.
 #[inline(always)]
 fn flow_out<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    state.is_own = false;
+    (state.is_own, state.is_foreign) = (false, false);
     if state.form == Form::WithoutPorts {
         return Ok(Next::Own);
     }
@@ -350,13 +359,32 @@ fn own<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// What the node itself asks for. All other requests have been translated where they came in.
 #[inline(always)]
 fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    if !is_of_concern(node, state) {
+    let is_of_concern = is_of_concern(node, state);
+    if !is_of_concern && !takes_own_port(node, state) {
         return Err(Stop::Pass);
     }
     let (src, dst) = (state.parsed.tuple.src.addr(), state.parsed.tuple.dst.addr());
     // Loopback addresses lead nowhere else.
     state.is_own = !dst.is_loopback() && address_flags(node, &src).unwrap_or(0) & address::OWN != 0;
+    state.is_foreign = !is_of_concern;
     if state.is_own { Ok(Next::Request) } else { Err(Stop::Pass) }
+}
+
+/// Whether somebody else sends from a port of ours: a process that asked for it, or netfilter, which masquerades with any port
+/// that no connection it knows has. It knows none of ours, so such a packet is made a flow that keeps its port from others,
+/// or, where the backend knows that port from a flow of ours, leaves by another one.
+#[inline(always)]
+fn takes_own_port<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
+    let tuple = &state.parsed.tuple;
+    let takes = state.form != Form::WithoutPorts
+        && tuple.proto != SCTP
+        && track::own_ports(node).contains(tuple.src_port.get())
+        && !node.was_translated();
+    if takes {
+        let (addr, port) = (tuple.dst.addr(), tuple.dst_port);
+        state.choice = Choice { backend: 0, generation: 0, addr, port, kind: 0, flags: 0, policies: 0 };
+    }
+    takes
 }
 
 /// True for a request of a masqueraded flow, which is found by its reply entry.
@@ -369,6 +397,7 @@ fn is_request_out<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, ports: P
     state.key = tuple.reversed().reply_key(ports);
     track::find(node, &state.key, &mut state.found)
         && state.found.flow.is_masqueraded()
+        && !state.found.flow.is_foreign()
         && state.found.flow.client == state.parsed.tuple.src
 }
 

@@ -90,7 +90,10 @@ pub fn begin<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<()
     let caller = Caller::new(node, tuple, state.source);
     let masquerade = state.is_own || replaces_source_of(node, &caller, tuple, choice);
     state.found.flow = begun(tuple, choice, masquerade, *flags);
-    if state.is_own {
+    if state.is_foreign {
+        state.found.flow.flags |= Flow::<A>::FOREIGN;
+        state.found.flow.source.set(&tuple.src);
+    } else if state.is_own {
         begin_from_node(node, &choice.addr, &mut state.found.flow);
     } else if node.has_fast_path() && goes_past_stack(node, choice, &state.found.flow) {
         state.found.flow.flags |= Flow::<A>::PAST_STACK;
@@ -217,14 +220,14 @@ pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(),
 }
 
 /// Gives the flow its candidate `number`, and makes the reply key that goes with it [`State::key`]. False where there is
-/// none, or a process has the port.
+/// none, or a process has the port, other than the one that sends from it.
 #[inline(never)]
 fn try_port<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>, number: u32) -> bool {
     let (ports, flow) = (track::own_ports(node), &mut state.found.flow);
     let Some(candidate) = ports.candidate(flow.client_port.get(), state.hash, number) else { return false };
     flow.source_port = Be16::new(candidate);
     state.key = flow.reply_key(ports);
-    !node.has_socket(flow)
+    state.is_foreign && number == 0 || !node.has_socket(flow)
 }
 
 #[inline(always)]
@@ -284,8 +287,10 @@ pub fn store<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<()
     match claim(node, &request, flow) {
         Ok(()) => {
             track::added(node, Table::Embryonic, flow.used);
-            node.count_flow(flow.backend_id);
-            node.count(Reason::Translated);
+            if !state.is_foreign {
+                node.count_flow(flow.backend_id);
+                node.count(Reason::Translated);
+            }
             Ok(())
         }
         Err(not_added) => {

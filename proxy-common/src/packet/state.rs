@@ -31,6 +31,8 @@ pub struct State<A> {
     pub point: Point,
     /// The node itself sends it: it goes out, and never came in.
     pub is_own: bool,
+    /// Somebody on this node sends it from a port of ours, to no destination of any concern ([`Flow::FOREIGN`]).
+    pub is_foreign: bool,
     /// What is done with the packet once it is translated.
     pub action: Action,
     /// Flags of the source, once a new flow is to begin.
@@ -72,7 +74,8 @@ pub enum Next {
     Find,
     /// Of no concern: is it a reply of a flow that goes past the stack?
     Past,
-    /// None that what goes out belongs to: does the node itself send it to a destination of any concern?
+    /// None that what goes out belongs to: does the node itself send it to a destination of any concern, or from one of our
+    /// ports?
     Own,
     /// Which flow, of those to its destination?
     Request,
@@ -139,6 +142,7 @@ impl<A: Ip> State<A> {
             now: 0,
             point: Point::RequestIn,
             is_own: false,
+            is_foreign: false,
             action: Action::Pass,
             source: 0,
             has_frontend: false,

@@ -85,7 +85,7 @@ pub fn standing<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Standing {
     match flow.proto {
         TCP if tcp::opens(*flags) && flow.seen_other & seen::CONTESTED != 0 => Standing::Contested,
         TCP if tcp::opens(*flags) && flow.tcp_state(key).is_over() => Standing::Over,
-        UDP if !is_served(node, flow) => Standing::Unserved,
+        UDP if !flow.is_foreign() && !is_served(node, flow) => Standing::Unserved,
         _ => Standing::Continues,
     }
 }

@@ -176,6 +176,16 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
+    fn was_translated(&self) -> bool {
+        self.0.mark() == left(self)
+    }
+
+    #[inline(always)]
+    fn note_translated(&mut self) {
+        self.0.set_mark(left(self));
+    }
+
+    #[inline(always)]
     fn count_flow(&self, backend: u32) {
         add(backend, 1, |stats| &raw const stats.total);
     }
@@ -184,6 +194,13 @@ impl Host for Kernel<Skb> {
     fn count(&self, reason: Reason) {
         count(reason);
     }
+}
+
+/// Marks what left translated. Not zero, and not what another node says whose namespaces are in this kernel: a packet that goes
+/// there is the same to both.
+#[inline(always)]
+fn left(host: &impl Host) -> u16 {
+    host.settings().map_or(0, |settings| settings.seed as u16) | 1
 }
 
 /// `CLOCK_MONOTONIC` as it was in this tick, when it was read first: to read it costs more than two look-ups, and nobody here

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::format;
 use std::string::String;
 
-use super::build::{syn, tcp, udp};
-use super::family;
+use super::build::{Build, syn, tcp, udp, unreachable};
 use super::world::{On, PORTS, Setup, TestNode};
-use super::{Case, about, cases, in_both_families};
+use super::{Case, about, cases, family, in_both_families, source_port};
 use crate::abi::PortRange;
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
@@ -23,6 +22,9 @@ pub(super) const CASES: &[Case] = cases![
     a_masqueraded_flow_keeps_the_address_of_the_device_it_first_left_by,
     a_connection_straight_to_the_backend_is_left_alone_and_the_service_takes_another_port,
     a_backend_that_refuses_is_heard,
+    who_else_sends_from_a_port_that_a_flow_has_gets_another_one,
+    a_port_that_somebody_else_sends_from_is_given_to_no_flow,
+    errors_about_what_left_by_another_port_find_home,
 ];
 
 const UP: On = On::Uplink;
@@ -256,4 +258,117 @@ fn refused_syn<A: Ip>() {
 #[cfg_attr(test, test)]
 fn a_backend_that_refuses_is_heard() {
     in_both_families!(refused_syn());
+}
+
+/// A question from one of our ports that is no flow's, its answer, and what they are called; a port that no translation needs
+/// and one that the flow has are both as good.
+const BY_OTHERS: [(Ask, Ask, &str, &str); 2] = [
+    (|route| syn(route), |route| tcp(route).flags(SYN | ACK), "tcp S", "tcp SA"),
+    (|route| udp(route), |route| udp(route), "udp", "udp"),
+];
+type Ask = fn(String) -> Build;
+
+fn taken_from_a_flow<A: Ip>() {
+    for (ask, answer, asks, answers) in BY_OTHERS {
+        about::<A>(asks);
+        let mut node = Setup::with("R").node::<A>();
+        // A socket of the node itself may be the one that sends.
+        node.sockets = [61_007].into();
+        let ours = source_port(&node.enter(UP, &ask("client:4000 > lb:80".into())));
+        node.leave(UP, &ask(format!("client:{ours} > remote:8080")));
+        let sent = format!("node:{ours} > remote:8080");
+        let left = node.leave(UP, &ask(sent.clone()));
+        let other = source_port(&left);
+        assert_eq!(left, format!("node:{other} > remote:8080 {asks}"));
+        assert_ne!(other, ours, "the backend knows that one from the client");
+        assert_eq!(node.leave(UP, &ask(sent.clone())), left, "again");
+        let back = answer(format!("remote:8080 > node:{other}"));
+        assert_eq!(node.enter(UP, &back), format!("remote:8080 > node:{ours} {answers}"));
+        let back = answer(format!("remote:8080 > node:{ours}"));
+        assert_eq!(
+            node.enter(UP, &back),
+            format!("remote:8080 > client:{ours} {answers}"),
+            "the client's is the client's"
+        );
+        about::<A>("to others");
+        let elsewhere = node.leave(UP, &ask(format!("node:{ours} > web:80")));
+        assert_eq!(elsewhere, format!("node:{ours} > web:80 {asks}"), "whom no flow goes to");
+        assert_eq!(
+            node.leave(UP, &ask(format!("node:{ours} > remote:8081"))).split(' ').next(),
+            Some(&*format!("node:{ours}"))
+        );
+        assert_eq!(node.count(), (0, 4), "{}", family::<A>());
+        assert_eq!(node.begun.borrow().values().sum::<u32>(), 1, "flows to backends");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn who_else_sends_from_a_port_that_a_flow_has_gets_another_one() {
+    in_both_families!(taken_from_a_flow());
+}
+
+fn kept_from_flows<A: Ip>() {
+    for (ask, answer, asks, answers) in BY_OTHERS {
+        about::<A>(asks);
+        let mut node = Setup::with("R").node::<A>();
+        let sent = "node:61007 > remote:8080";
+        assert_eq!(node.leave(UP, &ask(sent.into())), format!("{sent} {asks}"));
+        let ours = source_port(&node.enter(UP, &ask("client:61007 > lb:80".into())));
+        assert_ne!(ours, "61007");
+        let back = "remote:8080 > node:61007";
+        assert_eq!(node.enter(UP, &answer(back.into())), format!("{back} {answers}"));
+        assert_eq!(node.leave(UP, &ask(sent.into())), format!("{sent} {asks}"), "again");
+        about::<A>("more than a day later");
+        node.pass(100_000);
+        assert_eq!(
+            source_port(&node.enter(UP, &ask("stranger:61007 > lb:80".into()))),
+            "61007",
+            "nobody uses it any more"
+        );
+    }
+}
+
+#[cfg_attr(test, test)]
+fn a_port_that_somebody_else_sends_from_is_given_to_no_flow() {
+    in_both_families!(kept_from_flows());
+}
+
+fn errors_of_others<A: Ip>() {
+    let mut node = Setup::with("R").node::<A>();
+    let ours = source_port(&node.enter(UP, &udp("client:4000 > lb:80")));
+    node.leave(UP, &udp(format!("client:{ours} > remote:8080")));
+    let sent = udp(format!("node:{ours} > remote:8080"));
+    let other = source_port(&node.leave(UP, &sent));
+    about::<A>("the backend refuses");
+    let error = unreachable("remote > node", udp(format!("node:{other} > remote:8080")));
+    let told = format!("remote > node unreachable (node:{ours} > remote:8080 udp)");
+    assert_eq!(node.enter(UP, &error), told);
+    about::<A>("the sender refuses the answer");
+    let error = unreachable("node > remote", udp(format!("remote:8080 > node:{ours}")));
+    let told = format!("node > remote unreachable (remote:8080 > node:{other} udp)");
+    assert_eq!(node.leave(UP, &error), told);
+    about::<A>("about nothing that left");
+    let error = unreachable("node > remote", udp("remote:8080 > node:61999"));
+    assert_eq!(node.leave(UP, &error), "pass", "{}", family::<A>());
+}
+
+#[cfg_attr(test, test)]
+fn errors_about_what_left_by_another_port_find_home() {
+    in_both_families!(errors_of_others());
+}
+
+#[cfg(test)]
+fn below<A: Ip>() {
+    let mut node = Setup::with("R").node::<A>();
+    let ours = source_port(&node.enter(UP, &udp("client:4000 > lb:80")));
+    let left = node.leave(UP, &udp(format!("client:{ours} > remote:8080")));
+    assert_eq!(left, format!("node:{ours} > remote:8080 udp"));
+    assert_eq!(node.leave_below(UP, &udp(format!("node:{ours} > remote:8080"))), "pass", "{}", family::<A>());
+    assert_eq!(node.count(), (0, 1), "no flow is made");
+}
+
+#[test]
+#[cfg(test)]
+fn what_a_flow_sends_is_its_own_at_devices_below_too() {
+    in_both_families!(below());
 }

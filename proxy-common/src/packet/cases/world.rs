@@ -78,6 +78,8 @@ pub(super) struct TestNode<A> {
     pub(super) room: usize,
     /// The device of the packet.
     device: Device,
+    /// A device above that one let it leave already.
+    has_left: bool,
     /// Local ports that some process has.
     pub(super) sockets: Vec<u16>,
     pub(super) now: Cell<u64>,
@@ -123,6 +125,7 @@ impl<A: Ip> TestNode<A> {
             flows_room: u32::MAX,
             room: usize::MAX,
             device: Device::default(),
+            has_left: false,
             sockets: Vec::new(),
             now: Cell::new(1_000 * NANOSECONDS),
             meanwhile: None,
@@ -142,6 +145,15 @@ impl<A: Ip> TestNode<A> {
 
     pub(super) fn leave(&mut self, on: On, packet: &Build) -> String {
         self.run(on, packet, Hook::Egress)
+    }
+
+    /// What has left by a device above this one.
+    #[cfg(test)]
+    pub(super) fn leave_below(&mut self, on: On, packet: &Build) -> String {
+        self.has_left = true;
+        let outcome = self.leave(on, packet);
+        self.has_left = false;
+        outcome
     }
 
     fn run(&mut self, on: On, packet: &Build, hook: Hook) -> String {
@@ -488,6 +500,12 @@ impl<A: Ip> Host for TestNode<A> {
     fn has_plain_ways<B: Ip>(&self, _flow: &Flow<B>) -> bool {
         true
     }
+
+    fn was_translated(&self) -> bool {
+        self.has_left
+    }
+
+    fn note_translated(&mut self) {}
 
     fn count_flow(&self, backend: u32) {
         *self.begun.borrow_mut().entry(backend).or_default() += 1;
