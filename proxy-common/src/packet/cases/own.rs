@@ -1,11 +1,10 @@
 //! The node itself as a client, where no hook sees its socket: its packets are met first as they leave.
 
 use std::format;
-use std::string::String;
 
 use super::build::{Build, ping, sctp, syn, tcp, too_big, udp, unreachable};
 use super::world::{On, Setup, TestNode};
-use super::{Case, about, cases, family, in_both_families};
+use super::{Case, about, cases, family, in_both_families, source_port};
 use crate::abi::{Backend, PacketSettings, Version};
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
@@ -37,12 +36,6 @@ fn udp_of(route: &str) -> Build {
     udp(route)
 }
 
-/// The port that a translation drew: "out: node:61234 > remote:8080 tcp S" -> "61234".
-fn drawn(sentence: &str) -> String {
-    let source = sentence.split(" > ").next().unwrap();
-    source.rsplit(':').next().unwrap().into()
-}
-
 fn elsewhere<A: Ip>() {
     for (backend, far, seen) in [("local", On::PodDevice, "bridge"), ("remote", UP, "node")] {
         for frontend in FRONTENDS {
@@ -50,7 +43,7 @@ fn elsewhere<A: Ip>() {
                 about::<A>(&format!("{frontend}, {asks}, {backend}"));
                 let mut node = Setup::with(if backend == "local" { "L" } else { "R" }).node::<A>();
                 let out = node.leave(UP, &ask(&format!("node:4000 > {frontend}")));
-                let port = drawn(&out);
+                let port = source_port(&out);
                 assert_eq!(out, format!("out: node:{port} > {backend}:8080 {asks}"));
                 assert!(port.starts_with("61"), "nobody else has this port: {out}");
                 let sent = node.leave(far, &ask(&format!("node:{port} > {backend}:8080")));
@@ -76,7 +69,7 @@ fn itself<A: Ip>() {
             let mut node = Setup::with("N").node::<A>();
             let name = frontend.split(':').next().unwrap();
             let turned = node.leave(UP, &ask(&format!("node:4000 > {frontend}")));
-            let port = drawn(&turned);
+            let port = source_port(&turned);
             // The stack would not take a packet from itself: what was dialled stands for it.
             assert_eq!(turned, format!("back: {name}:{port} > node:8080 {asks}"));
             assert_eq!(node.enter(UP, &ask(&format!("{name}:{port} > node:8080"))), "pass", "where it comes in");
@@ -88,7 +81,7 @@ fn itself<A: Ip>() {
     about::<A>("without link header");
     let mut node = Setup::with("N").node::<A>();
     let turned = node.leave(UP, &syn("node:4000 > vip:80").without_link_header());
-    assert_eq!(turned, format!("back: vip:{} > node:8080 tcp S", drawn(&turned)));
+    assert_eq!(turned, format!("back: vip:{} > node:8080 tcp S", source_port(&turned)));
 }
 
 #[cfg_attr(test, test)]
@@ -109,7 +102,7 @@ fn policies<A: Ip>() {
             let policies = Version::HAS_ANY | policies;
             let mut node = Setup { policies, detector, ..Setup::with("R") }.node::<A>();
             let out = node.leave(UP, &syn(format!("node:4000 > {frontend}")));
-            let remote = format!("out: node:{} > remote:8080 tcp S", drawn(&out));
+            let remote = format!("out: node:{} > remote:8080 tcp S", source_port(&out));
             let expected = if expected == "remote" { &remote } else { expected };
             assert_eq!(out, expected, "{sentence}, {}", family::<A>());
         }
@@ -123,7 +116,7 @@ fn policies_take_the_node_for_the_node() {
 
 fn life<A: Ip>() {
     let mut node = Setup::with("R").node::<A>();
-    let port = drawn(&node.leave(UP, &syn("node:4000 > vip:80")));
+    let port = source_port(&node.leave(UP, &syn("node:4000 > vip:80")));
     let (request, reply) = (tcp("node:4000 > vip:80"), tcp(format!("remote:8080 > node:{port}")));
     node.leave(UP, &syn(format!("node:{port} > remote:8080")));
     about::<A>("the same client, straight to the backend");
@@ -143,7 +136,7 @@ fn life<A: Ip>() {
     assert_eq!(node.enter(UP, &reply.clone().flags(RST)), "home: vip:80 > node:4000 tcp R");
     about::<A>("another one from its port");
     let again = node.leave(UP, &syn("node:4000 > vip:80"));
-    assert_eq!(again, format!("out: node:{} > remote:8080 tcp S", drawn(&again)));
+    assert_eq!(again, format!("out: node:{} > remote:8080 tcp S", source_port(&again)));
     assert_eq!(node.count(), (0, 1), "{}", family::<A>());
 }
 
@@ -218,7 +211,7 @@ fn what_others_send_and_what_is_no_services_leaves_as_it_came() {
 
 fn impostor<A: Ip>() {
     let mut node = Setup::with("R").node::<A>();
-    let port = drawn(&node.leave(UP, &udp("node:4000 > vip:80")));
+    let port = source_port(&node.leave(UP, &udp("node:4000 > vip:80")));
     node.leave(UP, &udp(format!("node:{port} > remote:8080")));
     about::<A>("a datagram of the flow that comes in");
     assert_eq!(node.enter(UP, &udp("node:4000 > vip:80")), "drop: spoofed_source");
@@ -238,7 +231,7 @@ fn nobody_outside_speaks_for_the_node() {
 
 fn errors<A: Ip>() {
     let mut node = Setup::with("R").node::<A>();
-    let port = drawn(&node.leave(UP, &udp("node:4000 > vip:80")));
+    let port = source_port(&node.leave(UP, &udp("node:4000 > vip:80")));
     let sent = || udp(format!("node:{port} > remote:8080"));
     node.leave(UP, &sent());
     for (sentence, error, expected) in [
@@ -272,7 +265,7 @@ fn errors_about_flows_of_the_node_reach_both_ends() {
 
 fn errors_at_home<A: Ip>() {
     let mut node = Setup::with("N").node::<A>();
-    let port = drawn(&node.leave(UP, &udp("node:4000 > vip:80")));
+    let port = source_port(&node.leave(UP, &udp("node:4000 > vip:80")));
     about::<A>("about a request");
     let error = unreachable("node > vip", udp(format!("vip:{port} > node:8080")));
     assert_eq!(node.leave(UP, &error), "back: vip > node unreachable (node:4000 > vip:80 udp)");
@@ -291,7 +284,7 @@ fn fragments<A: Ip>() {
     let later = |route: &str, id| udp(route).payload(100).fragment(id, 16, false);
     let mut node = Setup::with("R").node::<A>();
     let out = node.leave(UP, &first("node:4000 > vip:80", 7));
-    let port = drawn(&out);
+    let port = source_port(&out);
     assert_eq!(out, format!("out: node:{port} > remote:8080 udp first fragment"));
     assert_eq!(node.leave(UP, &later("node > vip", 7)), "out: node > remote fragment at 16");
     let inside = format!("node:{port} > remote:8080");
@@ -310,12 +303,12 @@ fn fragments_of_the_node_follow_their_first_one() {
 fn moved<A: Ip>() {
     let mut node: TestNode<A> = Setup::with("RL").node();
     node.choose_from(0, 1);
-    let port = drawn(&node.leave(UP, &udp("node:4000 > vip:80")));
+    let port = source_port(&node.leave(UP, &udp("node:4000 > vip:80")));
     assert_eq!(node.leave(UP, &udp("node:4000 > vip:80")), format!("out: node:{port} > remote:8080 udp"));
     node.set_backend("remote", Backend::TERMINATING);
     node.choose_from(1, 1);
     let out = node.leave(UP, &udp("node:4000 > vip:80"));
-    assert_eq!(out, format!("out: node:{} > local:8080 udp, flow_moved", drawn(&out)));
+    assert_eq!(out, format!("out: node:{} > local:8080 udp, flow_moved", source_port(&out)));
     assert_eq!(node.count(), (0, 1));
 }
 

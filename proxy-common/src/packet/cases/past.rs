@@ -1,11 +1,10 @@
 //! Flows that go past the stack: sent on where they come in, in both directions, or in none.
 
 use std::format;
-use std::string::String;
 
 use super::build::{syn, tcp, udp, unreachable};
 use super::world::{On, Setup, TestNode};
-use super::{Case, about, cases, family, in_both_families};
+use super::{Case, about, cases, family, in_both_families, source_port};
 use crate::abi::PacketSettings;
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, SYN};
@@ -26,11 +25,6 @@ fn node<A: Ip>(backends: &'static str) -> TestNode<A> {
     Setup { settings: PacketSettings::FAST_PATH, ..Setup::with(backends) }.node()
 }
 
-/// The source port of what comes out.
-fn port(sentence: &str) -> String {
-    sentence.split(" > ").next().unwrap().rsplit(':').next().unwrap().into()
-}
-
 fn local<A: Ip>() {
     let mut node = node::<A>("L");
     assert_eq!(node.enter(UP, &syn("client:4000 > lb:80")), "forward: client:4000 > local:8080 tcp S");
@@ -49,7 +43,7 @@ fn a_flow_to_a_local_backend_is_sent_on_both_ways() {
 fn elsewhere<A: Ip>() {
     let mut node = node::<A>("R");
     let inside = node.enter(UP, &udp("client:4000 > lb:80"));
-    let port = port(&inside);
+    let port = source_port(&inside);
     assert_eq!(inside, format!("forward: client:{port} > remote:8080 udp"));
     let sent = node.leave(UP, &udp(format!("client:{port} > remote:8080")));
     assert_eq!(sent, format!("node:{port} > remote:8080 udp"));
@@ -115,7 +109,7 @@ fn errors<A: Ip>() {
     assert_eq!(node.enter(UP, &error), "router > second unreachable (local:8080 > client:4000 udp)");
     about::<A>("about one to elsewhere");
     let mut node = self::node::<A>("R");
-    let port = port(&node.enter(UP, &udp("client:4000 > lb:80")));
+    let port = source_port(&node.enter(UP, &udp("client:4000 > lb:80")));
     node.leave(UP, &udp(format!("client:{port} > remote:8080")));
     let error = unreachable("remote > node", udp(format!("node:{port} > remote:8080")));
     let sent = format!("forward: remote > client unreachable (client:{port} > remote:8080 udp)");

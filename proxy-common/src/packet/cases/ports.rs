@@ -51,7 +51,7 @@ fn one_client_port_to_two_frontends_with_one_backend_is_two_flows() {
 /// The port that a masqueraded packet got.
 fn own_port<A: Ip>(node: &mut TestNode<A>, route: &str) -> Result<u16, String> {
     let found = node.enter(UP, &syn(route));
-    let port = found.split(' ').next().and_then(|end| end.rsplit(':').next()?.parse().ok());
+    let port = source_port(&found).parse().ok();
     port.filter(|port| PORTS.contains(*port)).ok_or(found)
 }
 
@@ -214,7 +214,7 @@ fn leaves_by<A: Ip>() {
     let mut node = Setup::with("R").node::<A>();
     let inside = node.enter(UP, &syn("client:4000 > lb:80"));
     let inside = inside.strip_suffix(" tcp S").unwrap();
-    let port = inside.split(' ').next().unwrap().rsplit(':').next().unwrap();
+    let port = source_port(inside);
     assert_eq!(node.leave(On::PodDevice, &syn(inside)), format!("bridge:{port} > remote:8080 tcp S"));
     // The route changes; the flow keeps the address that the backend knows.
     assert_eq!(node.leave(UP, &syn(inside)), format!("bridge:{port} > remote:8080 tcp S"));
