@@ -42,7 +42,7 @@ impl Edge {
         node.netns.sysctl(&[("ipv4/conf/all/rp_filter", "1"), ("ipv4/conf/eth0/rp_filter", "1")])?;
         // What goes on to node two leaves by the device by which it came. The kernel would tell that to the client, and after
         // that no error for a second (it takes both from one allowance, as of 6.18).
-        node.netns.sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")])?;
+        node.send_redirects(false)?;
         // The client outside is the router of both. It takes no packet for one with its own address as the source, which an
         // error of its own about a flow from one node to the other would have.
         node.route_pods_of(&other)?;

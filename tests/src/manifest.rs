@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::node::Pod;
+use crate::node::{Node, Pod};
 
 /// A protocol of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +73,23 @@ impl Service {
         self
     }
 
+    /// Service port `port` over TCP and UDP.
+    #[must_use]
+    pub fn ports(self, port: u16) -> Self {
+        self.port(Proto::Tcp, port).port(Proto::Udp, port)
+    }
+
     #[must_use]
     pub fn node_port(mut self, proto: Proto, port: u16, node_port: u16) -> Self {
         let name = format!("{proto}-{port}");
         self.push("/spec/ports", json!({ "name": name, "protocol": proto.api(), "port": port, "nodePort": node_port }));
         self.of_type("NodePort")
+    }
+
+    /// Service port `port` with this node port, over TCP and UDP.
+    #[must_use]
+    pub fn node_ports(self, port: u16, node_port: u16) -> Self {
+        self.node_port(Proto::Tcp, port, node_port).node_port(Proto::Udp, port, node_port)
     }
 
     #[must_use]
@@ -178,6 +190,12 @@ impl Endpoints {
         self
     }
 
+    /// Service port `port` is served by pods on `target`, over TCP and UDP.
+    #[must_use]
+    pub fn ports(self, port: u16, target: u16) -> Self {
+        self.port(Proto::Tcp, port, target).port(Proto::Udp, port, target)
+    }
+
     #[must_use]
     pub fn pod(self, pod: &Pod) -> Self {
         self.pod_that_is(Condition::Ready, pod)
@@ -187,6 +205,13 @@ impl Endpoints {
     pub fn pod_that_is(self, condition: Condition, pod: &Pod) -> Self {
         let on = &pod.node;
         self.address(condition, on, pod.v4.into()).address(condition, on, pod.v6.into())
+    }
+
+    /// Processes of a node itself.
+    #[must_use]
+    pub fn host(self, node: &Node) -> Self {
+        let (ready, on) = (Condition::Ready, &node.name);
+        self.address(ready, on, node.v4.into()).address(ready, on, node.v6.into())
     }
 
     /// An endpoint by its address.

@@ -1,5 +1,6 @@
 //! Network namespaces without names: one lives as long as somebody holds it open.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,6 +11,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::Value;
 
 use crate::sys;
 
@@ -80,6 +82,15 @@ impl Netns {
         self.feed("nft", &["-f", "-"], rules)
     }
 
+    /// How many packets each counter of nftables has seen, by its name.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        let listed = self.output("nft", &["-j", "list", "counters"])?;
+        let listed: Value = serde_json::from_str(&listed).context("nft -j list counters")?;
+        let counters = listed["nftables"].as_array().into_iter().flatten().filter_map(|entry| entry.get("counter"));
+        let read = |counter: &Value| Some((counter["name"].as_str()?.to_owned(), counter["packets"].as_u64()?));
+        counters.map(|counter| read(counter).with_context(|| format!("nft names no packets: {counter}"))).collect()
+    }
+
     /// How many packets came in that match `rule` (of nftables), from now on. Once per namespace.
     pub fn count(&self, rule: &str) -> Result<impl Fn() -> Result<u64> + use<>> {
         self.nft(&format!(
@@ -92,11 +103,7 @@ impl Netns {
             }}"
         ))?;
         let netns = self.clone();
-        Ok(move || {
-            let said = netns.output("nft", &["list", "counter", "inet", "count", "seen"])?;
-            let mut words = said.split_whitespace().skip_while(|word| *word != "packets");
-            words.nth(1).and_then(|count| count.parse().ok()).context("nft names a number of packets")
-        })
+        Ok(move || netns.counters()?.get("seen").copied().context("counter seen"))
     }
 
     /// The output of a command that runs in here.

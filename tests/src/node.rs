@@ -129,6 +129,12 @@ impl Node {
         Path::new(crate::world::PINS).join(&self.name)
     }
 
+    /// Whether the kernel of the node tells clients of shorter ways (ICMP redirects), as it does where nobody turns that off.
+    pub fn send_redirects(&self, does: bool) -> Result<()> {
+        let value = if does { "1" } else { "0" };
+        self.netns.sysctl(&[("ipv4/conf/all/send_redirects", value), ("ipv4/conf/eth0/send_redirects", value)])
+    }
+
     /// Reaches the pods of `other` by way of its address, not by that of the router.
     pub fn route_pods_of(&self, other: &Self) -> Result<()> {
         let Self { v4, v6, number, .. } = other;

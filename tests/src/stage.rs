@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::agent::{Agent, small};
-use crate::manifest::{Documents, Endpoints, Folder, Proto, Service, endpoints, service};
+use crate::manifest::{Documents, Endpoints, Folder, Service, endpoints, service};
 use crate::node::{Node, Place, Pod};
 use crate::probe::{Client, PATIENCE, Server};
 use crate::world::World;
@@ -100,12 +100,12 @@ impl Stage {
 
 /// The Service `web`: both ClusterIPs, port 80 over TCP and UDP.
 pub fn web() -> Service {
-    service("web").cluster_ips(&[VIP4, VIP6]).port(Proto::Tcp, PORT).port(Proto::Udp, PORT)
+    service("web").cluster_ips(&[VIP4, VIP6]).ports(PORT)
 }
 
 /// Slices of [`web`] without endpoints.
 pub fn web_endpoints() -> Endpoints {
-    endpoints("web").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET)
+    endpoints("web").ports(PORT, TARGET)
 }
 
 /// `address` with [`PORT`].

@@ -30,11 +30,11 @@ use proxy_userspace::sys::bpf::Map;
 use serde_json::Value;
 
 use crate::agent::{Agent, SMALL_TABLES};
-use crate::manifest::{Documents, Folder, Proto, Service, endpoints, service};
+use crate::manifest::{Documents, Endpoints, Folder, endpoints, service};
 use crate::netns::Netns;
-use crate::node::{Node, Place, Pod, Pods};
+use crate::node::{Node, Place, Pods};
 use crate::probe::{Server, Tunnel};
-use crate::stage::{Backend, PORT, TARGET, at, on};
+use crate::stage::{Backend, PORT, TARGET, on};
 use crate::world::World;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,28 +248,22 @@ impl Topology {
     fn write_manifests(&self) -> Result<()> {
         let objects = Whom::ALL.map(|whom| {
             let ips = whom.cluster_ips().map(|address| address.ip());
-            let service: Service = service(whom.name()).cluster_ips(&ips);
-            let service = service.node_port(Proto::Tcp, PORT, whom.node_port());
-            let service = service.node_port(Proto::Udp, PORT, whom.node_port());
-            let slices = endpoints(whom.name()).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
-            let (node, addresses) = self.backend(whom);
-            let ready = crate::manifest::Condition::Ready;
-            (service, addresses.into_iter().fold(slices, |slices, ip| slices.address(ready, node, ip)))
+            let service = service(whom.name()).cluster_ips(&ips).node_ports(PORT, whom.node_port());
+            (service, self.endpoints(whom))
         });
         let objects: Vec<&dyn Documents> =
             objects.iter().flat_map(|(service, slices)| [service as &dyn Documents, slices]).collect();
         self.manifests.write("manifest", &objects)
     }
 
-    /// Its node and its addresses.
-    fn backend(&self, whom: Whom) -> (&str, [IpAddr; 2]) {
-        let of_pod = |pod: &Pod| at(pod, TARGET).map(|address| address.ip());
+    fn endpoints(&self, whom: Whom) -> Endpoints {
+        let slices = endpoints(whom.name()).ports(PORT, TARGET);
         match whom {
-            Whom::Near => ("one", of_pod(&self.near.pod)),
-            Whom::Far => ("two", of_pod(&self.far.pod)),
-            Whom::Host => ("one", [self.node.v4.into(), self.node.v6.into()]),
-            Whom::FarHost => ("two", [self.other.v4.into(), self.other.v6.into()]),
-            Whom::Myself => ("one", of_pod(&self.client.pod)),
+            Whom::Near => slices.pod(&self.near.pod),
+            Whom::Far => slices.pod(&self.far.pod),
+            Whom::Host => slices.host(&self.node),
+            Whom::FarHost => slices.host(&self.other),
+            Whom::Myself => slices.pod(&self.client.pod),
         }
     }
 
@@ -356,13 +350,8 @@ impl Topology {
 
     /// What the firewall of node one has counted so far.
     pub fn counted(&self) -> Result<Counted> {
-        let listed = self.node.netns.output("nft", &["-j", "list", "counters"])?;
-        let listed: Value = serde_json::from_str(&listed)?;
-        let counters = listed["nftables"].as_array().context("a list of counters")?;
-        let of = |name: &str| {
-            let found = counters.iter().find(|entry| entry["counter"]["name"] == name);
-            found.and_then(|entry| entry["counter"]["packets"].as_u64()).with_context(|| format!("counter {name}"))
-        };
+        let counters = self.node.netns.counters()?;
+        let of = |name: &str| counters.get(name).copied().with_context(|| format!("counter {name}"));
         Ok(Counted { requests: of("requests")?, replies: of("replies")?, invalid: of("invalid")? })
     }
 }

@@ -10,7 +10,7 @@ use proxy_tests::agent::Agent;
 use proxy_tests::apiserver::node_object;
 use proxy_tests::edge::{Edge, PODS};
 use proxy_tests::kube_proxy::{KubeProxy, Mode};
-use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, service_cidrs};
+use proxy_tests::manifest::{Documents, Service, endpoints, service, service_cidrs};
 use proxy_tests::node::{Place, Pod};
 use proxy_tests::probe::{Client, Kind, PATIENCE};
 use proxy_tests::replay::{Lists, Replay};
@@ -59,8 +59,7 @@ fn web(number: usize) -> Service {
     let both = |frontend| [false, true].map(|v6| address(frontend, number, v6));
     let service = service(&format!("web-{number}")).cluster_ips(&both("ClusterIP"));
     let service = service.external_ips(&both("externalIP"));
-    let service = service.node_port(Proto::Tcp, PORT, node_port(number));
-    let service = service.node_port(Proto::Udp, PORT, node_port(number));
+    let service = service.node_ports(PORT, node_port(number));
     service.load_balancers(&both("load balancer")).source_ranges(RANGES[number].1)
 }
 
@@ -109,8 +108,7 @@ impl Scene {
         api.apply(&node_object(&stage.node));
         api.apply(&service_cidrs(&["10.96.0.0/16", "fd00:10:96::/112"]));
         for number in 0..RANGES.len() {
-            let ends =
-                endpoints(&format!("web-{number}")).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
+            let ends = endpoints(&format!("web-{number}")).ports(PORT, TARGET);
             let objects = [web(number).documents(), ends.pod(&stage.near.pod).documents()].concat();
             for object in &objects {
                 api.apply(object);

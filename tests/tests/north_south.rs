@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use proxy_common::tables::name;
 use proxy_tests::agent::{AT_SOCKETS, sluice};
 use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
-use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service};
+use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
 use proxy_tests::stage::{PORT, TARGET, VIP4, VIP6, dialled};
@@ -28,12 +28,8 @@ const OUR_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 /// Services in front of one backend each, near and far, and the client's way to their external addresses.
 fn stage() -> Edge {
     let stage = Edge::new().unwrap();
-    let both = |name: &str, vips: &[IpAddr], node_port: u16| -> Service {
-        let service = service(name).cluster_ips(vips).node_port(Proto::Tcp, PORT, node_port);
-        service.node_port(Proto::Udp, PORT, node_port)
-    };
-    let slices =
-        |name: &str, pod| endpoints(name).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET).pod(pod);
+    let both = |name: &str, vips: &[IpAddr], node_port| service(name).cluster_ips(vips).node_ports(PORT, node_port);
+    let slices = |name: &str, pod| endpoints(name).ports(PORT, TARGET).pod(pod);
     let objects: [&dyn Documents; 4] = [
         &both("near", &[VIP4, VIP6], NEAR).external_ip(EXTERNAL4),
         &slices("near", &stage.near.pod),

@@ -14,13 +14,12 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 use proxy_tests::agent::{Agent, SMALL_TABLES};
 use proxy_tests::edge::{self, devices};
-use proxy_tests::manifest::{Endpoints, Folder, Proto, endpoints, service};
+use proxy_tests::manifest::{Endpoints, Folder, service};
 use proxy_tests::node::{Node, Place, Pods};
 use proxy_tests::probe::{Load, Report, Traffic};
-use proxy_tests::stage::{Backend, PORT, TARGET, VIP4, VIP6, dialled, eventually, on};
+use proxy_tests::stage::{Backend, PORT, VIP4, VIP6, dialled, eventually, on, web_endpoints};
 use proxy_tests::topology::{FIREWALL, Shape, join};
 use proxy_tests::world::World;
-use serde_json::Value;
 
 const NODE_PORT: u16 = 30_080;
 /// Answers that everybody waits for on each side of an event.
@@ -56,7 +55,7 @@ impl Scene {
             (Backend::start(&node, name).unwrap(), node)
         });
         let members: Vec<_> = members.collect();
-        let all = members.iter().fold(slices(), |slices, (stays, _)| slices.pod(&stays.pod));
+        let all = members.iter().fold(web_endpoints(), |slices, (stays, _)| slices.pod(&stays.pod));
         write(&manifests, &all);
         // Datagrams of a new socket each take a port for half a minute, and connections that were closed for two.
         // In tables for 4,096 flows an answer that is late on a busy machine would find its flow forgotten.
@@ -74,7 +73,8 @@ impl Scene {
     fn serve_too(&self, more: &[&Backend]) {
         let known: Vec<_> = self.members.iter().map(|member| member.agent.lines_from(0, |_| None::<()>).0).collect();
         let stay = self.members.iter().map(|member| &member.stays);
-        write(&self.manifests, &stay.chain(more.iter().copied()).fold(slices(), |slices, pod| slices.pod(&pod.pod)));
+        let all = stay.chain(more.iter().copied()).fold(web_endpoints(), |slices, serves| slices.pod(&serves.pod));
+        write(&self.manifests, &all);
         for (member, known) in self.members.iter().zip(known) {
             member.agent.logs_after(known, &["programmed a change"]).unwrap();
         }
@@ -111,13 +111,8 @@ impl Scene {
 
     /// Datagrams that the client outside has sent to Services, answers it was given, and connections that others reset.
     fn counted(&self) -> [u64; 3] {
-        let listed = self.client.netns.output("nft", &["-j", "list", "counters"]).unwrap();
-        let listed: Value = serde_json::from_str(&listed).unwrap();
-        let counters = listed["nftables"].as_array().unwrap();
-        ["questions", "answers", "resets"].map(|name| {
-            let counter = counters.iter().find(|entry| entry["counter"]["name"] == name);
-            counter.and_then(|entry| entry["counter"]["packets"].as_u64()).unwrap()
-        })
+        let counters = self.client.netns.counters().unwrap();
+        ["questions", "answers", "resets"].map(|name| counters[name])
     }
 }
 
@@ -136,13 +131,8 @@ const COUNTERS: &str = "table inet counted {
     }
 }";
 
-fn slices() -> Endpoints {
-    endpoints("web").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET)
-}
-
 fn write(manifests: &Folder, slices: &Endpoints) {
-    let web = service("web").cluster_ips(&[VIP4, VIP6]);
-    let web = web.node_port(Proto::Tcp, PORT, NODE_PORT).node_port(Proto::Udp, PORT, NODE_PORT);
+    let web = service("web").cluster_ips(&[VIP4, VIP6]).node_ports(PORT, NODE_PORT);
     manifests.write("manifest", &[&web, slices]).unwrap();
 }
 

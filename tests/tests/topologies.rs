@@ -366,10 +366,9 @@ struct Fast {
 impl Fast {
     fn new() -> Self {
         let topology = Topology::new(Shape::Bridged).unwrap();
-        let node = &topology.node.netns;
         // The kernel tells of shorter ways and of errors from one allowance (as of 6.18).
-        node.sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")]).unwrap();
-        let wire = Wire::between(&topology.outside.netns, "uplink", (node, "eth0")).unwrap();
+        topology.node.send_redirects(false).unwrap();
+        let wire = Wire::between(&topology.outside.netns, "uplink", (&topology.node.netns, "eth0")).unwrap();
         let agent = topology.agent(&FAST).unwrap();
         let (outside, pod) = (client(&topology.outside), client(&topology.client.pod.place));
         introduce(&topology, [&outside, &pod]);

@@ -12,7 +12,7 @@ use proxy_tests::frames::Wire;
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, service_cidrs};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
-use proxy_tests::stage::{PORT, TARGET, VIP4, VIP6, dialled, eventually};
+use proxy_tests::stage::{PORT, TARGET, VIP4, VIP6, dialled, eventually, web_endpoints};
 
 const NODE_PORT: u16 = 30_080;
 const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
@@ -22,8 +22,7 @@ const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/108"];
 /// Everything that can be dialled, in front of `pod`.
 fn objects(pod: &Pod) -> (Service, impl Documents) {
     let service = service("web").cluster_ips(&[VIP4, VIP6]).external_ips(&[EXTERNAL4, EXTERNAL6]);
-    let slices = endpoints("web").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET).pod(pod);
-    (service.node_port(Proto::Tcp, PORT, NODE_PORT).node_port(Proto::Udp, PORT, NODE_PORT), slices)
+    (service.node_ports(PORT, NODE_PORT), web_endpoints().pod(pod))
 }
 
 /// From sources that no honest packet has to everything that can be dialled, and whether the source is a loopback address.

@@ -14,7 +14,7 @@ use proxy_common::packet::cases::build::{Build, ping, udp};
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_tests::edge::{Edge, counters, outside_address};
 use proxy_tests::frames::Wire;
-use proxy_tests::manifest::{Condition, Documents, Proto, endpoints, service};
+use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Server};
 use proxy_tests::stage::{PORT, TARGET, eventually, on};
@@ -48,18 +48,10 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
             Ipv4Addr::new(10, 96, 0, number).into(),
             Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number.into()).into(),
         ];
-        let service = service(name).cluster_ips(&vips).node_port(Proto::Tcp, PORT, node_port);
-        service.node_port(Proto::Udp, PORT, node_port)
+        service(name).cluster_ips(&vips).node_ports(PORT, node_port)
     };
-    let slices = |name: &str, port: u16, pod: &Pod| {
-        endpoints(name).port(Proto::Tcp, PORT, port).port(Proto::Udp, PORT, port).pod(pod)
-    };
+    let slices = |name: &str, port: u16, pod: &Pod| endpoints(name).ports(PORT, port).pod(pod);
     let (near, far) = (&stage.near.pod, &stage.far.pod);
-    let host = on(&stage.other, TARGET)
-        .into_iter()
-        .fold(endpoints("host").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET), |slices, at| {
-            slices.address(Condition::Ready, "two", at.ip())
-        });
     let objects: [&dyn Documents; 11] = [
         &web("near", 10, NEAR),
         &slices("near", TARGET, near),
@@ -71,7 +63,7 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
         &slices("far-closed", CLOSED, far),
         &web("nobody", 14, NOBODY),
         &web("host", 15, FAR_HOST),
-        &host,
+        &endpoints("host").ports(PORT, TARGET).host(&stage.other),
     ];
     stage.route_here(&[EXTERNAL4, EXTERNAL6, VIP4, VIP6]).unwrap();
     stage.serve(&objects, more).unwrap()
@@ -214,8 +206,7 @@ fn is_redirect(frame: &[u8]) -> bool {
 #[test]
 fn clients_are_not_redirected_to_backends_that_they_do_not_know() {
     let stage = Edge::new().unwrap();
-    // As the kernel has it where nobody turns it off.
-    stage.node.netns.sysctl(&[("ipv4/conf/all/send_redirects", "1"), ("ipv4/conf/eth0/send_redirects", "1")]).unwrap();
+    stage.node.send_redirects(true).unwrap();
     let host = on(&stage.other, TARGET);
     let _host = Server::start(&stage.other.host().unwrap(), "host", &host).unwrap();
     let _agent = serve(&stage, &[]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proxy_tests::agent::Agent;
 use proxy_tests::edge::{Edge, counters, outside_address};
-use proxy_tests::manifest::{Documents, Endpoints, Proto, Service, endpoints, service};
+use proxy_tests::manifest::{Documents, Endpoints, Service, endpoints, service};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Answer, Client, Kind};
 use proxy_tests::stage::{PORT, TARGET, dialled, eventually};
@@ -64,8 +64,7 @@ fn web(number: u8, policies: usize) -> Service {
     let both = |frontend| FAMILIES.map(|v6| address(frontend, number, v6));
     let service = service(&format!("web-{number}")).cluster_ips(&both(Frontend::ClusterIp));
     let service = service.external_ips(&both(Frontend::ExternalIp));
-    let service = service.node_port(Proto::Tcp, PORT, node_port(number));
-    let service = service.node_port(Proto::Udp, PORT, node_port(number)).load_balancers(&both(Frontend::LoadBalancer));
+    let service = service.node_ports(PORT, node_port(number)).load_balancers(&both(Frontend::LoadBalancer));
     match policies {
         0 => service,
         1 => service.external_policy_local(),
@@ -74,7 +73,7 @@ fn web(number: u8, policies: usize) -> Service {
 }
 
 fn slices(stage: &Edge, number: u8, placement: &str) -> Endpoints {
-    let slices = endpoints(&format!("web-{number}")).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
+    let slices = endpoints(&format!("web-{number}")).ports(PORT, TARGET);
     placement
         .chars()
         .fold(slices, |slices, which| slices.pod(if which == 'L' { &stage.near.pod } else { &stage.far.pod }))

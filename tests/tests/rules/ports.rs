@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use proxy_tests::edge::{Edge, counters};
-use proxy_tests::manifest::{Condition, Documents, Endpoints, Proto, endpoints, service};
+use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::netns::Netns;
 use proxy_tests::node::Place;
 use proxy_tests::probe::{Client, Kind, Outcome, Server, Socket, Tunnel};
@@ -53,20 +53,17 @@ fn whoever_gets_no_port_towards_a_backend_is_refused_within_a_second_and_counted
     let web = |name, port: u16| {
         let [_, last] = port.to_be_bytes();
         let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, port);
-        let service = service(name).cluster_ips(&[Ipv4Addr::new(10, 96, 0, last).into(), v6.into()]);
-        service.node_port(Proto::Tcp, PORT, port).node_port(Proto::Udp, PORT, port)
+        service(name).cluster_ips(&[Ipv4Addr::new(10, 96, 0, last).into(), v6.into()]).node_ports(PORT, port)
     };
-    let slices = |name| endpoints(name).port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
-    let host = on(&stage.other, TARGET);
-    let _host = Server::start(&stage.other.host().unwrap(), "host", &host).unwrap();
-    let of_host = |slices: Endpoints, at: SocketAddr| slices.address(Condition::Ready, "two", at.ip());
+    let slices = |name| endpoints(name).ports(PORT, TARGET);
+    let _host = Server::start(&stage.other.host().unwrap(), "host", &on(&stage.other, TARGET)).unwrap();
     let objects: [&dyn Documents; 6] = [
         &web("web", WEB),
         &slices("web").pod(&stage.far.pod),
         &web("same", SAME),
         &slices("same").pod(&stage.far.pod),
         &web("host", HOST),
-        &host.into_iter().fold(slices("host"), of_host),
+        &slices("host").host(&stage.other),
     ];
     let _agent = stage.serve(&objects, &ARGUMENTS).unwrap();
     let (_tunnel, place) = behind_a_tunnel(&stage);

@@ -8,7 +8,7 @@ use proxy_tests::edge::{Edge, counters};
 use proxy_tests::manifest::Condition::{self, NotServing, Ready, Terminating};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service};
 use proxy_tests::probe::{Client, Kind, Socket};
-use proxy_tests::stage::{PORT, TARGET, dialled};
+use proxy_tests::stage::{PORT, TARGET, dialled, web_endpoints};
 
 const NODE_PORT: u16 = 30_080;
 const VIPS: [IpAddr; 2] =
@@ -18,8 +18,7 @@ const EXTERNAL: [IpAddr; 2] =
 const REFUSED: &str = "ECONNREFUSED";
 
 fn web() -> Service {
-    let service = service("web").cluster_ips(&VIPS).external_ips(&EXTERNAL);
-    service.node_port(Proto::Tcp, PORT, NODE_PORT).node_port(Proto::Udp, PORT, NODE_PORT)
+    service("web").cluster_ips(&VIPS).external_ips(&EXTERNAL).node_ports(PORT, NODE_PORT)
 }
 
 /// The Service, its manifest, and a client outside that keeps its sockets.
@@ -37,13 +36,12 @@ impl Scene<'_> {
     }
 
     fn served_by(&self, near: Condition, far: Condition) {
-        let slices = endpoints("web").port(Proto::Tcp, PORT, TARGET).port(Proto::Udp, PORT, TARGET);
-        let slices = slices.pod_that_is(near, &self.stage.near.pod).pod_that_is(far, &self.stage.far.pod);
+        let slices = web_endpoints().pod_that_is(near, &self.stage.near.pod).pod_that_is(far, &self.stage.far.pod);
         self.change(&[&web(), &slices]);
     }
 
     fn served_by_nobody(&self) {
-        self.change(&[&web(), &endpoints("web").port(Proto::Udp, PORT, TARGET).port(Proto::Tcp, PORT, TARGET)]);
+        self.change(&[&web(), &web_endpoints()]);
     }
 }
 
