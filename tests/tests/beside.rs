@@ -9,12 +9,13 @@ use proxy_common::addr::Family;
 use proxy_tests::agent::Agent;
 use proxy_tests::apiserver::node_object;
 use proxy_tests::edge::{Edge, PODS};
+use proxy_tests::frontends::{self, Frontend, web, web_endpoints};
 use proxy_tests::kube_proxy::{KubeProxy, Mode};
-use proxy_tests::manifest::{Documents, Service, endpoints, service, service_cidrs};
+use proxy_tests::manifest::{Documents, service_cidrs};
 use proxy_tests::node::{Place, Pod};
 use proxy_tests::probe::{Client, Kind, PATIENCE};
 use proxy_tests::replay::{Lists, Replay};
-use proxy_tests::stage::{PORT, TARGET, dialled, eventually, mapped};
+use proxy_tests::stage::{eventually, mapped};
 
 /// Where both proxies look for the API server: outside, beside the client.
 const API: &str = "192.0.2.1:8001";
@@ -33,34 +34,10 @@ const RANGES: [(&str, &[&str]); 5] = [
     ("the node", &["192.0.2.11/32", "2001:db8::b/128"]),
     ("who is outside", &["192.0.2.1/32", "2001:db8::1/128"]),
 ];
-const FRONTENDS: [&str; 4] = ["ClusterIP", "load balancer", "externalIP", "node port"];
-/// How a client writes an address.
-const FORMS: [&str; 3] = ["IPv4", "IPv6", "IPv4 in IPv6"];
 
-fn address(frontend: &str, number: usize, v6: bool) -> IpAddr {
-    let (v4, six) = match frontend {
-        "ClusterIP" => ([10, 96, 0], [0xfd00, 0x10, 0x96]),
-        "externalIP" => ([203, 0, 113], [0x2001, 0xdb8, 0x5e]),
-        _ => ([198, 18, 0], [0x2001, 0xdb8, 0x18]),
-    };
-    let number = number as u8 + 1;
-    if v6 {
-        Ipv6Addr::new(six[0], six[1], six[2], 0, 0, 0, 0, number.into()).into()
-    } else {
-        Ipv4Addr::new(v4[0], v4[1], v4[2], number).into()
-    }
-}
-
-fn node_port(number: usize) -> u16 {
-    30_000 + number as u16
-}
-
-fn web(number: usize) -> Service {
-    let both = |frontend| [false, true].map(|v6| address(frontend, number, v6));
-    let service = service(&format!("web-{number}")).cluster_ips(&both("ClusterIP"));
-    let service = service.external_ips(&both("externalIP"));
-    let service = service.node_ports(PORT, node_port(number));
-    service.load_balancers(&both("load balancer")).source_ranges(RANGES[number].1)
+/// Services by their numbers, one for each of [`RANGES`].
+fn numbered() -> impl Iterator<Item = (u8, (&'static str, &'static [&'static str]))> {
+    (1..).zip(RANGES)
 }
 
 /// What came of dialling.
@@ -100,18 +77,15 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let stage = Edge::new().unwrap();
-        let routes = FRONTENDS[..3].iter().flat_map(|frontend| {
-            (0..RANGES.len()).flat_map(|number| [false, true].map(|v6| address(frontend, number, v6)))
-        });
-        stage.route_here(&routes.collect::<Vec<_>>()).unwrap();
+        let addresses: Vec<IpAddr> = numbered().flat_map(|(number, _)| frontends::addresses(number)).collect();
+        stage.route_here(&addresses).unwrap();
         let api = Replay::start(&stage.world.uplink, API.parse().unwrap(), Lists::Streamed).unwrap();
         api.apply(&node_object(&stage.node));
         api.apply(&service_cidrs(&["10.96.0.0/16", "fd00:10:96::/112"]));
-        for number in 0..RANGES.len() {
-            let ends = endpoints(&format!("web-{number}")).ports(PORT, TARGET);
-            let objects = [web(number).documents(), ends.pod(&stage.near.pod).documents()].concat();
-            for object in &objects {
-                api.apply(object);
+        for (number, (_, ranges)) in numbered() {
+            let (service, slices) = (web(number).source_ranges(ranges), web_endpoints(number).pod(&stage.near.pod));
+            for object in [service.documents(), slices.documents()].concat() {
+                api.apply(&object);
             }
         }
         Self { api, pod: stage.node.pod("plain").unwrap(), stage }
@@ -119,19 +93,14 @@ impl Scene {
 
     /// All that can be dialled, and what it is.
     fn dials(&self) -> Vec<(String, Kind, SocketAddr)> {
-        let to = |frontend: &str, number, form: &str| {
-            let v6 = form == "IPv6";
-            let to = match frontend {
-                "node port" => self.stage.on_node(node_port(number))[usize::from(v6)],
-                _ => dialled(address(frontend, number, v6)),
-            };
-            if form == "IPv4 in IPv6" { mapped(to) } else { to }
-        };
         let mut dials = Vec::new();
-        for (number, (ranges, _)) in RANGES.iter().enumerate() {
-            for (frontend, form) in FRONTENDS.into_iter().flat_map(|frontend| FORMS.map(|form| (frontend, form))) {
-                let to = to(frontend, number, form);
-                dials.extend(KINDS.map(|kind| (format!("{frontend} by {form}, {kind:?}, for {ranges}"), kind, to)));
+        for (number, (ranges, _)) in numbered() {
+            for frontend in Frontend::ALL {
+                let [v4, v6] = frontend.of(number, &self.stage.node);
+                for (form, to) in [("IPv4", v4), ("IPv6", v6), ("IPv4 in IPv6", mapped(v4))] {
+                    let what = |kind| format!("{frontend:?} by {form}, {kind:?}, for {ranges}");
+                    dials.extend(KINDS.map(|kind| (what(kind), kind, to)));
+                }
             }
         }
         dials

@@ -3,15 +3,17 @@
 //! itself (issue 5, line 4).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use proxy_tests::agent::Agent;
+use proxy_tests::apiserver::node_object;
 use proxy_tests::edge::{Edge, counters, outside_address};
-use proxy_tests::manifest::{Documents, Endpoints, Service, endpoints, service};
+use proxy_tests::frontends::{self, Frontend, node_port, web, web_endpoints};
+use proxy_tests::manifest::{Documents, Endpoints, Service};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Answer, Client, Kind};
-use proxy_tests::stage::{PORT, TARGET, dialled, eventually};
+use proxy_tests::stage::eventually;
 use serde_json::json;
 
 /// In the order of the columns of a [`Row`].
@@ -21,50 +23,12 @@ const PLACEMENTS: [&str; 4] = ["LR", "L", "R", ""];
 const FAMILIES: [bool; 2] = [false, true];
 const KINDS: [Kind; 2] = [Kind::Tcp, Kind::Udp];
 
-/// What is dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Frontend {
-    ClusterIp,
-    NodePort,
-    ExternalIp,
-    LoadBalancer,
-}
-
-const FRONTENDS: [Frontend; 4] =
-    [Frontend::ClusterIp, Frontend::NodePort, Frontend::ExternalIp, Frontend::LoadBalancer];
-
 /// Service number `number`: policies and placement.
 fn number(policies: usize, placement: usize) -> u8 {
     (16 * (policies + 1) + placement) as u8
 }
 
-fn address(frontend: Frontend, number: u8, v6: bool) -> IpAddr {
-    let (v4, six): ([u8; 3], [u16; 3]) = match frontend {
-        Frontend::ClusterIp => ([10, 96, 0], [0xfd00, 0x10, 0x96]),
-        Frontend::ExternalIp => ([203, 0, 113], [0x2001, 0xdb8, 0x5e]),
-        Frontend::LoadBalancer => ([198, 18, 0], [0x2001, 0xdb8, 0x18]),
-        Frontend::NodePort => panic!("a node port is at an address of the node"),
-    };
-    if v6 {
-        Ipv6Addr::new(six[0], six[1], six[2], 0, 0, 0, 0, number.into()).into()
-    } else {
-        Ipv4Addr::new(v4[0], v4[1], v4[2], number).into()
-    }
-}
-
-/// All that the client outside reaches by way of the node.
-const RANGES: [&str; 6] =
-    ["10.96.0.0/24", "203.0.113.0/24", "198.18.0.0/24", "fd00:10:96::/64", "2001:db8:5e::/64", "2001:db8:18::/64"];
-
-fn node_port(number: u8) -> u16 {
-    30_000 + u16::from(number)
-}
-
-fn web(number: u8, policies: usize) -> Service {
-    let both = |frontend| FAMILIES.map(|v6| address(frontend, number, v6));
-    let service = service(&format!("web-{number}")).cluster_ips(&both(Frontend::ClusterIp));
-    let service = service.external_ips(&both(Frontend::ExternalIp));
-    let service = service.node_ports(PORT, node_port(number)).load_balancers(&both(Frontend::LoadBalancer));
+fn with_policies(service: Service, policies: usize) -> Service {
     match policies {
         0 => service,
         1 => service.external_policy_local(),
@@ -73,10 +37,8 @@ fn web(number: u8, policies: usize) -> Service {
 }
 
 fn slices(stage: &Edge, number: u8, placement: &str) -> Endpoints {
-    let slices = endpoints(&format!("web-{number}")).ports(PORT, TARGET);
-    placement
-        .chars()
-        .fold(slices, |slices, which| slices.pod(if which == 'L' { &stage.near.pod } else { &stage.far.pod }))
+    let pod = |which| if which == 'L' { &stage.near.pod } else { &stage.far.pod };
+    placement.chars().fold(web_endpoints(number), |slices, which| slices.pod(pod(which)))
 }
 
 /// Who dials, and what specification B5 says of each column: which pods (`a` is on the node, `b` elsewhere), and whether
@@ -129,29 +91,19 @@ impl Cast {
     /// With an agent so that devices of pods are served.
     fn new(more: &[&str]) -> (Self, Agent) {
         let stage = Edge::new().unwrap();
-        let routes: Vec<_> = RANGES
-            .iter()
-            .map(|range| {
-                let via = if range.contains(':') { IpAddr::from(stage.node.v6) } else { stage.node.v4.into() };
-                format!("route add {range} via {via}")
-            })
-            .collect();
-        stage.outside.netns.ip(&routes).unwrap();
         let steered = stage.node.pod("steered").unwrap();
-        let numbers = (0..POLICIES.len()).flat_map(|policies| (0..PLACEMENTS.len()).map(move |at| (policies, at)));
-        let objects: Vec<(Service, Endpoints)> = numbers
+        let all = (0..POLICIES.len()).flat_map(|policies| (0..PLACEMENTS.len()).map(move |at| (policies, at)));
+        let addresses: Vec<_> =
+            all.clone().flat_map(|(policies, at)| frontends::addresses(number(policies, at))).collect();
+        stage.route_here(&addresses).unwrap();
+        let objects: Vec<(Service, Endpoints)> = all
             .map(|(policies, at)| {
-                (web(number(policies, at), policies), slices(&stage, number(policies, at), PLACEMENTS[at]))
+                let number = number(policies, at);
+                (with_policies(web(number), policies), slices(&stage, number, PLACEMENTS[at]))
             })
             .collect();
-        let node = json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": { "name": stage.node.name },
-            "spec": { "podCIDRs": ["10.244.1.0/24", "fd00:244:1::/64"] },
-            "status": { "addresses": [
-                { "type": "InternalIP", "address": stage.node.v4 },
-                { "type": "InternalIP", "address": stage.node.v6 },
-            ] },
-        });
+        let mut node = node_object(&stage.node);
+        node["spec"] = json!({ "podCIDRs": ["10.244.1.0/24", "fd00:244:1::/64"] });
         let mut documents: Vec<&dyn Documents> = vec![&node];
         documents.extend(objects.iter().flat_map(|(service, slices)| [service as &dyn Documents, slices]));
         stage.manifests.write("manifest", &documents).unwrap();
@@ -167,10 +119,7 @@ impl Cast {
     }
 
     fn to(&self, frontend: Frontend, number: u8, v6: bool) -> SocketAddr {
-        match frontend {
-            Frontend::NodePort => self.stage.on_node(node_port(number))[usize::from(v6)],
-            other => dialled(address(other, number, v6)),
-        }
+        frontend.of(number, &self.stage.node)[usize::from(v6)]
     }
 
     /// Whose address a server saw.
@@ -194,8 +143,8 @@ impl Cast {
     /// Whether that is so for every placement of backends, family and protocol. Returns how many packets are dropped silently.
     fn hold(&self, row: &Row) -> u64 {
         let mut dropped = 0;
-        for (policies, at, frontend) in
-            (0..3).flat_map(|policies| (0..4).flat_map(move |at| FRONTENDS.map(|frontend| (policies, at, frontend))))
+        for (policies, at, frontend) in (0..3)
+            .flat_map(|policies| (0..4).flat_map(move |at| Frontend::ALL.map(|frontend| (policies, at, frontend))))
         {
             let column = if frontend == Frontend::ClusterIp { row.cluster_ip } else { row.external }[policies];
             let is_there = |by: &str| PLACEMENTS[at].contains(if by == "a" { 'L' } else { 'R' });
@@ -333,7 +282,7 @@ fn a_client_keeps_its_backend_by_whatever_address_it_dials_until_it_stays_away_f
     let number = number(0, 0);
     let keep_for = |timeout: Duration| {
         let (known, _) = agent.lines_from(0, |_| None::<()>);
-        let service = web(number, 0).affinity(timeout.as_secs() as u32);
+        let service = web(number).affinity(timeout.as_secs() as u32);
         cast.stage.manifests.write("manifest", &[&service, &slices(&cast.stage, number, "LR")]).unwrap();
         agent.logs_after(known, &["programmed a change"]).unwrap();
     };
@@ -344,7 +293,7 @@ fn a_client_keeps_its_backend_by_whatever_address_it_dials_until_it_stays_away_f
         for kind in KINDS {
             let dial = |frontend| client.dial(kind, cast.to(frontend, number, v6)).unwrap().by;
             let by = dial(Frontend::NodePort);
-            for frontend in FRONTENDS.into_iter().cycle().take(12) {
+            for frontend in Frontend::ALL.into_iter().cycle().take(12) {
                 assert_eq!(dial(frontend), by, "{who}, {frontend:?}, {kind:?}, IPv6: {v6}");
             }
         }
@@ -413,8 +362,7 @@ fn source_ranges_are_held_against_everybody_who_dials_a_load_balancer_address_an
     let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
     let ranges: [(u8, &[&str]); 3] =
         [(within, &allowed), (without, &["192.0.2.250/32", "2001:db8::fa/128"]), (of_ipv4, &["192.0.2.250/32"])];
-    let objects =
-        ranges.map(|(number, ranges)| (web(number, 0).source_ranges(ranges), slices(&cast.stage, number, "L")));
+    let objects = ranges.map(|(number, ranges)| (web(number).source_ranges(ranges), slices(&cast.stage, number, "L")));
     let documents: Vec<_> = objects.iter().flat_map(|(service, slices)| [service as &dyn Documents, slices]).collect();
     let (known, _) = agent.lines_from(0, |_| None::<()>);
     cast.stage.manifests.write("manifest", &documents).unwrap();
