@@ -3,6 +3,7 @@
 //! ```text
 //! ingress:  read -> is its destination of any concern? a reply to us? a flow? -> follow ---------> translate
 //!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
+//!                   its destination is of none: is it a reply of a flow that goes past the stack? -> forward
 //! egress:   read -> is it for the link? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
 //!                   does the node itself send it to a destination of any concern? -> as at ingress
 //!                   does it send it from one of our ports? -> begin, or follow, as at ingress

@@ -25,7 +25,6 @@ const QUOTED_PACKET: u8 = 4;
 #[inline(always)]
 pub fn stop<A: Ip>(node: &mut impl Node<A>, packet: &impl Packet, state: &mut State<A>) -> Stop {
     let State { parsed, key, found, .. } = state;
-    let ports = track::own_ports(node);
     if parsed.header.proto != A::ICMP {
         return Stop::Pass;
     }
@@ -33,6 +32,7 @@ pub fn stop<A: Ip>(node: &mut impl Node<A>, packet: &impl Packet, state: &mut St
     if quoted(packet, start, parsed) != Ok(Content::Error) {
         return Stop::Pass;
     }
+    let ports = track::own_ports(node);
     *key = parsed.tuple.reply_key(ports);
     let is_of_request = track::find(node, key, found) && found.flow.client == parsed.tuple.dst;
     if !is_of_request {
