@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread;
 
@@ -12,15 +12,16 @@ use proxy_common::tables::Capacity;
 use proxy_tests::agent::{AT_SOCKETS, Agent, list};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::node::Node;
+use proxy_tests::pins::{names, options, tables};
 use proxy_tests::probe::{Kind, Load, Traffic};
 use proxy_tests::stage::{Stage, VIP4, VIP6, dialled, eventually, web};
 use proxy_tests::world::World;
+use proxy_userspace::attach::Datapath;
 use proxy_userspace::attach::object::HOOKS;
-use proxy_userspace::attach::{Datapath, Options};
 use proxy_userspace::maps::pinned::{Pinned, layouts};
 use proxy_userspace::maps::{MapStore, footprint};
 use proxy_userspace::plan::growth;
-use proxy_userspace::sys::bpf::{Pin, map_info};
+use proxy_userspace::sys::bpf::Pin;
 use serde_json::Value;
 
 /// More service ports than tables have room for that were made for fewer.
@@ -42,17 +43,8 @@ fn rows(node: &Node) -> Vec<Value> {
     list(node).unwrap().as_array().unwrap().clone()
 }
 
-fn ids(node: &Node) -> Vec<(String, u32)> {
-    let tables = node.pin_dir().join("v1");
-    let id = |name: &str| map_info(Pin::open(&tables.join(name)).unwrap().fd.as_fd()).unwrap().id;
-    layouts().map(|layout| (layout.name.to_owned(), id(layout.name))).collect()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
+fn ids(node: &Node) -> Vec<(&'static str, u32)> {
+    tables(node).unwrap()
 }
 
 #[test]
@@ -95,7 +87,7 @@ fn tables_grow_twice_while_clients_are_served() {
     assert_eq!(agent.log().matches("made larger tables").count(), 2);
     assert_eq!(names(&stage.node.pin_dir()), ["links", "v1"]);
     for ((table, old), (_, new)) in before.iter().zip(ids(&stage.node)) {
-        let grown = ["INDEX", "FRONTEND", "SERVICE"].contains(&table.as_str());
+        let grown = ["INDEX", "FRONTEND", "SERVICE"].contains(table);
         assert_eq!(*old != new, grown, "{table}");
     }
 }
@@ -243,14 +235,7 @@ fn ten_thousand_services_take_what_was_calculated_and_less_than_eight_megabytes(
     // As the agent has it where no programs are wanted at devices.
     let limit = Capacity { flows: 0, ..Capacity::LIMIT };
     let sizes = growth::sizes(&needs, &growth::smallest(&limit), &limit).unwrap();
-    let options = Options {
-        pin_dir: node.pin_dir(),
-        cgroup_root: Some(node.cgroup.clone()),
-        limit,
-        netns: Some(node.netns.path().into()),
-        ..Options::default()
-    };
-    let mut datapath = Datapath::open(&options).unwrap();
+    let mut datapath = Datapath::open(&options(&node, limit)).unwrap();
     datapath.grow(&sizes).unwrap();
     datapath.go_live().unwrap();
 

@@ -19,6 +19,7 @@ use proxy_tests::array_with_lock;
 use proxy_tests::hooks::frontend;
 use proxy_tests::node::{Node, Pod};
 use proxy_tests::ops::{backend, publish, switch};
+use proxy_tests::pins::{self, names};
 use proxy_tests::probe::{Client, Kind, Load, PATIENCE, Server, Traffic};
 use proxy_tests::world::{PINS, World};
 use proxy_userspace::attach::object::HOOKS;
@@ -51,13 +52,7 @@ fn vip() -> SocketAddr {
 }
 
 fn options(node: &Node) -> Options {
-    Options {
-        pin_dir: node.pin_dir(),
-        cgroup_root: Some(node.cgroup.clone()),
-        limit: SMALL,
-        netns: Some(node.netns.path().into()),
-        ..Options::default()
-    }
+    pins::options(node, SMALL)
 }
 
 /// The service with one backend, as an agent would write it.
@@ -106,11 +101,14 @@ fn link_ids(path: &Path) -> (u32, u32) {
     (info.id, info.program_id)
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
+/// Links stay, and each has another program than before.
+fn assert_swapped(node: &Node, before: &BTreeMap<String, (u32, u32)>) {
+    let after = links(node);
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    for (hook, (link, program)) in before {
+        assert_eq!(after[hook].0, *link, "{hook} keeps its link");
+        assert_ne!(after[hook].1, *program, "{hook} has a new program");
+    }
 }
 
 /// A node with a service on a pod, its client and both ends of their traffic.
@@ -155,12 +153,7 @@ fn rebuilt_under_load(damage: impl FnOnce(&Path)) {
     let report = load.stop().unwrap();
     assert_eq!((report.failed, &report.errors), (0, &BTreeMap::new()));
     assert_eq!(names(&stage.node.pin_dir()), ["links", "v1"]);
-    let after = links(&stage.node);
-    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
-    for (hook, (link, program)) in &before {
-        assert_eq!(after[hook].0, *link, "{hook} keeps its link");
-        assert_ne!(after[hook].1, *program, "{hook} has a new program");
-    }
+    assert_swapped(&stage.node, &before);
     drop(datapath);
     let datapath = open(&stage.node);
     assert!(datapath.is_live(), "what was rebuilt is complete");
@@ -210,12 +203,7 @@ fn a_restart_keeps_tables_and_links_and_swaps_the_programs_under_load() {
     let datapath = open(&stage.node);
     assert!(datapath.is_live());
     assert_eq!(datapath.read().unwrap(), tables);
-    let after = links(&stage.node);
-    assert_eq!(after.len(), before.len());
-    for (hook, (link, program)) in &before {
-        assert_eq!(after[hook].0, *link, "{hook} keeps its link");
-        assert_ne!(after[hook].1, *program, "{hook} has a new program");
-    }
+    assert_swapped(&stage.node, &before);
     load.after(50).unwrap();
     assert_eq!(load.stop().unwrap().failed, 0);
 }
@@ -352,9 +340,7 @@ fn tables_that_the_programs_do_not_load_over_are_succeeded_by_ones_that_hold_the
     assert!(maps().sockets.is(&sockets) && maps().sockets_more.is(&sockets_more), "what sockets have they keep");
     assert_eq!(socket.peer_name().unwrap(), vip());
     assert_eq!(names(&stage.node.pin_dir()), ["links", "v1"]);
-    for (hook, (link, program)) in links(&stage.node) {
-        assert_eq!((link, program != before[&hook].1), (before[&hook].0, true), "{hook} has a new program in place");
-    }
+    assert_swapped(&stage.node, &before);
     drop(datapath);
     let stats = maps().stats;
     assert!(open(&stage.node).is_live());

@@ -8,11 +8,12 @@ use proxy_common::tables::Capacity;
 use proxy_tests::hooks::frontend;
 use proxy_tests::node::{Node, Pod};
 use proxy_tests::ops::{backend, publish, switch, withdraw};
+use proxy_tests::pins::options;
 use proxy_tests::probe::{Client, Kind, PATIENCE, Server, Socket};
 use proxy_tests::reaper::Reaper;
 use proxy_tests::world::World;
+use proxy_userspace::attach::Datapath;
 use proxy_userspace::attach::pins::Folder;
-use proxy_userspace::attach::{Datapath, Options};
 use proxy_userspace::maps::MapStore;
 use proxy_userspace::maps::pinned::Pinned;
 use proxy_userspace::plan::Op;
@@ -50,13 +51,7 @@ impl Stage {
         let processes =
             servers.iter().map(|pod| Server::start(&pod.place, &pod.name, &[backend_address(pod)]).unwrap());
         let processes = processes.collect();
-        let options = Options {
-            pin_dir: node.pin_dir(),
-            cgroup_root: Some(node.cgroup.clone()),
-            limit: Capacity { sockets, backends: 4096, ..Capacity::DEFAULT },
-            netns: Some(node.netns.path().into()),
-            ..Options::default()
-        };
+        let options = options(&node, Capacity { sockets, backends: 4096, ..Capacity::DEFAULT });
         let mut datapath = Datapath::open(&options).unwrap();
         datapath.grow(&options.limit).unwrap();
         datapath.apply(&beginning(&datapath.capacity())).unwrap();
@@ -78,6 +73,10 @@ impl Stage {
             ops.push(Op::Backend { id, value, fresh: false });
         }
         self.datapath.apply(&ops).unwrap();
+    }
+
+    fn server(&self, name: &str) -> &Pod {
+        self.servers.iter().find(|pod| pod.name == name).unwrap()
     }
 
     /// What `sluice check` says.
@@ -151,7 +150,7 @@ fn a_connected_socket_moves_in_place_in_every_namespace_and_others_stay() {
     let (socket, first) = connected(&inside, vip());
     let mapped = SocketAddr::new(Ipv4Addr::to_ipv6_mapped(&VIP).into(), 53);
     let on_host: Vec<_> = [vip(), mapped, vip(), mapped].iter().map(|to| connected(&host, *to)).collect();
-    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let pod_address = backend_address(stage.server(&first));
     let (direct, _) = connected(&inside, pod_address);
     let stream = inside.open(Kind::Tcp, vip());
     stream.connect(vip()).unwrap();
@@ -193,7 +192,7 @@ fn without_the_right_to_reach_into_processes_the_socket_is_closed() {
     let client = Client::start(&stage.node.host().unwrap()).unwrap();
     let _reaper = Reaper::without_ptrace(&stage.node, &[]).unwrap();
     let (socket, first) = connected(&client, vip());
-    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let pod_address = backend_address(stage.server(&first));
     let (direct, _) = connected(&client, pod_address);
 
     let other = stage.end(&first);
@@ -247,7 +246,7 @@ fn a_socket_whose_slot_was_taken_moves_as_well_and_one_that_dialled_the_pod_stay
     stream.connect(vip()).unwrap();
     let (early, first) = connected(&client, vip());
     let (late, _) = connected_to(&client, &first);
-    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let pod_address = backend_address(stage.server(&first));
     let (direct, _) = connected(&client, pod_address);
 
     let other = stage.end(&first);
@@ -273,7 +272,7 @@ fn a_socket_that_was_disconnected_and_dialled_the_pod_is_not_touched() {
     let _reaper = Reaper::start(&stage.node).unwrap();
     let (socket, first) = connected(&client, vip());
     let (witness, _) = connected_to(&client, &first);
-    let pod_address = backend_address(stage.servers.iter().find(|pod| pod.name == first).unwrap());
+    let pod_address = backend_address(stage.server(&first));
     socket.disconnect().unwrap();
     socket.connect(pod_address).unwrap();
     let other = stage.end(&first);
@@ -313,7 +312,7 @@ fn sockets_of_a_deleted_service_stay_until_another_one_takes_its_address() {
     assert_eq!(socket.ask().unwrap().by, first, "nothing is cleaned up");
     assert_eq!(socket.peer_name().unwrap(), vip());
 
-    let mut ops = another_service(stage.servers.iter().find(|pod| pod.name == other).unwrap());
+    let mut ops = another_service(stage.server(other));
     ops.extend(publish(&tables, 4, udp(53), 2));
     stage.datapath.apply(&ops).unwrap();
     until_answered_by(&socket, other);

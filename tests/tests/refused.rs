@@ -11,6 +11,7 @@ use proxy_common::tables::{Capacity, name};
 use proxy_tests::agent::{self, AT_SOCKETS, Agent, SMALL_TABLES, list};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::map_for_no_program;
+use proxy_tests::pins;
 use proxy_tests::stage::{Stage, eventually, web};
 use proxy_tests::world::PINS;
 use proxy_userspace::attach::object::{Constants, Object};
@@ -51,11 +52,8 @@ fn calls_of_a_start(stage: &Stage) -> Vec<usize> {
     (0..calls.len()).filter(|number| !questions.contains(number)).map(|number| number + 1).collect()
 }
 
-/// The kernel's ids of the pinned tables.
 fn tables(stage: &Stage) -> Vec<(&'static str, u32)> {
-    let folder = stage.node.pin_dir().join("v1");
-    let id = |name| map_info(Pin::open(&folder.join(name)).unwrap().fd.as_fd()).unwrap().id;
-    layouts().map(|layout| (layout.name, id(layout.name))).collect()
+    pins::tables(&stage.node).unwrap()
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use nix::sys::signal::Signal;
 use proxy_common::tables::Capacity;
 use proxy_tests::agent::{AT_SOCKETS, Agent, small};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
+use proxy_tests::pins::names;
 use proxy_tests::probe::{Kind, Load, Traffic};
 use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually};
 use proxy_userspace::facts::facts;
@@ -214,13 +214,6 @@ fn tcp(name: &str) -> Service {
 
 fn address([a, b, c, d]: [u8; 4], number: u32) -> IpAddr {
     (u32::from_be_bytes([a, b, c, d]) + number).to_be_bytes().into()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// Clients of `web` and `other` that dial all the time.
