@@ -17,6 +17,7 @@ use proxy_tests::kube_proxy::{KubeProxy, Mode};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Server, Traffic};
 use proxy_tests::process::probe_binary;
+use proxy_tests::stage::at;
 use proxy_tests::world::World;
 use serde_json::{Value, json};
 
@@ -65,8 +66,7 @@ fn service(name: &str, selector: Option<&str>) -> Value {
 /// A pod that answers with its name, known to the API server.
 fn backend(plane: &ControlPlane, node: &Node, name: &str, app: &str) -> (Pod, Server) {
     let pod = node.pod(name).unwrap();
-    let addresses = [IpAddr::from(pod.v4), pod.v6.into()].map(|address| SocketAddr::new(address, PORT));
-    let server = Server::start(&pod.place, name, &addresses).unwrap();
+    let server = Server::start(&pod.place, name, &at(&pod, PORT)).unwrap();
     plane.apply(&pod_object(&pod, app, PORT)).unwrap();
     (pod, server)
 }

@@ -1,22 +1,17 @@
 //! The harness itself: namespaces reach each other, and nothing is left behind.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, Kind, Load, Server, Traffic};
+use proxy_tests::stage::at;
 use proxy_tests::world::World;
-
-fn addresses(pod: &Pod, port: u16) -> [SocketAddr; 2] {
-    [IpAddr::from(pod.v4), IpAddr::from(pod.v6)].map(|address| SocketAddr::new(address, port))
-}
 
 #[test]
 fn pods_of_two_nodes_and_the_outside_reach_each_other() {
     let world = World::new().unwrap();
     let (one, two) = (world.node("one").unwrap(), world.node("two").unwrap());
     let (near, far) = (one.pod("near").unwrap(), two.pod("far").unwrap());
-    let server = addresses(&far, 8080);
+    let server = at(&far, 8080);
     let _server = Server::start(&far.place, "far", &server).unwrap();
 
     for place in [near.place.clone(), one.host().unwrap(), world.outside().unwrap()] {
@@ -37,7 +32,7 @@ fn a_load_counts_answers() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let (client, server) = (node.pod("client").unwrap(), node.pod("server").unwrap());
-    let to = addresses(&server, 8080);
+    let to = at(&server, 8080);
     let _server = Server::start(&server.place, "server", &to).unwrap();
     for traffic in [Traffic::Tcp, Traffic::Udp, Traffic::Datagrams] {
         let mut load = Load::start(&client.place, traffic, to[1]).unwrap();
@@ -52,7 +47,7 @@ fn a_load_counts_failures_by_their_name() {
     let world = World::new().unwrap();
     let node = world.node("one").unwrap();
     let (client, server) = (node.pod("client").unwrap(), node.pod("server").unwrap());
-    let to = addresses(&server, 8080);
+    let to = at(&server, 8080);
     let mut load = Load::start(&client.place, Traffic::Tcp, to[0]).unwrap();
     load.until(|report| report.failed >= 5).unwrap();
     let report = load.stop().unwrap();
@@ -65,7 +60,7 @@ fn nothing_is_left_behind_after_a_panic() {
         let world = World::new().unwrap();
         let node = world.node("one").unwrap();
         let pod = node.pod("pod").unwrap();
-        let _server = Server::start(&pod.place, "pod", &addresses(&pod, 80)).unwrap();
+        let _server = Server::start(&pod.place, "pod", &at(&pod, 80)).unwrap();
         std::panic::panic_any(world.cgroup().to_owned());
     });
     let cgroup = *cgroup.join().unwrap_err().downcast::<PathBuf>().unwrap();

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use proxy_tests::agent::AT_SOCKETS;
 use proxy_tests::bench::sockets::Server;
-use proxy_tests::bench::{Api, Kind, services_text};
+use proxy_tests::bench::{Api, Kind, pod, services_text};
 use proxy_tests::cluster::{self, PORT};
 use proxy_tests::kube_proxy::Mode;
 use proxy_tests::netns::Netns;
@@ -164,25 +164,11 @@ struct Pods {
 
 impl Pods {
     fn join(node: &Netns) -> Result<Self> {
-        let pods = Self { _node: node.clone(), client: Netns::new()?, server: Netns::new()? };
         let addresses: Vec<Ipv4Addr> = (0..ENDPOINTS).map(|number| add(SERVER, number)).collect();
-        attach(node, "client", Ipv4Addr::new(10, 244, 250, 1), &pods.client, &[CLIENT])?;
-        attach(node, "server", Ipv4Addr::new(10, 244, 251, 1), &pods.server, &addresses)?;
-        Ok(pods)
+        let client = pod(node, "client", Ipv4Addr::new(10, 244, 250, 1), &[CLIENT])?;
+        let server = pod(node, "server", Ipv4Addr::new(10, 244, 251, 1), &addresses)?;
+        Ok(Self { _node: node.clone(), client, server })
     }
-}
-
-/// A pod with these addresses behind the device `device` of the node, which has `gateway`.
-fn attach(node: &Netns, device: &str, gateway: Ipv4Addr, pod: &Netns, addresses: &[Ipv4Addr]) -> Result<()> {
-    node.ip(&[
-        format!("link add {device} type veth peer name eth0 netns {}", pod.path()),
-        format!("addr add {gateway}/24 dev {device}"),
-        format!("link set {device} up"),
-    ])?;
-    let mut lines = vec!["link set eth0 up".to_owned()];
-    lines.extend(addresses.iter().map(|address| format!("addr add {address}/24 dev eth0")));
-    lines.push(format!("route add default via {gateway}"));
-    pod.ip(&lines)
 }
 
 struct Builder<'a> {

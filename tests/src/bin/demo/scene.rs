@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt::Write;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
@@ -11,7 +11,8 @@ use std::thread;
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use proxy_tests::node::{Node, Pod};
-use proxy_tests::probe::{Client, Server};
+use proxy_tests::probe::Client;
+use proxy_tests::stage::TARGET;
 
 /// The ClusterIPs of the Service of the demo.
 pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
@@ -28,9 +29,6 @@ spec:
   - {name: tcp, protocol: TCP, port: 80}
   - {name: udp, protocol: UDP, port: 80}
 ";
-
-/// Where the pods listen.
-const TARGET_PORT: u16 = 8080;
 
 /// The folder of the manifests, a real one so that a spectator can look at it. Removed at the end and on Ctrl-C.
 pub(crate) struct Scratch(PathBuf);
@@ -73,21 +71,6 @@ impl Drop for Scratch {
     }
 }
 
-/// A pod that answers with its name.
-pub(crate) struct Backend {
-    pub(crate) pod: Pod,
-    _server: Server,
-}
-
-impl Backend {
-    pub(crate) fn start(node: &Node, name: &str) -> Result<Self> {
-        let pod = node.pod(name)?;
-        let addresses = [IpAddr::from(pod.v4), pod.v6.into()].map(|ip| SocketAddr::new(ip, TARGET_PORT));
-        let server = Server::start(&pod.place, name, &addresses)?;
-        Ok(Self { pod, _server: server })
-    }
-}
-
 /// A pod that dials.
 pub(crate) fn client(node: &Node) -> Result<Client> {
     Client::start(&node.pod("client")?.place)
@@ -107,8 +90,8 @@ kind: EndpointSlice
 metadata: {{name: colours-{}, namespace: default, labels: {{kubernetes.io/service-name: colours}}}}
 addressType: {family}
 ports:
-- {{name: tcp, protocol: TCP, port: {TARGET_PORT}}}
-- {{name: udp, protocol: UDP, port: {TARGET_PORT}}}
+- {{name: tcp, protocol: TCP, port: {TARGET}}}
+- {{name: udp, protocol: UDP, port: {TARGET}}}
 endpoints:
 ",
         family.to_lowercase()

@@ -13,13 +13,13 @@ use proxy_tests::agent::{Agent, sluice};
 use proxy_tests::node::{Node, Pod};
 use proxy_tests::probe::{Client, Kind};
 use proxy_tests::process::sluice_binary;
+use proxy_tests::stage::{Backend, PORT};
 use proxy_tests::world::World;
 
-use crate::scene::{Backend, CLUSTER_IPS, Scratch, client};
+use crate::scene::{CLUSTER_IPS, Scratch, client};
 
 /// Connections per line of the tables.
 const DIALS: u32 = 24;
-const PORT: u16 = 80;
 
 pub(crate) fn tell(scratch: &Scratch) -> Result<()> {
     let world = World::new()?;

@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use nix::sys::socket::SockaddrIn;
 use proxy_tests::bench::sockets::{Server, Session, address, reset_at_close, tcp, timed_connect};
-use proxy_tests::bench::{Api, Kind, Report, in_turn, services_text};
+use proxy_tests::bench::{Api, Kind, Report, in_turn, pod, services_text};
 use proxy_tests::cluster::{self, TARGET};
 use proxy_tests::kube_proxy::Mode;
 use proxy_tests::netns::Netns;
@@ -130,17 +130,7 @@ fn lanes(world: &World, sizes: &[u32], beside: bool) -> Result<(Vec<Lane>, Vec<N
 
 /// A pod with all endpoints' addresses behind a device of the node.
 fn join(node: &Node) -> Result<Netns> {
-    let pod = Netns::new()?;
-    node.netns.ip(&[
-        format!("link add server type veth peer name eth0 netns {}", pod.path()),
-        format!("addr add {GATEWAY}/24 dev server"),
-        "link set server up".to_owned(),
-    ])?;
-    let mut lines = vec!["link set eth0 up".to_owned()];
-    lines.extend(endpoints().map(|address| format!("addr add {address}/24 dev eth0")));
-    lines.push(format!("route add default via {GATEWAY}"));
-    pod.ip(&lines)?;
-    Ok(pod)
+    pod(&node.netns, "server", GATEWAY, &endpoints().collect::<Vec<_>>())
 }
 
 fn endpoints() -> impl Iterator<Item = Ipv4Addr> {
