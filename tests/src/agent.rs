@@ -19,6 +19,8 @@ use crate::process::{end, pid_of, sluice_binary};
 
 /// What the agent logs when everything that it was given is in the kernel.
 const READY: &str = "programmed ";
+/// What it logs when a change of that is.
+pub const CHANGED: &str = "programmed a change";
 
 /// Tables that many agents can have at once; the default ones hold 250,000 endpoints.
 pub const SMALL_TABLES: [&str; 5] =
@@ -99,10 +101,15 @@ impl Agent {
         Self::spawn_by(command, host, arguments(node, manifests.path(), more))
     }
 
-    /// Lets `strace` with these options look at its calls of bpf(2) from now on; returns when it does.
+    /// Lets `strace` with these options look at its calls of bpf(2) from now on, in every thread; returns when it does.
     pub fn disturb(&self, strace: &[&str]) -> Result<Child> {
+        self.trace(&[&["-f", "-e", "trace=bpf"], strace].concat())
+    }
+
+    /// Lets `strace` with these options look at it from now on; returns when it does.
+    pub fn trace(&self, strace: &[&str]) -> Result<Child> {
         let mut command = Command::new("strace");
-        command.args(["-f", "-e", "trace=bpf", "-p", &self.pid().to_string()]).args(strace);
+        command.args(strace).args(["-p", &self.pid().to_string()]);
         let mut child = command.stderr(Stdio::piped()).spawn().context("start strace")?;
         let mut said = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
         ensure!(said.any(|line| line.is_ok_and(|line| line.contains("attached"))), "strace did not attach");
@@ -180,10 +187,22 @@ impl Agent {
         Ok(state.times[ready])
     }
 
-    /// How many lines the log has, and what `read` makes of those from `first` on.
-    pub fn lines_from<T>(&self, first: usize, read: impl Fn(&str) -> Option<T>) -> (usize, Vec<T>) {
+    /// How many lines the log has.
+    pub fn log_length(&self) -> usize {
+        self.log.state.lock().expect("no panic under the lock").lines.len()
+    }
+
+    /// What `read` makes of the lines of the log from `first` on.
+    pub fn lines_from<T>(&self, first: usize, read: impl Fn(&str) -> Option<T>) -> Vec<T> {
         let state = self.log.state.lock().expect("no panic under the lock");
-        (state.lines.len(), state.lines[first..].iter().filter_map(|line| read(line)).collect())
+        state.lines[first..].iter().filter_map(|line| read(line)).collect()
+    }
+
+    /// Makes a change to what it follows, and waits until that is in the kernel. It has to log changes (`-v2`).
+    pub fn programs(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let known = self.log_length();
+        change()?;
+        self.logs_after(known, &[CHANGED]).map(drop)
     }
 
     /// Waits for a line after the first `known` ones that holds one of `texts`.

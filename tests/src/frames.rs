@@ -1,5 +1,6 @@
 //! Frames put on a wire as they are, and those that come by: for packets that no socket sends.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,14 @@ use crate::sys;
 /// Where frames of [`Build`] are sent to, and where they come from.
 const ADDRESSEE: &str = "02:00:00:00:00:01";
 const SENDER: &str = "02:00:00:00:00:02";
+
+/// Whether this packet in an Ethernet frame has `source` as its source.
+pub fn is_from(frame: &[u8], source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(ip) => frame.get(26..30) == Some(&ip.octets()[..]),
+        IpAddr::V6(ip) => frame.get(22..38) == Some(&ip.octets()[..]),
+    }
+}
 
 /// One end of a wire.
 pub struct Wire(OwnedFd);

@@ -9,12 +9,16 @@ use anyhow::Result;
 use crate::agent::{Agent, small};
 use crate::manifest::{Documents, Endpoints, Folder, Service, endpoints, service};
 use crate::node::{Node, Place, Pod};
-use crate::probe::{Client, PATIENCE, Server};
+use crate::probe::{Client, Kind, PATIENCE, Server};
 use crate::world::World;
 
 /// The ClusterIPs of the Service of most tests.
 pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x10));
+/// Its externalIPs and its node port, where it has any.
+pub const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
+pub const EXTERNAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5));
+pub const NODE_PORT: u16 = 30_080;
 /// The port of that Service.
 pub const PORT: u16 = 80;
 /// Where pods serve.
@@ -103,9 +107,21 @@ pub fn web() -> Service {
     service("web").cluster_ips(&[VIP4, VIP6]).ports(PORT)
 }
 
+/// The Service [`web`] with a node port besides.
+pub fn web_on_node_port() -> Service {
+    service("web").cluster_ips(&[VIP4, VIP6]).node_ports(PORT, NODE_PORT)
+}
+
 /// Slices of [`web`] without endpoints.
 pub fn web_endpoints() -> Endpoints {
     endpoints("web").ports(PORT, TARGET)
+}
+
+/// Who answers 40 dials, for example `a,b`, or the name of the first error. A fair choice among two meets both (the odds
+/// against it are 2^39).
+pub fn who(client: &Client, kind: Kind, to: SocketAddr) -> String {
+    let spread = client.spread(kind, to, 40);
+    spread.map_or_else(|error| error, |spread| spread.into_keys().collect::<Vec<_>>().join(","))
 }
 
 /// `address` with [`PORT`].

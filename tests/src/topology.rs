@@ -164,11 +164,6 @@ impl Topology {
         Agent::start_with(&self.node, &self.manifests, &[&SMALL_TABLES[..], &[&pods], more].concat())
     }
 
-    /// The pod's place for processes that no socket hook sees, below the cgroup of no node.
-    pub fn unseen(&self) -> Result<Place> {
-        Place::new(self.client.pod.place.netns.clone(), self.world.cgroup().join("unseen"))
-    }
-
     pub fn node_ports(&self, whom: Whom) -> [SocketAddr; 2] {
         self.entry.map(|ip| SocketAddr::new(ip, whom.node_port()))
     }

@@ -11,12 +11,11 @@ use proxy_tests::crowd::{ANSWERS, Crowd};
 use proxy_tests::manifest::{Folder, text};
 use proxy_tests::node::Node;
 use proxy_tests::probe::{Client, Kind, Load, Report, Traffic};
-use proxy_tests::stage::{Stage, VIP4, dialled, eventually, web, web_endpoints};
+use proxy_tests::stage::{self, Stage, VIP4, dialled, eventually, web, web_endpoints};
 
 /// Who answers a few dials.
 fn who(client: &Client) -> String {
-    let spread = client.spread(Kind::Tcp, dialled(VIP4), 40);
-    spread.map_or_else(|error| error, |spread| spread.into_keys().collect::<Vec<_>>().join(","))
+    stage::who(client, Kind::Tcp, dialled(VIP4))
 }
 
 #[test]

@@ -10,15 +10,12 @@ use proxy_tests::agent::{AT_SOCKETS, sluice};
 use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
 use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
-use proxy_tests::probe::{Client, Kind, Load, Traffic};
-use proxy_tests::stage::{PORT, TARGET, VIP4, VIP6, dialled};
+use proxy_tests::probe::{Answer, Client, Kind, Load, Traffic};
+use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled};
 
 /// Node ports in front of the backend on node one, and of the one on node two.
 const NEAR: u16 = 30_080;
 const FAR: u16 = 30_081;
-/// externalIPs in front of both.
-const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
-const EXTERNAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5));
 const FAR_VIPS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 11)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x11))];
 
@@ -41,6 +38,13 @@ fn stage() -> Edge {
     stage
 }
 
+/// What `by` answers who dials `to`.
+fn answer_of(by: &str, client: &Client, kind: Kind, to: SocketAddr) -> Answer {
+    let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
+    assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+    answer
+}
+
 #[test]
 fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
     let stage = stage();
@@ -48,13 +52,11 @@ fn a_backend_of_the_node_sees_its_client_and_one_elsewhere_sees_the_node() {
     let client = Client::start(&stage.outside).unwrap();
     for kind in [Kind::Tcp, Kind::Udp] {
         for to in stage.on_node(NEAR).into_iter().chain([dialled(EXTERNAL4)]) {
-            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
-            assert_eq!((answer.by.as_str(), answer.from), ("a", Some(to)), "{kind:?}");
+            let answer = answer_of("a", &client, kind, to);
             assert_eq!(answer.seen_as.ip(), outside_address(to.ip()), "{kind:?} {to}");
         }
         for to in stage.on_node(FAR).into_iter().chain([dialled(EXTERNAL6)]) {
-            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
-            assert_eq!((answer.by.as_str(), answer.from), ("b", Some(to)), "{kind:?}");
+            let answer = answer_of("b", &client, kind, to);
             let node = if to.is_ipv4() { IpAddr::from(stage.node.v4) } else { stage.node.v6.into() };
             assert_eq!(answer.seen_as.ip(), node, "{kind:?} {to}");
             assert!(OUR_PORTS.contains(&answer.seen_as.port()), "{kind:?} {to}: {}", answer.seen_as);
@@ -69,8 +71,7 @@ fn assert_node_is_served(stage: &Edge, place: &Place) {
     let far = FAR_VIPS.into_iter().chain([EXTERNAL6]).map(dialled).chain(stage.on_node(FAR));
     for (to, by) in near.map(|to| (to, "a")).chain(far.map(|to| (to, "b"))) {
         for kind in [Kind::Tcp, Kind::Udp] {
-            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
-            assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+            let answer = answer_of(by, &client, kind, to);
             assert!(OUR_PORTS.contains(&answer.seen_as.port()), "{kind:?} {to} was met at its socket");
         }
     }
@@ -119,8 +120,7 @@ fn a_node_whose_way_out_is_a_bridge_serves_at_its_port_and_translates_once() {
     let client = Client::start(&stage.outside).unwrap();
     for (port, by) in [(NEAR, "a"), (FAR, "b")] {
         for (kind, to) in stage.on_node(port).into_iter().flat_map(|to| [(Kind::Tcp, to), (Kind::Udp, to)]) {
-            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
-            assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+            answer_of(by, &client, kind, to);
         }
     }
 }
@@ -148,8 +148,7 @@ fn a_pod_that_no_socket_hook_sees_reaches_cluster_ips() {
     for kind in [Kind::Tcp, Kind::Udp] {
         for (vip, by) in [(VIP4, "a"), (VIP6, "a"), (FAR_VIPS[0], "b"), (FAR_VIPS[1], "b")] {
             let to = dialled(vip);
-            let answer = client.dial(kind, to).unwrap_or_else(|error| panic!("{kind:?} {to}: {error}"));
-            assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{kind:?}");
+            let answer = answer_of(by, &client, kind, to);
             assert_eq!(answer.seen_as.ip(), pod.address_like(vip), "a pod keeps its address, {kind:?} {to}");
         }
     }

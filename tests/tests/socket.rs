@@ -6,27 +6,19 @@ use std::net::{IpAddr, SocketAddr};
 use nix::errno::Errno;
 use proxy_tests::agent::Agent;
 use proxy_tests::hooks::told;
-use proxy_tests::manifest::{Condition, Documents, Folder, Proto, Service, endpoints, service};
+use proxy_tests::manifest::{Condition, Documents, Endpoints, Folder, Proto, endpoints, service, service_cidrs};
 use proxy_tests::probe::{Client, Kind, Outcome, Server, Socket};
 use proxy_tests::stage::{
-    Backend, PORT, Stage, TARGET, VIP4, VIP6, at, dialled, eventually, mapped, on, web, web_endpoints,
+    Backend, NODE_PORT, PORT, Stage, TARGET, VIP4, VIP6, at, dialled, eventually, mapped, on, web, web_endpoints,
+    web_on_node_port, who,
 };
 use proxy_tests::world::World;
 
-const NODE_PORT: u16 = 30080;
 const KINDS: [Kind; 2] = [Kind::Tcp, Kind::Udp];
-/// Enough that a fair choice among two backends meets both (the odds against it are 2^39).
-const MANY: u32 = 40;
 
 /// The three ways to dial the two ClusterIPs: IPv4, IPv6, and IPv4 from an IPv6 socket.
 fn cluster_ips() -> [SocketAddr; 3] {
     [dialled(VIP4), dialled(VIP6), mapped(dialled(VIP4))]
-}
-
-/// Who answers `MANY` dials, for example `a,b`, or the name of the first error.
-fn who(client: &Client, kind: Kind, to: SocketAddr) -> String {
-    let spread = client.spread(kind, to, MANY);
-    spread.map_or_else(|error| error, |spread| spread.into_keys().collect::<Vec<_>>().join(","))
 }
 
 fn error<T>(name: &str) -> Outcome<T> {
@@ -42,24 +34,14 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn web_on_node_port() -> Service {
-    service("web").cluster_ips(&[VIP4, VIP6]).node_ports(PORT, NODE_PORT)
-}
-
 /// `a` runs here, `b` is on another node.
-fn one_here_one_elsewhere(stage: &Stage) -> impl Documents + use<> {
-    let there = &stage.b.pod;
-    let here = web_endpoints().pod(&stage.a.pod);
-    here.address(Condition::Ready, "elsewhere", there.v4.into()).address(Condition::Ready, "elsewhere", there.v6.into())
+fn one_here_one_elsewhere(stage: &Stage) -> Endpoints {
+    only_elsewhere(stage).pod(&stage.a.pod)
 }
 
-fn only_elsewhere(stage: &Stage) -> impl Documents + use<> {
-    let there = &stage.b.pod;
-    web_endpoints().address(Condition::Ready, "elsewhere", there.v4.into()).address(
-        Condition::Ready,
-        "elsewhere",
-        there.v6.into(),
-    )
+fn only_elsewhere(stage: &Stage) -> Endpoints {
+    let (ready, there) = (Condition::Ready, &stage.b.pod);
+    web_endpoints().address(ready, "elsewhere", there.v4.into()).address(ready, "elsewhere", there.v6.into())
 }
 
 #[test]
@@ -260,18 +242,15 @@ fn policy_local_without_a_local_endpoint_is_unreachable() {
 #[test]
 fn an_address_of_the_service_range_without_a_service_is_unreachable() {
     let stage = Stage::new().unwrap();
-    stage.manifests.write_text("ranges", SERVICE_CIDR).unwrap();
+    write_ranges(&stage);
     let _agent = stage.serve(&[&web(), &stage.both()]).unwrap();
     refuses_everywhere(&stage, &["10.96.0.99", "fd00:10:96::99"].map(|free| dialled(ip(free))), Errno::EHOSTUNREACH);
 }
 
-const SERVICE_CIDR: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: ServiceCIDR
-metadata: {name: kubernetes}
-spec:
-  cidrs: ['10.96.0.0/16', 'fd00:10:96::/112']
-";
+/// Tells where ClusterIPs come from.
+fn write_ranges(stage: &Stage) {
+    stage.manifests.write("ranges", &[&service_cidrs(&["10.96.0.0/16", "fd00:10:96::/112"])]).unwrap();
+}
 
 /// TCP connect, UDP connect and sendto are refused with `errno`, from everywhere.
 fn refuses_everywhere(stage: &Stage, addresses: &[SocketAddr], errno: Errno) {
@@ -291,7 +270,7 @@ fn refuses_everywhere(stage: &Stage, addresses: &[SocketAddr], errno: Errno) {
 #[test]
 fn no_packet_for_a_service_leaves_the_node() {
     let stage = Stage::new().unwrap();
-    stage.manifests.write_text("ranges", SERVICE_CIDR).unwrap();
+    write_ranges(&stage);
     stage.world.uplink.nft(COUNT_SERVICE_TRAFFIC).unwrap();
     let (served, empty) = (ip("198.51.100.1"), ip("198.51.100.2"));
     let closed = service("closed").cluster_ips(&[ip("10.96.0.11")]).external_ip(empty).ports(PORT);

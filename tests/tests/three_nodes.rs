@@ -12,16 +12,15 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
-use proxy_tests::agent::{Agent, SMALL_TABLES};
+use proxy_tests::agent::{Agent, CHANGED, SMALL_TABLES};
 use proxy_tests::edge::{self, devices};
-use proxy_tests::manifest::{Endpoints, Folder, service};
+use proxy_tests::manifest::{Endpoints, Folder};
 use proxy_tests::node::{Node, Place, Pods};
 use proxy_tests::probe::{Load, Report, Traffic};
-use proxy_tests::stage::{Backend, PORT, VIP4, VIP6, dialled, eventually, on, web_endpoints};
+use proxy_tests::stage::{Backend, NODE_PORT, VIP4, VIP6, dialled, eventually, on, web_endpoints, web_on_node_port};
 use proxy_tests::topology::{FIREWALL, Shape, join};
 use proxy_tests::world::World;
 
-const NODE_PORT: u16 = 30_080;
 /// Answers that everybody waits for on each side of an event.
 const ANSWERS: u64 = 20;
 
@@ -71,12 +70,12 @@ impl Scene {
 
     /// From now on these serve besides those that stay. Returns once every agent has said so in its tables.
     fn serve_too(&self, more: &[&Backend]) {
-        let known: Vec<_> = self.members.iter().map(|member| member.agent.lines_from(0, |_| None::<()>).0).collect();
+        let known: Vec<_> = self.members.iter().map(|member| member.agent.log_length()).collect();
         let stay = self.members.iter().map(|member| &member.stays);
         let all = stay.chain(more.iter().copied()).fold(web_endpoints(), |slices, serves| slices.pod(&serves.pod));
         write(&self.manifests, &all);
         for (member, known) in self.members.iter().zip(known) {
-            member.agent.logs_after(known, &["programmed a change"]).unwrap();
+            member.agent.logs_after(known, &[CHANGED]).unwrap();
         }
     }
 
@@ -132,8 +131,7 @@ const COUNTERS: &str = "table inet counted {
 }";
 
 fn write(manifests: &Folder, slices: &Endpoints) {
-    let web = service("web").cluster_ips(&[VIP4, VIP6]).node_ports(PORT, NODE_PORT);
-    manifests.write("manifest", &[&web, slices]).unwrap();
+    manifests.write("manifest", &[&web_on_node_port(), slices]).unwrap();
 }
 
 /// Everybody who dials.

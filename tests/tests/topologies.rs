@@ -9,7 +9,7 @@ use proxy_common::packet::cases::build::udp;
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_tests::agent::{Agent, sluice};
 use proxy_tests::edge::outside_address;
-use proxy_tests::frames::Wire;
+use proxy_tests::frames::{Wire, is_from};
 use proxy_tests::netns::Netns;
 use proxy_tests::node::Place;
 use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Socket};
@@ -495,17 +495,11 @@ fn question<A: Ip>(from: u16, to: IpAddr) -> Vec<u8> {
 
 /// The port that the next answer of the node port goes to.
 fn answered(wire: &Wire, node: IpAddr) -> u16 {
-    let (source, ports) = if node.is_ipv4() { (26, 34) } else { (22, 54) };
-    let octets = match node {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
+    let ports = if node.is_ipv4() { 34 } else { 54 };
     let answers = Whom::Near.node_port().to_be_bytes();
     let port = |frame: &[u8]| u16::from_be_bytes([frame[ports + 2], frame[ports + 3]]);
     let is_answer = |frame: &[u8]| {
-        frame.get(source..source + octets.len()) == Some(&octets[..])
-            && frame.get(ports..ports + 2) == Some(&answers)
-            && QUESTIONS.contains(&port(frame))
+        is_from(frame, node) && frame.get(ports..ports + 2) == Some(&answers) && QUESTIONS.contains(&port(frame))
     };
     port(&wire.until(PATIENCE, is_answer).unwrap())
 }

@@ -101,7 +101,7 @@ fn a_change_stands_failing_calls(scene: &Scene, lane: Lane) {
     for fault in Fault::all(lane) {
         let what = fault.to_string();
         let (mut agent, mut clients) = scene.before(last);
-        let (known, _) = agent.lines_from(0, |_| None::<()>);
+        let known = agent.log_length();
         let watcher = Watcher::attach(&agent, &["-e", &fault.inject()]);
         scene.tell(Told::After);
         let answer = agent.logs_after(known, &[" ERROR "]).unwrap();

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -111,14 +109,7 @@ pub(crate) struct Watcher(Child);
 impl Watcher {
     /// Looks at the thread that writes tables.
     pub(crate) fn attach(agent: &Agent, options: &[&str]) -> Self {
-        let mut strace = Command::new("strace");
-        strace.args(LOOK).args(options).args(["-p", &agent.pid().to_string()]);
-        let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
-        assert!(said.any(|line| line.unwrap().contains("attached")), "strace did not attach");
-        // It would end with its reader.
-        thread::spawn(move || said.for_each(drop));
-        Self(strace)
+        Self(agent.trace(&[&LOOK[..], options].concat()).unwrap())
     }
 
     /// Lets the agent go on by itself.

@@ -2,7 +2,7 @@
 //! threat model). Floods are in `flows.rs`, ports that run out in `ports.rs`, endpoints that nobody may name in `bad_input.rs`.
 
 use std::env;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::sys::signal::Signal;
 use proxy_common::packet::cases::build::{Build, syn, udp};
@@ -12,17 +12,15 @@ use proxy_tests::frames::Wire;
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, service_cidrs};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
-use proxy_tests::stage::{PORT, TARGET, VIP4, VIP6, dialled, eventually, web_endpoints};
+use proxy_tests::stage::{
+    EXTERNAL4, EXTERNAL6, NODE_PORT, PORT, TARGET, VIP4, VIP6, dialled, eventually, web_endpoints, web_on_node_port,
+};
 
-const NODE_PORT: u16 = 30_080;
-const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
-const EXTERNAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5));
 const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/108"];
 
 /// Everything that can be dialled, in front of `pod`.
 fn objects(pod: &Pod) -> (Service, impl Documents) {
-    let service = service("web").cluster_ips(&[VIP4, VIP6]).external_ips(&[EXTERNAL4, EXTERNAL6]);
-    (service.node_ports(PORT, NODE_PORT), web_endpoints().pod(pod))
+    (web_on_node_port().external_ips(&[EXTERNAL4, EXTERNAL6]), web_endpoints().pod(pod))
 }
 
 /// From sources that no honest packet has to everything that can be dialled, and whether the source is a loopback address.

@@ -13,11 +13,11 @@ use std::time::Duration;
 use proxy_common::packet::cases::build::{Build, ping, udp};
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_tests::edge::{Edge, counters, outside_address};
-use proxy_tests::frames::Wire;
+use proxy_tests::frames::{Wire, is_from};
 use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Server};
-use proxy_tests::stage::{PORT, TARGET, eventually, on};
+use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, eventually, on};
 
 /// Node ports in front of the pod on node one and of the one on node two, of ports of theirs that nobody serves, and of no
 /// pod at all.
@@ -34,8 +34,6 @@ const SMALL: u32 = 1280;
 
 const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10));
-const EXTERNAL4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
-const EXTERNAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5));
 
 /// Both of the kind that the families have: IPv4 and IPv6, type and code.
 const UNREACHABLE: [(u8, u8); 2] = [(3, 3), (1, 4)];
@@ -234,12 +232,7 @@ fn clients_are_not_redirected_to_backends_that_they_do_not_know() {
 
 /// What comes back from `from` to this client, once it does.
 fn answer_of(wire: &Wire, from: IpAddr) -> Vec<u8> {
-    let at = if from.is_ipv4() { 26 } else { 22 };
-    let octets = match from {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    wire.until(PATIENCE, |frame| frame.get(at..at + octets.len()) == Some(&octets[..])).unwrap()
+    wire.until(PATIENCE, |frame| is_from(frame, from)).unwrap()
 }
 
 #[test]

@@ -281,10 +281,9 @@ fn a_client_keeps_its_backend_by_whatever_address_it_dials_until_it_stays_away_f
     let (cast, agent) = Cast::new(&[BY_CLUSTER, "-v2"]);
     let number = number(0, 0);
     let keep_for = |timeout: Duration| {
-        let (known, _) = agent.lines_from(0, |_| None::<()>);
         let service = web(number).affinity(timeout.as_secs() as u32);
-        cast.stage.manifests.write("manifest", &[&service, &slices(&cast.stage, number, "LR")]).unwrap();
-        agent.logs_after(known, &["programmed a change"]).unwrap();
+        let slices = slices(&cast.stage, number, "LR");
+        agent.programs(|| cast.stage.manifests.write("manifest", &[&service, &slices])).unwrap();
     };
     // Longer than any of these dials may be held up.
     keep_for(Duration::from_mins(1));
@@ -364,9 +363,7 @@ fn source_ranges_are_held_against_everybody_who_dials_a_load_balancer_address_an
         [(within, &allowed), (without, &["192.0.2.250/32", "2001:db8::fa/128"]), (of_ipv4, &["192.0.2.250/32"])];
     let objects = ranges.map(|(number, ranges)| (web(number).source_ranges(ranges), slices(&cast.stage, number, "L")));
     let documents: Vec<_> = objects.iter().flat_map(|(service, slices)| [service as &dyn Documents, slices]).collect();
-    let (known, _) = agent.lines_from(0, |_| None::<()>);
-    cast.stage.manifests.write("manifest", &documents).unwrap();
-    agent.logs_after(known, &["programmed a change"]).unwrap();
+    agent.programs(|| cast.stage.manifests.write("manifest", &documents)).unwrap();
 
     let denied = || counters(&cast.stage.node).unwrap()["source_not_allowed"];
     let (before, mut wanted) = (denied(), 0);

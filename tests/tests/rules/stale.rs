@@ -1,24 +1,23 @@
 //! Flows whose backend stopped serving: UDP moves on with its next datagram, TCP stays (issue 5, line 6; specification C1).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use proxy_tests::agent::Agent;
 use proxy_tests::edge::{Edge, counters};
 use proxy_tests::manifest::Condition::{self, NotServing, Ready, Terminating};
-use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service};
+use proxy_tests::manifest::{Documents, Proto, Service, endpoints};
 use proxy_tests::probe::{Client, Kind, Socket};
-use proxy_tests::stage::{PORT, TARGET, dialled, web_endpoints};
+use proxy_tests::stage::{
+    EXTERNAL4, EXTERNAL6, NODE_PORT, PORT, TARGET, VIP4, VIP6, dialled, web_endpoints, web_on_node_port,
+};
 
-const NODE_PORT: u16 = 30_080;
-const VIPS: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x10))];
-const EXTERNAL: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x5e, 0, 0, 0, 0, 5))];
+const VIPS: [IpAddr; 2] = [VIP4, VIP6];
+const EXTERNAL: [IpAddr; 2] = [EXTERNAL4, EXTERNAL6];
 const REFUSED: &str = "ECONNREFUSED";
 
 fn web() -> Service {
-    service("web").cluster_ips(&VIPS).external_ips(&EXTERNAL).node_ports(PORT, NODE_PORT)
+    web_on_node_port().external_ips(&EXTERNAL)
 }
 
 /// The Service, its manifest, and a client outside that keeps its sockets.
@@ -30,9 +29,7 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// What serves from now on: `a` is near, `b` is far. Returns once the tables say so.
     fn change(&self, objects: &[&dyn Documents]) {
-        let (known, _) = self.agent.lines_from(0, |_| None::<()>);
-        self.stage.manifests.write("manifest", objects).unwrap();
-        self.agent.logs_after(known, &["programmed a change"]).unwrap();
+        self.agent.programs(|| self.stage.manifests.write("manifest", objects)).unwrap();
     }
 
     fn served_by(&self, near: Condition, far: Condition) {

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use proxy_tests::agent::Agent;
 use proxy_tests::apiserver::node_object;
 use proxy_tests::cluster::{self, SLICE, Size};
 use proxy_tests::node::Node;
@@ -155,12 +156,12 @@ impl Trial {
     }
 
     pub(crate) fn log_length(&self) -> usize {
-        self.subject.agent().map_or(0, |agent| agent.lines_from(0, |_| Some(())).0)
+        self.subject.agent().map_or(0, Agent::log_length)
     }
 
     /// What the agent said about changes since its log was `from` lines long.
     pub(crate) fn heard(&self, from: usize) -> Vec<Heard> {
-        self.subject.agent().map_or_else(Vec::new, |agent| agent.lines_from(from, Heard::read).1)
+        self.subject.agent().map_or_else(Vec::new, |agent| agent.lines_from(from, Heard::read))
     }
 
     fn wait_for_changes(&self, from: usize, count: usize) -> Result<()> {
