@@ -19,8 +19,6 @@ use crate::process::{end, pid_of, sluice_binary};
 
 /// What the agent logs when everything that it was given is in the kernel.
 const READY: &str = "programmed ";
-/// What it logs when a change of that is.
-pub const CHANGED: &str = "programmed a change";
 
 /// Tables that many agents can have at once; the default ones hold 250,000 endpoints.
 pub const SMALL_TABLES: [&str; 5] =
@@ -198,11 +196,22 @@ impl Agent {
         state.lines[first..].iter().filter_map(|line| read(line)).collect()
     }
 
-    /// Makes a change to what it follows, and waits until that is in the kernel. It has to log changes (`-v2`).
+    /// Makes a change to the files that it follows, and waits until that is in the kernel. It has to log changes (`-v2`).
     pub fn programs(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
         let known = self.log_length();
         change()?;
-        self.logs_after(known, &[CHANGED]).map(drop)
+        self.programs_after(known)
+    }
+
+    /// As [`Self::programs`], of files that have changed since the log was `known` lines long.
+    pub fn programs_after(&self, known: usize) -> Result<()> {
+        // Changes of devices and addresses are told in the same words.
+        let of_files = |lines: &[String]| {
+            let mut since = lines.iter().skip(known).skip_while(|line| !line.contains("files changed: "));
+            since.any(|line| line.contains("programmed a change ")).then_some(())
+        };
+        let found = self.log.wait_for(PATIENCE, of_files);
+        found.with_context(|| format!("the agent never programmed its files; its log:\n{}", self.log.text()))
     }
 
     /// Waits for a line after the first `known` ones that holds one of `texts`.

@@ -12,7 +12,7 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
-use proxy_tests::agent::{Agent, CHANGED, SMALL_TABLES};
+use proxy_tests::agent::{Agent, SMALL_TABLES};
 use proxy_tests::edge::{self, devices};
 use proxy_tests::manifest::{Endpoints, Folder};
 use proxy_tests::node::{Node, Place, Pods};
@@ -75,7 +75,7 @@ impl Scene {
         let all = stay.chain(more.iter().copied()).fold(web_endpoints(), |slices, serves| slices.pod(&serves.pod));
         write(&self.manifests, &all);
         for (member, known) in self.members.iter().zip(known) {
-            member.agent.logs_after(known, &[CHANGED]).unwrap();
+            member.agent.programs_after(known).unwrap();
         }
     }
 
