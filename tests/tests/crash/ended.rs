@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::ops::RangeInclusive;
 
 use crate::lanes::{Lane, in_lanes};
 use crate::scene::{Clients, Scene, Told};
@@ -30,14 +31,14 @@ struct Points {
 }
 
 impl Points {
-    fn of(title: &str, calls: &[Call], lane: Lane) -> Self {
+    fn of(title: &str, calls: &[Call], lane: Lane, among: Among) -> Self {
         let calls: Vec<Call> = calls.iter().filter(|call| call.has_lasted()).cloned().collect();
         assert!(!calls.is_empty(), "{title}: a run that changes nothing");
         println!("{title}: {} points", calls.len());
         let only: Option<usize> = env::var(ONLY).ok().map(|only| only.parse().expect("a number"));
         let points = match only {
             Some(only) => vec![only],
-            None => points(&calls),
+            None => points(&calls).into_iter().filter(|number| among.range(&calls).contains(number)).collect(),
         };
         let in_this_lane = points.into_iter().enumerate().filter(|(place, _)| lane.takes(*place));
         let left = in_this_lane.map(|(_, number)| number).collect();
@@ -68,6 +69,28 @@ impl Points {
         let hit = self.left.first() == Some(&lasted);
         self.misses = if hit { 0 } else { self.misses + 1 };
         self.left.remove(&lasted);
+    }
+}
+
+/// Which lasting calls are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Among {
+    All,
+    /// From the first one that is about devices to the one after the last.
+    Devices,
+}
+
+impl Among {
+    fn range(self, calls: &[Call]) -> RangeInclusive<usize> {
+        let all = 0..=calls.len() - 1;
+        match self {
+            Self::All => all,
+            Self::Devices => {
+                let first = calls.iter().position(Call::is_about_devices).expect("a call about devices");
+                let last = calls.iter().rposition(Call::is_about_devices).expect("as before");
+                first..=(last + 1).min(*all.end())
+            }
+        }
     }
 }
 
@@ -105,35 +128,45 @@ impl Thread {
 
 /// Ends a start at every call that one of these threads makes. `prepare` makes what it finds.
 fn a_start_ends_anywhere(title: &str, threads: &[Thread], prepare: impl Fn(&Scene) + Sync, serves: bool) {
-    in_lanes(|lane| a_start_ends(title, &Scene::new(), lane, threads, &prepare, serves));
+    in_lanes(|lane| {
+        let scene = Scene::new();
+        for thread in threads {
+            a_start_ends(title, &scene, lane, (*thread, Among::All), &prepare, serves);
+        }
+    });
 }
 
-fn a_start_ends(title: &str, scene: &Scene, lane: Lane, threads: &[Thread], prepare: impl Fn(&Scene), serves: bool) {
-    for &thread in threads {
-        let run = |more: &[&str]| {
-            prepare(scene);
-            scene.tell(Told::After);
-            let mut clients = serves.then(|| Clients::start(scene));
-            let mut agent = scene.start_under(&[thread.options(), &LOOK, more].concat());
-            let survived = agent.logged("programmed ").is_ok();
-            agent.end_under().unwrap();
-            if let Some(clients) = &mut clients {
-                clients.go_on(title);
-            }
-            (survived, clients)
-        };
-        run(&[]);
-        let undisturbed = thread.calls();
-        let mut points = Points::of(&format!("{title}, {thread:?}"), &undisturbed, lane);
-        while let Some((kill, what)) = points.next() {
-            let (survived, clients) = run(&["-e", &kill]);
-            assert!(!survived, "{what}: was not met");
-            points.met(&thread.calls());
-            scene.settle(Told::After, &what);
-            let mut clients = clients.unwrap_or_else(|| Clients::start(scene));
-            clients.follow(scene, Told::After, &what);
-            scene.dials(&what);
+fn a_start_ends(
+    title: &str,
+    scene: &Scene,
+    lane: Lane,
+    (thread, among): (Thread, Among),
+    prepare: impl Fn(&Scene),
+    serves: bool,
+) {
+    let run = |more: &[&str]| {
+        prepare(scene);
+        scene.tell(Told::After);
+        let mut clients = serves.then(|| Clients::start(scene));
+        let mut agent = scene.start_under(&[thread.options(), &LOOK, more].concat());
+        let survived = agent.logged("programmed ").is_ok();
+        agent.end_under().unwrap();
+        if let Some(clients) = &mut clients {
+            clients.go_on(title);
         }
+        (survived, clients)
+    };
+    run(&[]);
+    let undisturbed = thread.calls();
+    let mut points = Points::of(&format!("{title}, {thread:?}"), &undisturbed, lane, among);
+    while let Some((kill, what)) = points.next() {
+        let (survived, clients) = run(&["-e", &kill]);
+        assert!(!survived, "{what}: was not met");
+        points.met(&thread.calls());
+        scene.settle(Told::After, &what);
+        let mut clients = clients.unwrap_or_else(|| Clients::start(scene));
+        clients.follow(scene, Told::After, &what);
+        scene.dials(&what);
     }
 }
 
@@ -159,19 +192,31 @@ fn a_start_over_tables_of_another_version_may_end_at_any_call() {
     a_start_ends_anywhere("upgrade", &[Thread::Writing], prepare, true);
 }
 
-/// Ends a running agent at every call that a change makes; a whole change ends with `last_word` in the log.
-fn a_change_ends_anywhere(title: &str, last_word: &str, scene: fn() -> Scene) {
-    in_lanes(|lane| a_change_ends(title, last_word, &scene(), lane));
+#[test]
+fn a_start_may_end_at_any_call_about_devices() {
+    in_lanes(|lane| {
+        let scene = Scene::at_devices();
+        let first = (Thread::Writing, Among::Devices);
+        a_start_ends("first start at devices", &scene, lane, first, Scene::clear, false);
+        let again = (Thread::Opening, Among::Devices);
+        let prepare = |scene: &Scene| scene.settle(Told::Before, "preparing");
+        a_start_ends("restart at devices", &scene, lane, again, prepare, true);
+    });
 }
 
-fn a_change_ends(title: &str, last_word: &str, scene: &Scene, lane: Lane) {
+/// Ends a running agent at every call that a change makes; a whole change ends with `last_word` in the log.
+fn a_change_ends_anywhere(title: &str, last_word: &str, scene: fn() -> Scene) {
+    in_lanes(|lane| a_change_ends(title, last_word, &scene(), lane, Among::All));
+}
+
+fn a_change_ends(title: &str, last_word: &str, scene: &Scene, lane: Lane, among: Among) {
     let (agent, clients) = scene.before(None);
     let watcher = Watcher::attach(&agent, &[]);
     scene.tell(Told::After);
     agent.logged(last_word).unwrap();
     scene.becomes(Told::After, title);
     watcher.detach();
-    let mut points = Points::of(title, &calls(), lane);
+    let mut points = Points::of(title, &calls(), lane, among);
     let (mut agent, mut clients) = scene.before(Some((agent, clients)));
     while let Some((kill, what)) = points.next() {
         let watcher = Watcher::attach(&agent, &["-e", &kill]);

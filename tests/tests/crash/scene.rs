@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use proxy_common::tables::Capacity;
-use proxy_tests::agent::{AT_SOCKETS, Agent, small};
+use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, small};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
+use proxy_tests::node::{Node, Place};
 use proxy_tests::pins::names;
-use proxy_tests::probe::{Kind, Load, Traffic};
+use proxy_tests::probe::{Client, Kind, Load, Traffic};
 use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually};
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::pinned::Pinned;
@@ -52,6 +53,8 @@ pub(crate) struct Image {
 pub(crate) struct Scene {
     pub(crate) stage: Stage,
     c: Backend,
+    /// Who dials: a pod, or somebody whom only devices serve.
+    dials_from: Place,
     /// Services that nothing happens to.
     fillers: u32,
     arguments: Vec<&'static str>,
@@ -63,6 +66,20 @@ impl Scene {
         Self::with(0, &small())
     }
 
+    /// Clients are outside, where packets are served that come in by devices. Two of these stand for any number.
+    pub(crate) fn at_devices() -> Self {
+        let mut scene = Self::with(0, &[&SMALL_TABLES[..], &["--pod-devices=pod1"]].concat());
+        let outside = scene.stage.world.outside().unwrap();
+        let [services4, services6] = ["10.96.0.0/16", "fd00:10:96::/112"];
+        let Node { v4, v6, .. } = &scene.stage.node;
+        outside
+            .netns
+            .ip(&[format!("route add {services4} via {v4}"), format!("route add {services6} via {v6}")])
+            .unwrap();
+        scene.dials_from = outside;
+        scene
+    }
+
     /// The tables have to grow for what comes.
     pub(crate) fn nearly_full() -> Self {
         Self::with(NEARLY_FULL, &AT_SOCKETS)
@@ -71,8 +88,9 @@ impl Scene {
     fn with(fillers: u32, arguments: &[&'static str]) -> Self {
         let stage = Stage::new().unwrap();
         let c = Backend::start(&stage.node, "c").unwrap();
-        let arguments = [arguments, &["--v=2"]].concat();
-        let mut scene = Self { stage, c, fillers, arguments, wanted: [const { Image::nothing() }; 2] };
+        let arguments = arguments.to_vec();
+        let dials_from = stage.pod.place.clone();
+        let mut scene = Self { stage, c, dials_from, fillers, arguments, wanted: [const { Image::nothing() }; 2] };
         scene.wanted = [Told::Before, Told::After].map(|told| {
             scene.clear();
             scene.tell(told);
@@ -129,12 +147,13 @@ impl Scene {
 
     /// An agent that has done what it was told.
     pub(crate) fn start(&self) -> Agent {
-        Agent::start_with(&self.stage.node, &self.stage.manifests, &self.arguments).unwrap()
+        let arguments = [&self.arguments[..], &["--v=2"]].concat();
+        Agent::start_with(&self.stage.node, &self.stage.manifests, &arguments).unwrap()
     }
 
-    /// An agent under `strace`, with small tables.
+    /// An agent under `strace`.
     pub(crate) fn start_under(&self, strace: &[&str]) -> Agent {
-        Agent::start_under(&self.stage.node, &self.stage.manifests, strace, &small()).unwrap()
+        Agent::start_under(&self.stage.node, &self.stage.manifests, strace, &self.arguments).unwrap()
     }
 
     /// An agent and clients that know of no change yet, by way of those that heard of the last one.
@@ -180,14 +199,14 @@ impl Scene {
             used: ledger.pressure().iter().map(|pressure| (pressure.table, pressure.used)).collect(),
             damage: damage.iter().map(ToString::to_string).collect(),
             untidy: ledger.has_retired(),
-            links: names(&pins.join("links")),
+            links: [names(&pins.join("links")), names(&pins.join("links/devices"))].concat(),
             pins: names(&pins),
         }
     }
 
     /// After all, `new` is served and `old` is not.
     pub(crate) fn dials(&self, what: &str) {
-        let client = self.stage.pod_client().unwrap();
+        let client = Client::start(&self.dials_from).unwrap();
         let dial = |number| client.dial(Kind::Tcp, dialled(address([10, 96, 1, 0], number)));
         let (there, not) = if self.has_changed(Told::After) { (2, 1) } else { (1, 2) };
         assert_eq!(dial(there).map(|answer| answer.by), Ok("c".to_owned()), "{what}");
@@ -224,7 +243,7 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn start(scene: &Scene) -> Self {
-        let start = |traffic, vip| Load::start(&scene.stage.pod.place, traffic, dialled(vip)).unwrap();
+        let start = |traffic, vip| Load::start(&scene.dials_from, traffic, dialled(vip)).unwrap();
         Self { web: start(Traffic::Tcp, VIP4), other: start(Traffic::Udp, OTHER) }
     }
 

@@ -52,6 +52,11 @@ impl Call {
         lasts && own_map && result.starts_with(|first: char| first.is_ascii_digit())
     }
 
+    /// It puts programs to devices, takes them away, or has others take their place.
+    pub(crate) fn is_about_devices(&self) -> bool {
+        self.text.contains("links/devices") || self.text.contains("bpf(BPF_LINK_UPDATE,")
+    }
+
     /// Of these there are as many as there are tables, one like the other.
     pub(crate) fn pins_a_table_in_staging(&self) -> bool {
         self.text.contains("bpf(BPF_OBJ_PIN,") && self.text.contains("-new/")
