@@ -108,16 +108,21 @@ struct TcxCreateAttr {
     expected_revision: u64,
 }
 
+/// Up to the last field that a kernel writes: for a device it writes all of them, however short the attribute is.
 #[repr(C)]
 #[derive(Default)]
 struct ProgQueryAttr {
-    target_ifindex: u32,
+    target: u32,
     attach_type: u32,
     query_flags: u32,
     attach_flags: u32,
     prog_ids: u64,
     count: u32,
     pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 #[repr(C)]
@@ -350,15 +355,24 @@ pub fn tcx_attach(program: BorrowedFd<'_>, device: u32, attach_type: u32, flags:
 
 /// The ids of the programs at a device, in the order in which they run. EINVAL below kernel 6.6.
 pub fn tcx_programs(device: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    programs(device, attach_type)
+}
+
+/// The ids of the programs at a cgroup itself.
+pub fn cgroup_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    programs(raw(cgroup), attach_type)
+}
+
+fn programs(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_PROGRAMS];
     let mut attr = ProgQueryAttr {
-        target_ifindex: device,
+        target,
         attach_type,
         prog_ids: ids.as_mut_ptr() as u64,
         count: MOST_PROGRAMS as u32,
         ..ProgQueryAttr::default()
     };
-    // SAFETY: there is room for `count` ids.
+    // SAFETY: there is room for `count` ids, and for every field that the kernel writes back.
     match unsafe { bpf(PROG_QUERY, &mut attr) } {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
         _ => {}
@@ -696,6 +710,7 @@ mod tests {
         assert_eq!(mem::offset_of!(TcxLinkInfo, device), 16);
         assert_eq!(mem::offset_of!(TcxCreateAttr, expected_revision), 24);
         assert_eq!(mem::offset_of!(ProgQueryAttr, count), 24);
+        assert_eq!(mem::offset_of!(ProgQueryAttr, revision), 56);
         assert_eq!(mem::offset_of!(MapInfo, name), 24);
     }
 
