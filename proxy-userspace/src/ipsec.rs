@@ -1,5 +1,5 @@
-//! Whether the node has IPsec policies. What they encrypt or refuse has to pass its stack, so nothing goes past that while there
-//! are any.
+//! Whether the node has IPsec policies, or refuses what none of them lets pass. What they encrypt or refuse has to pass its
+//! stack, so nothing goes past that while there are any.
 //!
 //! In: the node's network namespace. Out: whether there are any now, and when that changes. Refuses to know whom they are about.
 
@@ -21,6 +21,10 @@ use crate::sys::netlink::exchange;
 const XFRMGRP_POLICY: u32 = 8;
 const XFRM_MSG_GETSPDINFO: u16 = 0x25;
 const XFRMA_SPD_INFO: u16 = 1;
+const XFRM_MSG_GETDEFAULT: u16 = 0x28;
+/// In, forwarded, out: a byte each.
+const DIRECTIONS: usize = 3;
+const XFRM_USERPOLICY_BLOCK: u8 = 1;
 
 /// Looks now and follows for as long as the receiver lives; `None` where the kernel has no IPsec.
 pub fn follow(netns: Option<&Path>) -> Result<Option<Receiver<bool>>> {
@@ -65,52 +69,70 @@ async fn keep_up(news: TokioSocket, known: &Sender<bool>, look: impl Fn() -> boo
 
 /// Also where the kernel does not say.
 fn has_policies(netns: Option<&Path>) -> bool {
-    let count = || {
-        let mut count = None;
-        exchange(NETLINK_XFRM, Policies::default(), NLM_F_ACK, |policies: Policies| count = Some(policies.count))?;
-        count.ok_or_else(|| io::Error::other("the kernel did not say"))
-    };
-    let counted = inside(netns, count).map_err(anyhow::Error::from).and_then(|count| Ok(count?));
-    counted.unwrap_or_else(|error| {
+    let ask = || Ok(count()? > 0 || refuses_by_default()?);
+    let asked = inside(netns, ask).map_err(anyhow::Error::from).and_then(|answer: io::Result<bool>| Ok(answer?));
+    asked.unwrap_or_else(|error| {
         warn!("IPsec policies of this node cannot be counted, so there may be some: {error}");
-        1
-    }) > 0
+        true
+    })
 }
 
-/// The question how many policies there are, and its answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Policies {
-    /// For what comes in, goes out and is forwarded.
-    count: u32,
+fn count() -> io::Result<u32> {
+    // Flags, of which there are none.
+    const FLAGS: usize = size_of::<u32>();
+    let answer = ask(XFRM_MSG_GETSPDINFO, FLAGS)?;
+    let counts = info(answer.get(FLAGS..).unwrap_or_default());
+    Ok(counts.map_or(0, |counts| counts.iter().sum()))
 }
 
-impl NetlinkSerializable for Policies {
+/// Whether something is refused that no policy lets pass (kernel 5.15 and newer).
+fn refuses_by_default() -> io::Result<bool> {
+    match ask(XFRM_MSG_GETDEFAULT, DIRECTIONS) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        answer => Ok(answer?.iter().take(DIRECTIONS).any(|action| *action == XFRM_USERPOLICY_BLOCK)),
+    }
+}
+
+/// What the kernel answers to a question of this kind with so many zero bytes.
+fn ask(kind: u16, zeros: usize) -> io::Result<Vec<u8>> {
+    let mut answer = None;
+    let question = Message { kind, body: vec![0; zeros] };
+    exchange(NETLINK_XFRM, question, NLM_F_ACK, |message: Message| answer = Some(message.body))?;
+    answer.ok_or_else(|| io::Error::other("the kernel did not say"))
+}
+
+/// A question or its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Message {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl NetlinkSerializable for Message {
     fn message_type(&self) -> u16 {
-        XFRM_MSG_GETSPDINFO
+        self.kind
     }
 
     fn buffer_len(&self) -> usize {
-        size_of::<u32>()
+        self.body.len()
     }
 
-    /// Flags, of which there are none.
     fn serialize(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
+        buffer.copy_from_slice(&self.body);
     }
 }
 
-impl NetlinkDeserializable for Policies {
+impl NetlinkDeserializable for Message {
     type Error = Infallible;
 
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        let count = info(payload.get(size_of::<u32>()..).unwrap_or_default());
-        Ok(Self { count: count.map_or(0, |counts| counts.iter().sum()) })
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self { kind: header.message_type, body: payload.to_vec() })
     }
 }
 
-impl From<Policies> for NetlinkPayload<Policies> {
-    fn from(policies: Policies) -> Self {
-        Self::InnerMessage(policies)
+impl From<Message> for NetlinkPayload<Message> {
+    fn from(message: Message) -> Self {
+        Self::InnerMessage(message)
     }
 }
 
