@@ -205,10 +205,10 @@ impl Agent {
 
     /// As [`Self::programs`], of files that have changed since the log was `known` lines long.
     pub fn programs_after(&self, known: usize) -> Result<()> {
-        // Changes of devices and addresses are told in the same words.
+        // What the node itself changes, its devices and addresses, is told in other words.
         let of_files = |lines: &[String]| {
             let mut since = lines.iter().skip(known).skip_while(|line| !line.contains("files changed: "));
-            since.any(|line| line.contains("programmed a change ")).then_some(())
+            since.any(|line| line.contains("us after it was heard")).then_some(())
         };
         let found = self.log.wait_for(PATIENCE, of_files);
         found.with_context(|| format!("the agent never programmed its files; its log:\n{}", self.log.text()))

@@ -276,17 +276,18 @@ impl Agent {
         tell(&report, self.converger.is_cramped());
         self.tell_claims(&report.claims);
         tell_pressure(&mut self.alarm, self.converger.ledger());
-        let heard = self.intake.heard.take().unwrap_or(started);
+        let heard = self.intake.heard.take();
         // Also when there was nothing to write: this is how others see that the agent is ready.
         if !std::mem::replace(&mut self.converged, true) {
             let milliseconds = started.elapsed().as_millis();
             info!("programmed {} in {milliseconds} ms ({} writes)", self.totals(), report.writes);
         } else if report.writes > 0 {
-            debug!(
-                "programmed a change {} us after it was heard ({} writes)",
-                heard.elapsed().as_micros(),
-                report.writes
-            );
+            let (since, writes) = (|moment: Instant| moment.elapsed().as_micros(), report.writes);
+            if let Some(heard) = heard {
+                debug!("programmed a change {} us after it was heard ({writes} writes)", since(heard));
+            } else {
+                debug!("programmed a change of this node in {} us ({writes} writes)", since(started));
+            }
         }
         if report.whole {
             sys::give_memory_back();
