@@ -42,11 +42,7 @@ const TOO_BIG: [(u8, u8); 2] = [(3, 4), (2, 0)];
 
 fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
     let web = |name: &str, number: u8, node_port: u16| {
-        let vips = [
-            Ipv4Addr::new(10, 96, 0, number).into(),
-            Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number.into()).into(),
-        ];
-        service(name).cluster_ips(&vips).node_ports(PORT, node_port)
+        service(name).cluster_ips(&cluster_ips(number).map(|address| address.ip())).node_ports(PORT, node_port)
     };
     let slices = |name: &str, port: u16, pod: &Pod| endpoints(name).ports(PORT, port).pod(pod);
     let (near, far) = (&stage.near.pod, &stage.far.pod);
@@ -65,6 +61,12 @@ fn serve(stage: &Edge, more: &[&str]) -> proxy_tests::agent::Agent {
     ];
     stage.route_here(&[EXTERNAL4, EXTERNAL6, VIP4, VIP6]).unwrap();
     stage.serve(&objects, more).unwrap()
+}
+
+/// The number is the last one of each address.
+fn cluster_ips(number: u8) -> [SocketAddr; 2] {
+    let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number.into());
+    [IpAddr::from(Ipv4Addr::new(10, 96, 0, number)), v6.into()].map(|ip| SocketAddr::new(ip, PORT))
 }
 
 const FAST: [&str; 1] = ["--fast-path"];
@@ -123,6 +125,39 @@ fn errors_reach_the_client(more: &[&str]) {
             let (kind, code) = kinds[usize::from(to.is_ipv6())];
             let wanted = IcmpError { kind, code, mtu, about: to, by: by(&stage, to) };
             assert_eq!(socket.icmp_error(), Ok(wanted), "{what}, {to}");
+        }
+    }
+}
+
+/// Where no hook sees its sockets.
+#[test]
+fn what_the_node_asks_itself_is_told_of_errors_and_answered_in_fragments() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &["--socket-lb=off"]);
+    let host = Client::start(&stage.node.host().unwrap()).unwrap();
+    for (what, number, hops, kinds, by) in [
+        ("nobody listens, near", 12, 64, UNREACHABLE, dialled as By),
+        ("nobody listens, far", 13, 64, UNREACHABLE, dialled),
+        ("it lives too short, far", 11, 1, EXPIRED, next),
+    ] {
+        for to in cluster_ips(number) {
+            let socket = host.open(Kind::Udp, to);
+            socket.connect(to).unwrap();
+            socket.watch_errors().unwrap();
+            socket.set_hops(hops).unwrap();
+            socket.send_large(None, 4, 0).unwrap();
+            let (kind, code) = kinds[usize::from(to.is_ipv6())];
+            let wanted = IcmpError { kind, code, mtu: 0, about: to, by: by(&stage, to) };
+            assert_eq!(socket.icmp_error(), Ok(wanted), "{what}, {to}");
+        }
+    }
+    for (number, by) in [(10, "a"), (11, "b")] {
+        for to in cluster_ips(number) {
+            let socket = host.open(Kind::Udp, to);
+            for length in [2000, 9000, 60_000] {
+                let answer = socket.ask_large(Some(to), length, length).unwrap_or_else(|error| panic!("{to}: {error}"));
+                assert_eq!((answer.by.as_str(), answer.from), (by, Some(to)), "{length} bytes");
+            }
         }
     }
 }
