@@ -310,7 +310,7 @@ impl Folder {
     }
 
     /// Replaces the file `NAME.yaml` at once with this text.
-    pub fn write_text(&self, name: &str, text: &str) -> Result<()> {
+    pub fn write_text(&self, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
         self.drafts.set(self.drafts.get() + 1);
         let draft = self.path.with_extension(format!("draft-{}", self.drafts.get()));
         fs::write(&draft, text).with_context(|| format!("write {}", draft.display()))?;

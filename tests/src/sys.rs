@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use proxy_userspace::maps::pinned::Layout;
-use proxy_userspace::sys::bpf::map_type;
+use proxy_userspace::sys::bpf::{map_type, within_memory};
 
 /// Lets `command` start inside a network namespace and a cgroup, and end when the thread that starts it ends.
 pub(crate) fn start_inside(command: &mut Command, netns: File, cgroup_procs: File) {
@@ -199,13 +199,15 @@ fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
 
 /// Calls bpf(2) for a new descriptor; `attributes` are the words of `union bpf_attr`.
 fn bpf(command: libc::c_int, attributes: &[u32]) -> io::Result<OwnedFd> {
-    // SAFETY: the words are live and their size is given; the one address that callers put into them is live too.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave this descriptor to us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+    within_memory(|| {
+        // SAFETY: the words are live and their size is given; the one address that callers put into them is live too.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just gave this descriptor to us alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+    })
 }
 
 /// Type 1: `int`; 2: `struct bpf_spin_lock { int val; }`; 3: `struct value { struct bpf_spin_lock lock; … }`, as

@@ -626,8 +626,28 @@ pub fn batches_work() -> bool {
 fn create_map(map_type: u32, value_size: u32, max_entries: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let inner_map_fd = inner.map_or(0, raw);
     let mut attr = MapCreateAttr { map_type, key_size: 4, value_size, max_entries, map_flags: 0, inner_map_fd };
-    // SAFETY: no addresses in the attribute.
-    unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)
+    within_memory(|| {
+        // SAFETY: no addresses in the attribute.
+        unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)
+    })
+}
+
+/// Makes a map or a program. Kernels before 5.11 count those of all processes of a user against the limit of locked memory
+/// and refuse with EPERM what is past it, so it is lifted then.
+pub fn within_memory<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match make() {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && lift_memory_limit().is_ok() => make(),
+        made => made,
+    }
+}
+
+fn lift_memory_limit() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit outlives the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// How this kernel waits for running programs.
