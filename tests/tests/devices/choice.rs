@@ -57,7 +57,7 @@ fn devices_that_users_leave_out_have_no_program() {
     stage.uplink();
     stage.veth("pod1");
     let settings = Settings { pods: Scope::None, ..Settings::default() };
-    let _agent = stage.agent_with(Way::Tcx, Order::default(), settings);
+    let _agent = stage.agent_with(Way::of_this_kernel(), Order::default(), settings);
     assert!(stage.stands_at(stage.index("uplink")));
     assert_eq!(standing(&stage.links, stage.index("pod1"), Hook::Ingress).unwrap(), Standing::Nothing);
 }

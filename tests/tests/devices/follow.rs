@@ -7,14 +7,14 @@ use proxy_common::abi::near;
 use proxy_tests::stage::eventually;
 use proxy_userspace::attach::devices::Way;
 
-use crate::stage::{Stage, WAYS, run};
+use crate::stage::{Stage, run, ways};
 
 /// How soon a change must be known.
 const SOON: Duration = Duration::from_millis(250);
 
 #[test]
 fn a_device_that_comes_is_followed_and_one_that_goes_is_forgotten() {
-    for way in WAYS {
+    for &way in ways() {
         let stage = Stage::new();
         stage.uplink();
         let agent = stage.agent(way);
@@ -32,7 +32,7 @@ fn a_device_that_comes_is_followed_and_one_that_goes_is_forgotten() {
 
 #[test]
 fn a_device_that_comes_back_under_its_old_number_is_served_again() {
-    for way in WAYS {
+    for &way in ways() {
         let stage = Stage::new();
         let agent = stage.agent(way);
         stage.veth("pod1");
@@ -75,7 +75,7 @@ fn five_hundred_veths_a_minute_are_each_known_within_a_quarter_of_a_second() {
         })
         .collect();
     stage.node.ip(&crowd).unwrap();
-    let _agent = stage.agent(Way::Tcx);
+    let _agent = stage.agent(Way::of_this_kernel());
     let pace = Duration::from_mins(1) / 500;
     let (mut took, mut due) = (Vec::new(), Instant::now());
     for number in 0..100 {

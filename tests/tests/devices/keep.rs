@@ -8,7 +8,7 @@ use proxy_tests::stage::eventually;
 use proxy_userspace::attach::devices::Way;
 use proxy_userspace::sys::bpf::{self, tcx};
 
-use crate::stage::{Counting, Stage, WAYS, exchange, run};
+use crate::stage::{Counting, Stage, exchange, run, ways};
 
 #[test]
 fn what_somebody_detaches_is_attached_again_without_a_trigger() {
@@ -46,7 +46,7 @@ fn a_filter_that_somebody_removes_is_back_at_once() {
 
 #[test]
 fn a_new_agent_takes_over_what_stands_and_swaps_programs_in_place() {
-    for way in WAYS {
+    for &way in ways() {
         let mut stage = Stage::new();
         stage.uplink();
         let up = stage.index("uplink");
@@ -71,7 +71,7 @@ fn a_new_agent_takes_over_what_stands_and_swaps_programs_in_place() {
 
 #[test]
 fn every_packet_meets_exactly_one_program_while_they_are_swapped() {
-    for way in WAYS {
+    for &way in ways() {
         let stage = Stage::new();
         stage.uplink();
         let agent = stage.agent(way);

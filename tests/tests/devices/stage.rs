@@ -20,7 +20,13 @@ use proxy_userspace::sys::bpf::{Map, program_id};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-pub(crate) const WAYS: [Way; 2] = [Way::Tcx, Way::Clsact];
+/// The ways that this kernel has.
+pub(crate) fn ways() -> &'static [Way] {
+    match Way::of_this_kernel() {
+        Way::Tcx => &[Way::Tcx, Way::Clsact],
+        Way::Clsact => &[Way::Clsact],
+    }
+}
 
 /// A program that counts what it sees.
 pub(crate) struct Counting {

@@ -17,8 +17,29 @@ use crate::{cache, step};
 const VARIABLE: &str = "SLUICE_KERNEL_PACKAGES";
 
 /// Drivers that a guest loads, with what they need: the host's files, and what the tests make.
-const MODULES: [&str; 9] =
-    ["virtio_pci", "9pnet_virtio", "9p", "veth", "bridge", "tcp_diag", "udp_diag", "nf_tables", "nft_counter"];
+const MODULES: [&str; 21] = [
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "veth",
+    "bridge",
+    "macvlan",
+    "vxlan",
+    "ifb",
+    "tun",
+    "sch_ingress",
+    "cls_bpf",
+    "xfrm_user",
+    "tcp_diag",
+    "udp_diag",
+    "nf_tables",
+    "nft_counter",
+    "nft_objref",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+];
 
 /// A line of kernels, and the suite of Debian that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +238,9 @@ fn unpack(packages: &[PathBuf], version: &str, scratch: &Path, folder: &Path) ->
     let answer = String::from_utf8_lossy(&answer.stdout);
     fs::create_dir(folder.join("modules"))?;
     let mut seen = Vec::new();
-    for file in answer.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|line| line.trim().to_owned()) {
+    // Behind a file come the options that this machine has for it.
+    let files = answer.lines().filter_map(|line| line.strip_prefix("insmod ")?.split_whitespace().next());
+    for file in files.map(str::to_owned) {
         if !seen.contains(&file) {
             keep(Path::new(&file), seen.len(), folder)?;
             seen.push(file);
