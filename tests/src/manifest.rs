@@ -306,7 +306,7 @@ impl Folder {
 
     /// Replaces the file `NAME.yaml` at once with these objects.
     pub fn write(&self, name: &str, objects: &[&dyn Documents]) -> Result<()> {
-        self.write_text(name, &text(objects))
+        self.write_text(name, text(objects))
     }
 
     /// Replaces the file `NAME.yaml` at once with this text.

@@ -78,7 +78,7 @@ impl Stage {
             let object = format!("kind: Service\nmetadata: {{name: many-{number}}}\nspec: {spec}\n---\n");
             text.push_str(&object);
         }
-        self.manifests.write_text("many", &text).expect("the folder takes files");
+        self.manifests.write_text("many", text).expect("the folder takes files");
     }
 
     /// Both pods behind the Service [`web`].

@@ -343,7 +343,7 @@ fn a_full_table_is_named_and_costs_only_what_did_not_fit() {
     let service =
         "kind: Service\nmetadata: {name: large}\nspec: {clusterIP: 10.96.0.20, ports: [{name: tcp-80, port: 80}]}\n";
     let slices = String::from_utf8(large_slice(1_000)).unwrap().replace("service-name: web", "service-name: large");
-    stage.manifests.write_text("zz-large", &format!("{service}---\n{slices}")).unwrap();
+    stage.manifests.write_text("zz-large", format!("{service}---\n{slices}")).unwrap();
     stage.manifests.write("manifest", &[&web(), &stage.both()]).unwrap();
     let agent =
         Agent::start_with(&stage.node, &stage.manifests, &[&AT_SOCKETS[..], &["--max-backends=64"]].concat()).unwrap();

@@ -112,7 +112,7 @@ fn add_endpoints(stage: &Stage, count: u32) {
         write!(text, "---\nkind: EndpointSlice\nmetadata: {labels}\naddressType: IPv4\n").unwrap();
         write!(text, "ports: [{{port: 8080}}]\nendpoints: [{endpoints}]\n").unwrap();
     }
-    stage.manifests.write_text("large", &text).unwrap();
+    stage.manifests.write_text("large", text).unwrap();
 }
 
 #[test]

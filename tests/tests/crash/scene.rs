@@ -108,7 +108,7 @@ impl Scene {
     }
 
     pub(crate) fn tell(&self, told: Told) {
-        self.stage.manifests.write_text("manifest", &self.manifest(told)).unwrap();
+        self.stage.manifests.write_text("manifest", self.manifest(told)).unwrap();
     }
 
     fn manifest(&self, told: Told) -> String {
