@@ -464,11 +464,11 @@ fn a_small_hop_on_the_way_of_answers_that_go_past_the_stack_is_told_to_the_pod_t
 
 #[test]
 fn nothing_goes_past_the_stack_while_the_node_has_ipsec_policies() {
-    let Fast { topology, outside, .. } = &Fast::new();
-    let policy = |what: &str| topology.node.netns.ip(&[format!("xfrm policy {what}")]);
     const ADD: &str =
         "add dir out src 198.18.0.0/16 dst 198.19.0.0/16 tmpl src 198.18.0.1 dst 198.19.0.1 proto esp mode tunnel";
     const DELETE: &str = "delete dir out src 198.18.0.0/16 dst 198.19.0.0/16";
+    let Fast { topology, outside, .. } = &Fast::new();
+    let policy = |what: &str| topology.node.netns.ip(&[format!("xfrm policy {what}")]);
     let mut changes = vec![(ADD, DELETE)];
     // What is for the node itself is refused; older kernels know no such thing.
     if policy("setdefault in accept").is_ok() {
