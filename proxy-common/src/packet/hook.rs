@@ -38,6 +38,9 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: 
     if next == Next::Past {
         next = past(node, state);
     }
+    if next == Next::Request {
+        next = request(node, state);
+    }
     finish(node, packet, state, next)
 }
 
@@ -54,6 +57,13 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
     if next == Next::Own {
         next = own(node, state);
     }
+    if next == Next::Request {
+        next = request(node, state);
+    }
+    // Nobody is dialled.
+    if next == Next::Dial && state.is_foreign {
+        next = Next::Begin;
+    }
     let action = finish(node, packet, state, next);
     if action == Action::Translated {
         node.note_translated();
@@ -63,9 +73,6 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
 
 #[inline(always)]
 fn finish<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>, mut next: Next) -> Action {
-    if next == Next::Request {
-        next = request(node, state);
-    }
     if next == Next::Dial {
         next = dial(node, state);
     }
@@ -136,7 +143,7 @@ fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next,
     if !is_of_concern(node, state) {
         return if node.has_fast_path() { Ok(Next::Past) } else { Err(Stop::Pass) };
     }
-    (state.is_own, state.is_foreign) = (false, false);
+    (state.is_own, state.is_foreign, state.point) = (false, false, Point::RequestIn);
     let ports = track::own_ports(node);
     // A port of our own at an address of our own: nothing but replies goes there.
     let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
@@ -182,13 +189,11 @@ fn reply_in<A: Ip>(node: &mut impl Node<A>, ports: PortRange, state: &mut State<
     if !is_reply {
         return Err(Stop::Pass);
     }
-    if state.found.flow.is_foreign() {
-        return Ok(heard(node, state));
-    }
-    if !state.found.flow.is_from_node() {
+    if state.found.flow.is_from_node() {
+        state.point = Point::ReplyHome;
+    } else if !state.found.flow.is_foreign() {
         return Ok(Next::Translate);
     }
-    state.point = Point::ReplyHome;
     Ok(heard(node, state))
 }
 
@@ -211,11 +216,10 @@ fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// The flow of what may be a request, or a new one; [`State::class`] is about its destination.
 #[inline(always)]
 fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    let (point, new) = if state.is_foreign { (Point::RequestOut, Next::Begin) } else { (Point::RequestIn, Next::Dial) };
-    (state.point, state.port, state.moved) = (point, SourcePort::Kept, false);
+    (state.port, state.moved) = (SourcePort::Kept, false);
     if state.form == Form::WithoutPorts {
         // No Service has port 0: the decision says what that is at this address.
-        return screen(node, state).map(|()| new);
+        return screen(node, state).map(|()| Next::Dial);
     }
     state.key = state.parsed.tuple.request_key();
     let is_known = track::find(node, &state.key, &mut state.found);
@@ -226,7 +230,7 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
         return if is_known { Ok(Next::Translate) } else { Err(Stop::Pass) };
     }
     if !is_known {
-        return Ok(new);
+        return Ok(Next::Dial);
     }
     state.now = track::seconds(node);
     match track::standing(node, state) {
@@ -236,7 +240,7 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
         Standing::Unserved => state.moved = true,
     }
     track::close(node, &state.found);
-    Ok(new)
+    Ok(Next::Dial)
 }
 
 /// What has no ports is refused where it is for a Service, as nftables mode does.
@@ -368,6 +372,7 @@ fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result
     // Loopback addresses lead nowhere else.
     state.is_own = !dst.is_loopback() && address_flags(node, &src).unwrap_or(0) & address::OWN != 0;
     state.is_foreign = !is_of_concern;
+    state.point = if is_of_concern { Point::RequestIn } else { Point::RequestOut };
     if state.is_own { Ok(Next::Request) } else { Err(Stop::Pass) }
 }
 
@@ -397,8 +402,7 @@ fn is_request_out<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, ports: P
     }
     state.key = tuple.reversed().reply_key(ports);
     track::find(node, &state.key, &mut state.found)
-        && state.found.flow.is_masqueraded()
-        && !state.found.flow.is_foreign()
+        && state.found.flow.flags & (Flow::<A>::MASQUERADED | Flow::<A>::FOREIGN) == Flow::<A>::MASQUERADED
         && state.found.flow.client == state.parsed.tuple.src
 }
 

@@ -183,7 +183,8 @@ fn begun<A: Ip>(tuple: &Tuple<A>, choice: &Choice, masquerade: bool, flags: u8) 
 /// that nobody has, else the one whose owner gives way soonest.
 #[inline(always)]
 pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
-    if !state.found.flow.is_masqueraded() && state.port == SourcePort::Kept {
+    let may_keep = state.is_foreign || !state.found.flow.is_masqueraded();
+    if may_keep && state.port == SourcePort::Kept {
         state.key = state.found.flow.reply_key(track::own_ports(node));
         if held(node, state) == hold::NONE {
             return Ok(());
@@ -220,14 +221,14 @@ pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(),
 }
 
 /// Gives the flow its candidate `number`, and makes the reply key that goes with it [`State::key`]. False where there is
-/// none, or a process has the port, other than the one that sends from it.
+/// none, or a process has the port.
 #[inline(never)]
 fn try_port<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>, number: u32) -> bool {
     let (ports, flow) = (track::own_ports(node), &mut state.found.flow);
     let Some(candidate) = ports.candidate(flow.client_port.get(), state.hash, number) else { return false };
     flow.source_port = Be16::new(candidate);
     state.key = flow.reply_key(ports);
-    state.is_foreign && number == 0 || !node.has_socket(flow)
+    !node.has_socket(flow)
 }
 
 #[inline(always)]
