@@ -23,7 +23,7 @@ pub mod follow;
 mod loopback;
 mod tcx;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +34,7 @@ use proxy_common::addr::{Addr, Family};
 use tracing::{debug, info, warn};
 
 use crate::devices::{Choice, Format, Role};
-use crate::sys::bpf::{Kind, Map, Pin};
+use crate::sys::bpf::{Kind, Map, Pin, program_id};
 use crate::sys::passes;
 
 /// Below the folder of the links: an older agent removes there what it does not know.
@@ -157,7 +157,7 @@ struct Site {
 
 impl Site {
     fn new(folder: &Path, device: u32, hook: Hook) -> Self {
-        Self { device, hook, pin: folder.join(format!("{device}-{}", hook.name())) }
+        Self { device, hook, pin: folder.join(pin_name(device, hook)) }
     }
 
     fn made_clsact(&self) -> PathBuf {
@@ -173,6 +173,30 @@ enum Done {
     Attached,
 }
 
+/// The programs of now.
+#[derive(Debug)]
+struct Serving {
+    programs: Programs,
+    /// At ingress and at egress.
+    ids: (u32, u32),
+    way: Way,
+}
+
+impl Serving {
+    /// Whether nothing is to be done for a device. One question to the kernel for each hook: twice a second this is asked of
+    /// every device of a node. `false` also where it takes more to know.
+    fn stands_at(&self, choice: &Choice, pins: &BTreeSet<String>) -> bool {
+        let is_by_link = self.way == Way::Tcx && matches!(choice.role(), Role::Network | Role::Pod);
+        let stands = |hook: &Hook| {
+            let id = if *hook == Hook::Ingress { self.ids.0 } else { self.ids.1 };
+            pins.contains(&pin_name(choice.index, *hook)) && tcx::runs(choice.index, *hook, id)
+        };
+        is_by_link
+            && Hook::of(choice.role()).iter().all(stands)
+            && self.programs.devices.set(choice.index, entry(choice)).is_ok()
+    }
+}
+
 /// By interface index.
 type Wanted = BTreeMap<u32, Choice>;
 
@@ -183,7 +207,7 @@ pub struct DeviceHooks {
     /// What was asked for.
     way: Option<Way>,
     order: Order,
-    programs: Option<(Programs, Way)>,
+    serving: Option<Serving>,
     /// `None`: nobody has said yet.
     wanted: Option<Wanted>,
     /// What could not be attached, and was told.
@@ -194,13 +218,14 @@ impl DeviceHooks {
     /// `links` is the folder of the links. Without a way it is the better one that the kernel has.
     pub fn new(links: &Path, way: Option<Way>, order: Order) -> Self {
         let folder = links.join(FOLDER);
-        Self { folder, way, order, programs: None, wanted: None, failed: BTreeMap::new() }
+        Self { folder, way, order, serving: None, wanted: None, failed: BTreeMap::new() }
     }
 
     /// Attaches these programs wherever one is wanted. Those that stood there until now are replaced at once.
     pub fn serve_by(&mut self, programs: Programs) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        self.programs = Some((programs, self.way.unwrap_or_else(Way::of_this_kernel)));
+        let ids = (program_id(programs.ingress.as_fd())?, program_id(programs.egress.as_fd())?);
+        self.serving = Some(Serving { programs, ids, way: self.way.unwrap_or_else(Way::of_this_kernel) });
         self.audit();
         Ok(())
     }
@@ -223,10 +248,14 @@ impl DeviceHooks {
     /// wanted: what stands may serve.
     pub fn audit(&mut self) {
         let Some(wanted) = self.wanted.take() else { return };
+        let pins: BTreeSet<String> = pins(&self.folder).into_iter().collect();
         for choice in wanted.values() {
-            self.put(choice);
+            let is_served = |serving: &Serving| serving.stands_at(choice, &pins);
+            if self.failed.contains_key(&choice.index) || !self.serving.as_ref().is_some_and(is_served) {
+                self.put(choice);
+            }
         }
-        let known = devices_with_pins(&self.folder);
+        let known: BTreeSet<u32> = pins.iter().filter_map(|name| device_of(name)).collect();
         for device in known.into_iter().filter(|device| !wanted.contains_key(device)) {
             self.take_away(device);
         }
@@ -239,7 +268,7 @@ impl DeviceHooks {
     }
 
     fn put(&mut self, choice: &Choice) {
-        let Some((programs, way)) = &self.programs else { return };
+        let Some(Serving { programs, way, .. }) = &self.serving else { return };
         match put(&self.folder, programs, *way, self.order, choice) {
             Ok(()) => drop(self.failed.remove(&choice.index)),
             // It is gone, and soon will be from the choice.
@@ -258,7 +287,7 @@ impl DeviceHooks {
         if let Err(error) = take_away(&self.folder, device) {
             warn!("device {device} keeps a program that is not wanted there: {error}");
         }
-        let entry = self.programs.as_ref().map_or(Ok(()), |(programs, _)| programs.devices.remove(device));
+        let entry = self.serving.as_ref().map_or(Ok(()), |serving| serving.programs.devices.remove(device));
         if let Err(error) = entry {
             warn!("device {device} stays in DEVICES: {error}");
         }
@@ -356,6 +385,10 @@ fn is_of_filter(pin: &Path) -> io::Result<bool> {
         Err(error) if passes(&error.source) => Err(error.source),
         Err(_) => Ok(false),
     }
+}
+
+fn pin_name(device: u32, hook: Hook) -> String {
+    format!("{device}-{}", hook.name())
 }
 
 fn pins(folder: &Path) -> Vec<String> {

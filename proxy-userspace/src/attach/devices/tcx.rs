@@ -54,6 +54,11 @@ pub(super) fn remove(site: &Site) -> io::Result<()> {
     standing(site)?.map_or(Ok(()), |link| bpf::link_detach(link.fd.as_fd()))
 }
 
+/// Whether the program with this id runs there.
+pub(super) fn runs(device: u32, hook: Hook, id: u32) -> bool {
+    bpf::tcx_programs(device, attach_type(hook)).is_ok_and(|ids| ids.contains(&id))
+}
+
 /// The id of the program of ours at `site`, and those of all programs there in the order in which they run.
 pub(super) fn look(site: &Site) -> io::Result<Option<(u32, Vec<u32>)>> {
     let Some(link) = standing(site)? else { return Ok(None) };
