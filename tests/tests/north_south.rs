@@ -134,10 +134,11 @@ fn nobody_outside_is_served_where_no_devices_are_wanted_and_the_next_agent_may_w
         assert_eq!(client.dial(Kind::Tcp, to), Err("ECONNREFUSED".to_owned()), "{to}");
     }
     agent.end_with(Signal::SIGKILL).unwrap();
-    let _agent = stage.agent(&[]);
+    let agent = stage.agent(&[]);
     for to in stage.on_node(NEAR) {
         assert_eq!(client.dial(Kind::Tcp, to).unwrap().by, "a", "{to}");
     }
+    assert!(!agent.log().contains("trying again"), "programs come when there is room for flows: {}", agent.log());
 }
 
 #[test]

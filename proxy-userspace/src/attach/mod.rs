@@ -231,7 +231,7 @@ impl Datapath {
         for program in object.programs() {
             links::ensure(&links, program, cgroup)?;
         }
-        self.served_devices = self.place.serve_devices(object).is_ok();
+        self.served_devices = self.place.serve_devices(object, &store.capacity()).is_ok();
         if let Some(old) = &self.predecessor {
             store.wait_for_programs()?;
             old.copied.hand_over(old.store.maps(), store.maps())?;
@@ -249,7 +249,8 @@ impl Datapath {
     /// whatever comes of it. May be repeated.
     pub fn serve_devices(&mut self) -> Result<(), AttachError> {
         if self.live && !self.served_devices {
-            self.place.serve_devices(&mut self.tables.object)?;
+            let Tables { object, store } = &mut self.tables;
+            self.place.serve_devices(object, &store.capacity())?;
             self.served_devices = true;
         }
         Ok(())
@@ -410,12 +411,18 @@ impl Place {
     }
 
     fn load_object(&self, folder: &Path, sizes: &Capacity) -> Result<Object, ObjectError> {
-        Object::load(folder, sizes, &self.constants, self.devices.is_some())
+        Object::load(folder, sizes, &self.constants, self.hooks_over(sizes).is_some())
     }
 
-    /// Devices are served from the current tables from now on.
-    fn serve_devices(&self, object: &mut Object) -> Result<(), AttachError> {
-        let Some(hooks) = &self.devices else { return Ok(()) };
+    /// The hooks at devices, where programs over tables of these sizes serve there. Tables that an agent made that wanted no
+    /// devices have no room for flows: larger ones come with the first plan.
+    fn hooks_over(&self, sizes: &Capacity) -> Option<&Hooks> {
+        self.devices.as_ref().filter(|_| sizes.flows > 0)
+    }
+
+    /// Devices are served from the current tables from now on, which have these sizes.
+    fn serve_devices(&self, object: &mut Object, sizes: &Capacity) -> Result<(), AttachError> {
+        let Some(hooks) = self.hooks_over(sizes) else { return Ok(()) };
         let programs = object.device_programs(&self.folder.current())?;
         let serve = || hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs);
         net::inside(self.netns.as_deref(), serve)?
