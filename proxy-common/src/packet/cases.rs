@@ -28,9 +28,11 @@ pub use crate::fake::FRONTENDS;
 use std::string::String;
 use std::vec::Vec;
 
+use build::Build;
 use observe::about;
 
 use crate::packet::ip::Ip;
+use crate::packet::tcp::{ACK, SYN};
 use crate::packet::{Action, Broken, Packet};
 
 /// A packet that grows and shrinks.
@@ -57,6 +59,17 @@ impl Packet for Bytes {
         self.0.splice(at..at, std::iter::repeat_n(0, room));
         Ok(())
     }
+}
+
+/// A question and its answer: how they are built, and what they are called.
+type Protocol = (fn(&str) -> Build, fn(&str) -> Build, &'static str, &'static str);
+const PROTOCOLS: [Protocol; 2] = [
+    (|route| build::syn(route), |route| build::tcp(route).flags(SYN | ACK), "tcp S", "tcp SA"),
+    (udp_of, udp_of, "udp", "udp"),
+];
+
+fn udp_of(route: &str) -> Build {
+    build::udp(route)
 }
 
 /// A test: its name, and what to call. It is about one case or many.

@@ -2,9 +2,9 @@
 
 use std::format;
 
-use super::build::{Build, ping, sctp, syn, tcp, too_big, udp, unreachable};
+use super::build::{ping, sctp, syn, tcp, too_big, udp, unreachable};
 use super::world::{On, Setup, TestNode};
-use super::{Case, about, cases, family, in_both_families, source_port};
+use super::{Case, PROTOCOLS, about, cases, family, in_both_families, source_port};
 use crate::abi::{Backend, PacketSettings, Version};
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
@@ -26,15 +26,6 @@ pub(super) const CASES: &[Case] = cases![
 const UP: On = On::Uplink;
 const CLUSTER_IP: &str = "vip:80";
 const FRONTENDS: [&str; 4] = [CLUSTER_IP, "external:80", "lb:80", "node:30080"];
-
-/// A question and its answer: how they are built, and what they are called.
-type Protocol = (fn(&str) -> Build, fn(&str) -> Build, &'static str, &'static str);
-const PROTOCOLS: [Protocol; 2] =
-    [(|route| syn(route), |route| tcp(route).flags(SYN | ACK), "tcp S", "tcp SA"), (udp_of, udp_of, "udp", "udp")];
-
-fn udp_of(route: &str) -> Build {
-    udp(route)
-}
 
 fn elsewhere<A: Ip>() {
     for (backend, far, seen) in [("local", On::PodDevice, "bridge"), ("remote", UP, "node")] {

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::format;
 use std::string::String;
 
-use super::build::{Build, syn, tcp, udp, unreachable};
+use super::build::{syn, tcp, udp, unreachable};
 use super::world::{On, PORTS, Setup, TestNode};
-use super::{Case, about, cases, family, in_both_families, source_port};
+use super::{Case, PROTOCOLS, about, cases, family, in_both_families, source_port};
 use crate::abi::PortRange;
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
@@ -260,41 +260,33 @@ fn a_backend_that_refuses_is_heard() {
     in_both_families!(refused_syn());
 }
 
-/// A question from one of our ports that is no flow's, its answer, and what they are called; a port that no translation needs
-/// and one that the flow has are both as good.
-const BY_OTHERS: [(Ask, Ask, &str, &str); 2] = [
-    (|route| syn(route), |route| tcp(route).flags(SYN | ACK), "tcp S", "tcp SA"),
-    (|route| udp(route), |route| udp(route), "udp", "udp"),
-];
-type Ask = fn(String) -> Build;
-
 fn taken_from_a_flow<A: Ip>() {
-    for (ask, answer, asks, answers) in BY_OTHERS {
+    for (ask, answer, asks, answers) in PROTOCOLS {
         about::<A>(asks);
         let mut node = Setup::with("R").node::<A>();
         // A socket of the node itself may be the one that sends.
         node.sockets = [61_007].into();
-        let ours = source_port(&node.enter(UP, &ask("client:4000 > lb:80".into())));
-        node.leave(UP, &ask(format!("client:{ours} > remote:8080")));
+        let ours = source_port(&node.enter(UP, &ask("client:4000 > lb:80")));
+        node.leave(UP, &ask(&format!("client:{ours} > remote:8080")));
         let sent = format!("node:{ours} > remote:8080");
-        let left = node.leave(UP, &ask(sent.clone()));
+        let left = node.leave(UP, &ask(&sent));
         let other = source_port(&left);
         assert_eq!(left, format!("node:{other} > remote:8080 {asks}"));
         assert_ne!(other, ours, "the backend knows that one from the client");
-        assert_eq!(node.leave(UP, &ask(sent.clone())), left, "again");
-        let back = answer(format!("remote:8080 > node:{other}"));
+        assert_eq!(node.leave(UP, &ask(&sent)), left, "again");
+        let back = answer(&format!("remote:8080 > node:{other}"));
         assert_eq!(node.enter(UP, &back), format!("remote:8080 > node:{ours} {answers}"));
-        let back = answer(format!("remote:8080 > node:{ours}"));
+        let back = answer(&format!("remote:8080 > node:{ours}"));
         assert_eq!(
             node.enter(UP, &back),
             format!("remote:8080 > client:{ours} {answers}"),
             "the client's is the client's"
         );
         about::<A>("to others");
-        let elsewhere = node.leave(UP, &ask(format!("node:{ours} > web:80")));
+        let elsewhere = node.leave(UP, &ask(&format!("node:{ours} > web:80")));
         assert_eq!(elsewhere, format!("node:{ours} > web:80 {asks}"), "whom no flow goes to");
         assert_eq!(
-            node.leave(UP, &ask(format!("node:{ours} > remote:8081"))).split(' ').next(),
+            node.leave(UP, &ask(&format!("node:{ours} > remote:8081"))).split(' ').next(),
             Some(&*format!("node:{ours}"))
         );
         assert_eq!(node.count(), (0, 4), "{}", family::<A>());
@@ -308,23 +300,19 @@ fn who_else_sends_from_a_port_that_a_flow_has_gets_another_one() {
 }
 
 fn kept_from_flows<A: Ip>() {
-    for (ask, answer, asks, answers) in BY_OTHERS {
+    for (ask, answer, asks, answers) in PROTOCOLS {
         about::<A>(asks);
         let mut node = Setup::with("R").node::<A>();
         let sent = "node:61007 > remote:8080";
-        assert_eq!(node.leave(UP, &ask(sent.into())), format!("{sent} {asks}"));
-        let ours = source_port(&node.enter(UP, &ask("client:61007 > lb:80".into())));
+        assert_eq!(node.leave(UP, &ask(sent)), format!("{sent} {asks}"));
+        let ours = source_port(&node.enter(UP, &ask("client:61007 > lb:80")));
         assert_ne!(ours, "61007");
         let back = "remote:8080 > node:61007";
-        assert_eq!(node.enter(UP, &answer(back.into())), format!("{back} {answers}"));
-        assert_eq!(node.leave(UP, &ask(sent.into())), format!("{sent} {asks}"), "again");
+        assert_eq!(node.enter(UP, &answer(back)), format!("{back} {answers}"));
+        assert_eq!(node.leave(UP, &ask(sent)), format!("{sent} {asks}"), "again");
         about::<A>("more than a day later");
         node.pass(100_000);
-        assert_eq!(
-            source_port(&node.enter(UP, &ask("stranger:61007 > lb:80".into()))),
-            "61007",
-            "nobody uses it any more"
-        );
+        assert_eq!(source_port(&node.enter(UP, &ask("stranger:61007 > lb:80"))), "61007", "nobody uses it any more");
     }
 }
 

@@ -178,7 +178,7 @@ enum Done {
 struct Serving {
     programs: Programs,
     /// At ingress and at egress.
-    ids: (u32, u32),
+    ids: [u32; 2],
     way: Way,
 }
 
@@ -188,8 +188,7 @@ impl Serving {
     fn stands_at(&self, choice: &Choice, pins: &BTreeSet<String>) -> bool {
         let is_by_link = self.way == Way::Tcx && matches!(choice.role(), Role::Network | Role::Pod);
         let stands = |hook: &Hook| {
-            let id = if *hook == Hook::Ingress { self.ids.0 } else { self.ids.1 };
-            pins.contains(&pin_name(choice.index, *hook)) && tcx::runs(choice.index, *hook, id)
+            pins.contains(&pin_name(choice.index, *hook)) && tcx::runs(choice.index, *hook, self.ids[*hook as usize])
         };
         is_by_link
             && Hook::of(choice.role()).iter().all(stands)
@@ -224,7 +223,7 @@ impl DeviceHooks {
     /// Attaches these programs wherever one is wanted. Those that stood there until now are replaced at once.
     pub fn serve_by(&mut self, programs: Programs) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let ids = (program_id(programs.ingress.as_fd())?, program_id(programs.egress.as_fd())?);
+        let ids = [program_id(programs.at(Hook::Ingress))?, program_id(programs.at(Hook::Egress))?];
         self.serving = Some(Serving { programs, ids, way: self.way.unwrap_or_else(Way::of_this_kernel) });
         self.audit();
         Ok(())
@@ -248,15 +247,14 @@ impl DeviceHooks {
     /// wanted: what stands may serve.
     pub fn audit(&mut self) {
         let Some(wanted) = self.wanted.take() else { return };
-        let pins: BTreeSet<String> = pins(&self.folder).into_iter().collect();
+        let pins = pins(&self.folder);
         for choice in wanted.values() {
             let is_served = |serving: &Serving| serving.stands_at(choice, &pins);
             if self.failed.contains_key(&choice.index) || !self.serving.as_ref().is_some_and(is_served) {
                 self.put(choice);
             }
         }
-        let known: BTreeSet<u32> = pins.iter().filter_map(|name| device_of(name)).collect();
-        for device in known.into_iter().filter(|device| !wanted.contains_key(device)) {
+        for device in devices_of(&pins).into_iter().filter(|device| !wanted.contains_key(device)) {
             self.take_away(device);
         }
         self.wanted = Some(wanted);
@@ -337,7 +335,7 @@ fn take_away(folder: &Path, device: u32) -> io::Result<()> {
 /// Detaches everything of ours: for `sluice cleanup`, inside of the node's network namespace.
 pub fn remove_all(links: &Path) -> io::Result<()> {
     let folder = links.join(FOLDER);
-    devices_with_pins(&folder).into_iter().try_for_each(|device| take_away(&folder, device))
+    devices_of(&pins(&folder)).into_iter().try_for_each(|device| take_away(&folder, device))
 }
 
 /// What stands at one hook of one device.
@@ -391,7 +389,7 @@ fn pin_name(device: u32, hook: Hook) -> String {
     format!("{device}-{}", hook.name())
 }
 
-fn pins(folder: &Path) -> Vec<String> {
+fn pins(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
@@ -400,9 +398,6 @@ fn device_of(pin: &str) -> Option<u32> {
     pin.split_once('-')?.0.parse().ok()
 }
 
-fn devices_with_pins(folder: &Path) -> Vec<u32> {
-    let mut devices: Vec<u32> = pins(folder).iter().filter_map(|name| device_of(name)).collect();
-    devices.sort_unstable();
-    devices.dedup();
-    devices
+fn devices_of(pins: &BTreeSet<String>) -> BTreeSet<u32> {
+    pins.iter().filter_map(|pin| device_of(pin)).collect()
 }
