@@ -98,44 +98,37 @@ pub fn find(tables: &impl Tables, client: &impl Client, key: &FrontendKey) -> Fo
     if key.addr.is_unspecified() {
         return Found::Nothing(Verdict::Leave);
     }
-    let is_reserved = || is_reserved(tables, &key.addr);
     if tables.is_absent(&key.addr) {
-        return Found::Nothing(unknown_address(is_reserved));
+        return Found::Nothing(unknown_address(tables, &key.addr));
     }
     if let Some((_, frontend)) = index::find(tables, key) {
         return Found::Frontend(frontend);
     }
     let flags = tables.address(&key.addr).unwrap_or(0);
-    find_node_port(tables, client, key, flags, is_reserved)
+    find_node_port(tables, client, key, flags)
 }
 
-/// As [`find`], for who has asked already what `flags` the address has and whether it [`is_reserved`].
+/// As [`find`], for who has asked already what `flags` the address has.
 #[inline(always)]
-pub fn find_at(tables: &impl Tables, client: &impl Client, key: &FrontendKey, flags: u32, is_reserved: bool) -> Found {
+pub fn find_at(tables: &impl Tables, client: &impl Client, key: &FrontendKey, flags: u32) -> Found {
     if key.addr.is_unspecified() {
         return Found::Nothing(Verdict::Leave);
     }
     match index::find(tables, key) {
         Some((_, frontend)) => Found::Frontend(frontend),
-        None => find_node_port(tables, client, key, flags, || is_reserved),
+        None => find_node_port(tables, client, key, flags),
     }
 }
 
 #[inline(always)]
-fn find_node_port(
-    tables: &impl Tables,
-    client: &impl Client,
-    key: &FrontendKey,
-    flags: u32,
-    is_reserved: impl FnOnce() -> bool,
-) -> Found {
+fn find_node_port(tables: &impl Tables, client: &impl Client, key: &FrontendKey, flags: u32) -> Found {
     if serves_node_ports(flags, client) {
         let node_port = FrontendKey { addr: Addr::unspecified(key.addr.family()), ..*key };
         if let Some((_, frontend)) = index::find(tables, &node_port) {
             return Found::Frontend(frontend);
         }
     }
-    Found::Nothing(undefined_port(flags, is_reserved))
+    Found::Nothing(undefined_port(tables, &key.addr, flags))
 }
 
 /// A loopback address is another one in every namespace: only the node's own is the node's.
@@ -146,19 +139,19 @@ fn serves_node_ports(flags: u32, client: &impl Client) -> bool {
 
 /// An address the node owns is never hijacked, also when it is a ClusterIP (a DNS cache listens there).
 #[inline(always)]
-fn undefined_port(flags: u32, is_reserved: impl FnOnce() -> bool) -> Verdict {
+fn undefined_port(tables: &impl Tables, addr: &Addr, flags: u32) -> Verdict {
     if flags & address::OWN != 0 {
         Verdict::Leave
     } else if flags & address::CLUSTER_IP != 0 {
         Verdict::Refuse(Reason::UndefinedPort)
     } else {
-        unknown_address(is_reserved)
+        unknown_address(tables, addr)
     }
 }
 
 #[inline(always)]
-fn unknown_address(is_reserved: impl FnOnce() -> bool) -> Verdict {
-    if is_reserved() { Verdict::Unreachable(Reason::UnallocatedAddress) } else { Verdict::Leave }
+fn unknown_address(tables: &impl Tables, addr: &Addr) -> Verdict {
+    if is_reserved(tables, addr) { Verdict::Unreachable(Reason::UnallocatedAddress) } else { Verdict::Leave }
 }
 
 /// Whether an address is in a ServiceCIDR: it is a Service's or nobody's.

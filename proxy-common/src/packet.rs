@@ -55,6 +55,7 @@ use crate::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettin
 use crate::packet::ip::Ip;
 use crate::packet::rush::Rush;
 use crate::packet::sum::Change;
+use crate::packet::track::whole_seconds;
 use crate::reason::Reason;
 use crate::tables::Tables;
 
@@ -81,6 +82,10 @@ pub trait Packet {
     fn store_bare<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Result<(), Broken> {
         self.store(at, bytes)
     }
+
+    /// Tells a sum of the device over the whole packet what [`Packet::store`] wrote that [`Packet::store_bare`] would have been for.
+    #[inline(always)]
+    fn adjust_whole(&mut self, _change: Change) {}
 
     /// Keeps the `keep` bytes from `at` on, puts `room` zero bytes before them, and drops what follows. What is before `at`
     /// stays.
@@ -179,6 +184,11 @@ pub trait Flows<A> {
 pub trait Host {
     /// `CLOCK_MONOTONIC` in nanoseconds.
     fn now(&self) -> u64;
+    /// The same in whole seconds: what flows count in.
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        whole_seconds(self.now())
+    }
     fn random(&self) -> u32;
     fn settings(&self) -> Option<&PacketSettings>;
     /// The one that the packet comes in or goes out by.

@@ -13,9 +13,9 @@ use aya_ebpf::bindings::{
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup, bpf_redir_neigh, bpf_sock_tuple,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_lookup_udp,
-    bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+    bpf_csum_update, bpf_fib_lookup, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::Flow;
@@ -270,6 +270,14 @@ impl Packet for Skb {
         let (bytes, flags) = (bytes.as_ptr().cast(), u64::from(BPF_F_RECOMPUTE_CSUM));
         // SAFETY: N bytes.
         done(unsafe { bpf_skb_store_bytes(self.0.cast(), at as u32, bytes, N as u32, flags) })
+    }
+
+    #[inline(always)]
+    fn adjust_whole(&mut self, change: Change) {
+        if change != Change::NONE {
+            // SAFETY: no memory of ours. Where there is no such sum it is an error, and right.
+            unsafe { bpf_csum_update(self.0, change.difference()) };
+        }
     }
 
     /// Room is made behind the link header: the network header is what `at` is.

@@ -70,6 +70,7 @@ pub struct Flow<A> {
     /// [`Flow::MASQUERADED`] and others.
     pub flags: u8,
     pub proto: u8,
+    pub pad: u32,
 }
 
 impl<A> Flow<A> {
@@ -247,8 +248,8 @@ impl PacketSettings {
 abi! {
     FlowKey<V4> = 16,
     FlowKey<V6> = 40,
-    Flow<V4> = 44,
-    Flow<V6> = 92,
+    Flow<V4> = 48,
+    Flow<V6> = 96,
     FragmentKey<V4> = 16,
     FragmentKey<V6> = 40,
     FragmentPorts = 12,

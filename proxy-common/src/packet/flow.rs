@@ -5,6 +5,7 @@
 //! first: only there the packet has the client's address, only in between it has this node's.
 
 use crate::abi::{Flow, FlowKey, PacketSettings, PortRange};
+use crate::addr::Family;
 use crate::packet::ip::Ip;
 use crate::packet::parse::Tuple;
 use crate::packet::tcp::{self, seen};
@@ -44,7 +45,11 @@ impl<A: Ip> Tuple<A> {
     #[inline(always)]
     pub fn hash(&self, seed: u32) -> u32 {
         let ports = u32::from(self.src_port.raw()) << 16 | u32::from(self.dst_port.raw());
-        let addresses = self.dst.fold(self.src.fold(seed, mix), mix);
+        let mix_whole = |hash, word: u64| {
+            let hash = mix(hash, word as u32);
+            if A::FAMILY == Family::V4 { hash } else { mix(hash, (word >> 32) as u32) }
+        };
+        let addresses = self.dst.fold(self.src.fold(seed, mix_whole), mix_whole);
         let mixed = mix(mix(addresses, ports), u32::from(self.proto));
         mix(mixed ^ mixed >> 16, mixed)
     }
@@ -193,6 +198,7 @@ impl<A: Ip> Flow<A> {
         self.seen_other = other.seen_other;
         self.flags = other.flags;
         self.proto = other.proto;
+        self.pad = 0;
     }
 
     #[inline(always)]
@@ -226,16 +232,17 @@ impl<A: Ip> Flow<A> {
     /// multiplied by a number of its own, and no product waits for another.
     #[inline(always)]
     pub(super) fn seal_of_fields(&self) -> u32 {
-        let ports = |a: u16, b: u16| u32::from(a) << 16 | u32::from(b);
-        let with = |(sum, factor): (u64, u64), word: u32| {
-            (sum.wrapping_add(factor.wrapping_mul(word.into())), factor.wrapping_mul(NEXT_FACTOR))
+        let with = |(sum, factor): (u64, u64), word: u64| {
+            (sum.wrapping_add(factor.wrapping_mul(word)), factor.wrapping_mul(NEXT_FACTOR))
         };
+        let [client, frontend, backend, source] =
+            [self.client_port, self.frontend_port, self.backend_port, self.source_port]
+                .map(|port| u64::from(port.raw()));
         let addresses =
             self.backend.fold(self.frontend.fold(self.client.fold((1 << 32, FIRST_FACTOR), with), with), with);
-        let client = with(addresses, ports(self.client_port.raw(), self.frontend_port.raw()));
-        let backend = with(client, ports(self.backend_port.raw(), self.source_port.raw()));
-        let id = with(with(backend, self.backend_id), self.generation);
-        let (sum, _) = with(id, ports(u16::from(self.flags), u16::from(self.proto)));
+        let ports = with(addresses, client | frontend << 16 | backend << 32 | source << 48);
+        let id = with(ports, u64::from(self.backend_id) | u64::from(self.generation) << 32);
+        let (sum, _) = with(id, u64::from(self.flags) | u64::from(self.proto) << 8);
         (sum >> 32) as u32
     }
 
@@ -302,6 +309,7 @@ pub(super) mod tests {
             seen_other: 0,
             flags: Flow::<A>::MASQUERADED,
             proto: TCP,
+            pad: 0,
         };
         flow.sealed()
     }

@@ -6,7 +6,6 @@
 use crate::abi::{FragmentKey, FragmentPorts};
 use crate::packet::ip::{DatagramId, Header, Ip, Part};
 use crate::packet::parse::{Parsed, Tuple};
-use crate::packet::track::seconds;
 use crate::packet::{Host, Node, tcp};
 
 /// Seconds in which all fragments of a datagram arrive (`net.ipv4.ipfrag_time`); after that the number is used again.
@@ -25,7 +24,7 @@ pub fn recall<A: Ip>(node: &impl Node<A>, parsed: &mut Parsed<A>) -> bool {
 
 #[inline(always)]
 fn is_young(host: &impl Host, ports: &FragmentPorts) -> bool {
-    seconds(host).saturating_sub(ports.seen) <= LIFETIME
+    host.seconds().saturating_sub(ports.seen) <= LIFETIME
 }
 
 /// Remembers what the first fragment said; does nothing for whole packets.
@@ -33,7 +32,7 @@ fn is_young(host: &impl Host, ports: &FragmentPorts) -> bool {
 pub fn keep<A: Ip>(node: &mut impl Node<A>, parsed: &Parsed<A>) {
     if let Part::First(id) = parsed.header.part {
         let Tuple { src_port, dst_port, proto, .. } = parsed.tuple;
-        let ports = FragmentPorts { src_port, dst_port, seen: seconds(node), proto, pad: 0, pad2: 0 };
+        let ports = FragmentPorts { src_port, dst_port, seen: node.seconds(), proto, pad: 0, pad2: 0 };
         node.keep_fragment(&key(&parsed.header, id), &ports);
     }
 }

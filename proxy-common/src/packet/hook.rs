@@ -203,7 +203,7 @@ fn heard<A: Ip>(node: &impl Node<A>, state: &mut State<A>) -> Next {
     if state.form == Form::Error {
         return Next::Translate;
     }
-    state.now = track::seconds(node);
+    state.now = node.seconds();
     Next::Follow
 }
 
@@ -232,7 +232,7 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
     if !is_known {
         return Ok(Next::Dial);
     }
-    state.now = track::seconds(node);
+    state.now = node.seconds();
     match track::standing(node, state) {
         Standing::Continues => return Ok(Next::Follow),
         Standing::Over => {}
@@ -278,8 +278,7 @@ fn is_of_concern<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
     let dst = state.parsed.tuple.dst.addr();
     let flags = address_flags(tables, &dst);
     state.class = flags.unwrap_or(0);
-    state.is_reserved = state.class & (address::OWN | address::CLUSTER_IP) == 0 && is_reserved(tables, &dst);
-    flags.is_some() || state.is_reserved
+    flags.is_some() || is_reserved(tables, &dst)
 }
 
 /// Stages whose bodies [`open`] has, and which one comes after each.

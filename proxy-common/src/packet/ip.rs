@@ -12,11 +12,11 @@ use crate::packet::{Broken, Packet};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct V4(u32);
 
-/// An IPv6 address as packets and the tables of IPv6 flows have it. Words, since the kernel's virtual machine copies whole
-/// words only where the type promises them.
+/// An IPv6 address as packets and the tables of IPv6 flows have it. Words of 64 bits as they lie in memory, since the kernel's
+/// virtual machine copies and compares as much at once as the type promises.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct V6([u32; 4]);
+pub struct V6([u64; 2]);
 
 /// What the packet half has to know about a version.
 pub trait Ip: Copy + PartialEq + core::fmt::Debug + core::hash::Hash + Eq + 'static {
@@ -34,9 +34,9 @@ pub trait Ip: Copy + PartialEq + core::fmt::Debug + core::hash::Hash + Eq + 'sta
 
     fn addr(&self) -> Addr;
     fn of(addr: &Addr) -> Self;
-    /// Takes every word of the address, as it lies in memory, to `fold`. Not an iterator: its state is memory of a stack
-    /// that has 512 bytes.
-    fn fold<T>(&self, start: T, fold: impl Fn(T, u32) -> T) -> T;
+    /// Takes every word of the address, as it lies in memory, to `fold`; of 64 bits where it has so many. Not an iterator: its
+    /// state is memory of a stack that has 512 bytes.
+    fn fold<T>(&self, start: T, fold: impl Fn(T, u64) -> T) -> T;
     /// Becomes `to`, word by word: a whole address would be moved by a call, byte by byte.
     fn set(&mut self, to: &Self);
     /// Itself, or nobody's address. Word by word, as [`Ip::set`].
@@ -46,18 +46,15 @@ pub trait Ip: Copy + PartialEq + core::fmt::Debug + core::hash::Hash + Eq + 'sta
     fn change(&self, to: &Self) -> Change;
     fn load(packet: &impl Packet, at: usize) -> Result<Self, Broken>;
     fn store(self, packet: &mut impl Packet, at: usize) -> Result<(), Broken>;
-    /// Writes checksum, addresses and ports (as they lie in memory) at once, where they lie in a row behind each other in a
-    /// packet whose header at `at` has no options: each store is a call. False in a version where they do not.
-    #[inline(always)]
+    /// Writes checksum, addresses and ports (as they lie in memory) at once: in a packet whose header at `at` has no options they
+    /// lie in a row behind each other, and each store is a call.
     fn store_row(
-        _packet: &mut impl Packet,
-        _at: usize,
-        _addresses: (Self, Self),
-        _ports: u32,
-        _change: Change,
-    ) -> Result<bool, Broken> {
-        Ok(false)
-    }
+        packet: &mut impl Packet,
+        at: usize,
+        addresses: (Self, Self),
+        ports: u32,
+        change: Change,
+    ) -> Result<(), Broken>;
     /// Reads the header at `at` into `header`, of which nothing counts before.
     fn header(packet: &impl Packet, at: usize, header: &mut Header<Self>) -> Result<(), Broken>;
     /// Where the header's own checksum is, if this version has one.
@@ -66,7 +63,7 @@ pub trait Ip: Copy + PartialEq + core::fmt::Debug + core::hash::Hash + Eq + 'sta
     /// What a sum learns that has this address in it.
     #[inline(always)]
     fn sum(&self) -> Change {
-        self.fold(Change::NONE, |sum, word| sum.and(Change::with(word)))
+        self.fold(Change::NONE, |sum, word| sum.and(Change::with(word as u32)).and(Change::with((word >> 32) as u32)))
     }
 }
 
@@ -124,8 +121,8 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn fold<T>(&self, start: T, fold: impl Fn(T, u32) -> T) -> T {
-        fold(start, self.0)
+    fn fold<T>(&self, start: T, fold: impl Fn(T, u64) -> T) -> T {
+        fold(start, self.0.into())
     }
 
     #[inline(always)]
@@ -135,7 +132,7 @@ impl Ip for V4 {
 
     #[inline(always)]
     fn only_if(&self, kept: bool) -> Self {
-        Self(self.0 & all_if(kept))
+        Self(self.0 & u32::from(kept).wrapping_neg())
     }
 
     #[inline(always)]
@@ -160,7 +157,7 @@ impl Ip for V4 {
         (src, dst): (Self, Self),
         ports: u32,
         change: Change,
-    ) -> Result<bool, Broken> {
+    ) -> Result<(), Broken> {
         const CHECKSUM: usize = 10;
         let mut row = [0; 14];
         let (sum, words) = row.split_at_mut(2);
@@ -168,8 +165,7 @@ impl Ip for V4 {
         for (place, word) in words.as_chunks_mut().0.iter_mut().zip([src.0, dst.0, ports]) {
             *place = word.to_ne_bytes();
         }
-        packet.store(at + CHECKSUM, row)?;
-        Ok(true)
+        packet.store(at + CHECKSUM, row)
     }
 
     #[inline(always)]
@@ -190,10 +186,21 @@ impl Ip for V4 {
     }
 }
 
-/// A word of all ones, or of zeros.
+/// Both halves of a word, in the order in which they lie in memory.
 #[inline(always)]
-const fn all_if(kept: bool) -> u32 {
-    (kept as u32).wrapping_neg()
+fn halves(word: u64) -> [u32; 2] {
+    let bytes = word.to_ne_bytes();
+    let (halves, _) = bytes.as_chunks();
+    [u32::from_ne_bytes(halves[0]), u32::from_ne_bytes(halves[1])]
+}
+
+/// The word whose halves these are.
+#[inline(always)]
+fn whole(first: u32, last: u32) -> u64 {
+    let mut bytes = [0; 8];
+    let (halves, _) = bytes.as_chunks_mut();
+    (halves[0], halves[1]) = (first.to_ne_bytes(), last.to_ne_bytes());
+    u64::from_ne_bytes(bytes)
 }
 
 /// Extension headers of IPv6 that we walk past; RFC 8200 section 4.1 asks for no more than seven.
@@ -206,7 +213,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 impl Ip for V6 {
     const FAMILY: Family = Family::V6;
-    const ANY: Self = Self([0; 4]);
+    const ANY: Self = Self([0; 2]);
     const ETHERTYPE: [u8; 2] = [0x86, 0xdd];
     const HEADER: usize = 40;
     const SOURCE: usize = 8;
@@ -216,51 +223,70 @@ impl Ip for V6 {
 
     #[inline(always)]
     fn addr(&self) -> Addr {
-        Addr::from_words(self.0)
+        let [high, low] = self.0.map(halves);
+        Addr::from_words([high[0], high[1], low[0], low[1]])
     }
 
     #[inline(always)]
     fn of(addr: &Addr) -> Self {
-        Self(addr.words())
+        let [a, b, c, d] = addr.words();
+        Self([whole(a, b), whole(c, d)])
     }
 
     #[inline(always)]
-    fn fold<T>(&self, start: T, fold: impl Fn(T, u32) -> T) -> T {
-        let [a, b, c, d] = self.0;
-        fold(fold(fold(fold(start, a), b), c), d)
+    fn fold<T>(&self, start: T, fold: impl Fn(T, u64) -> T) -> T {
+        let [high, low] = self.0;
+        fold(fold(start, high), low)
     }
 
     #[inline(always)]
     fn set(&mut self, to: &Self) {
         self.0[0] = to.0[0];
         self.0[1] = to.0[1];
-        self.0[2] = to.0[2];
-        self.0[3] = to.0[3];
     }
 
     #[inline(always)]
     fn only_if(&self, kept: bool) -> Self {
-        let ([a, b, c, d], mask) = (self.0, all_if(kept));
-        Self([a & mask, b & mask, c & mask, d & mask])
+        let ([high, low], mask) = (self.0, u64::from(kept).wrapping_neg());
+        Self([high & mask, low & mask])
     }
 
     #[inline(always)]
     fn change(&self, to: &Self) -> Change {
-        let (from, to) = (self.0, to.0);
-        let high = Change::of_four(from[0], to[0]).and(Change::of_four(from[1], to[1]));
-        high.and(Change::of_four(from[2], to[2])).and(Change::of_four(from[3], to[3]))
+        Change::of_sixteen(self.0, to.0)
     }
 
     #[inline(always)]
     fn load(packet: &impl Packet, at: usize) -> Result<Self, Broken> {
-        packet.look(at).map(|octets| Self(Addr::new(octets).words()))
+        let octets = packet.look::<16>(at)?;
+        let (words, _) = octets.as_chunks::<8>();
+        Ok(Self([u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])]))
     }
 
     #[inline(always)]
     fn store(self, packet: &mut impl Packet, at: usize) -> Result<(), Broken> {
-        let words = self.0.map(u32::to_ne_bytes);
+        let words = self.0.map(u64::to_ne_bytes);
         let octets: &[u8; 16] = words.as_flattened().first_chunk().ok_or(Broken)?;
         packet.store_bare(at, *octets)
+    }
+
+    #[inline(always)]
+    fn store_row(
+        packet: &mut impl Packet,
+        at: usize,
+        (src, dst): (Self, Self),
+        ports: u32,
+        change: Change,
+    ) -> Result<(), Broken> {
+        let mut row = [0; 36];
+        let (words, rest) = row.as_chunks_mut();
+        for (place, word) in words.iter_mut().zip([src.0[0], src.0[1], dst.0[0], dst.0[1]]) {
+            *place = word.to_ne_bytes();
+        }
+        rest.copy_from_slice(&ports.to_ne_bytes());
+        packet.store(at + Self::SOURCE, row)?;
+        packet.adjust_whole(change);
+        Ok(())
     }
 
     #[inline(always)]

@@ -30,12 +30,12 @@ pub enum SourcePort {
 /// Finds the frontend of a request that no flow is known for.
 #[inline(always)]
 pub fn dial<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
-    let State { parsed: Parsed { tuple, flags, .. }, class, is_reserved, source, .. } = state;
+    let State { parsed: Parsed { tuple, flags, .. }, class, source, .. } = state;
     let src = tuple.src.addr();
     *source = address_flags(node, &src).unwrap_or(0);
     let caller = Caller::new(node, tuple, *source);
     let dialled = FrontendKey { addr: tuple.dst.addr(), port: tuple.dst_port, proto: tuple.proto, pad: 0 };
-    let found = find_at(node, &caller, &dialled, *class, *is_reserved);
+    let found = find_at(node, &caller, &dialled, *class);
     if tuple.proto == TCP && !tcp::opens(*flags) {
         // It names no backend that could be chosen for it again: its flow was forgotten, or never was ours.
         let is_frontend = matches!(found, Found::Frontend(_));
@@ -99,7 +99,7 @@ pub fn begin<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<()
         state.found.flow.flags |= Flow::<A>::PAST_STACK;
     }
     let flow = &mut state.found.flow;
-    flow.used = track::seconds(node);
+    flow.used = node.seconds();
     if flow.proto == SCTP && (flow.is_masqueraded() || flow.backend_port != flow.frontend_port) {
         return Err(Stop::Drop(Reason::SctpPort));
     }
@@ -176,6 +176,7 @@ fn begun<A: Ip>(tuple: &Tuple<A>, choice: &Choice, masquerade: bool, flags: u8) 
         seen_other: 0,
         flags: if masquerade { Flow::<A>::MASQUERADED } else { 0 },
         proto: tuple.proto,
+        pad: 0,
     }
 }
 

@@ -18,8 +18,9 @@ pub fn packet<A: Ip>(
 ) -> Result<(), Broken> {
     let from = &parsed.tuple;
     let (pseudo, rest) = (changed(from.src, to.src).and(changed(from.dst, to.dst)), changed_ports(from, to));
-    let is_plain = has_ports && parsed.header.next == parsed.start + A::HEADER;
-    if !is_plain || !A::store_row(packet, parsed.start, (to.src, to.dst), to.ports(), pseudo)? {
+    if has_ports && parsed.header.next == parsed.start + A::HEADER {
+        A::store_row(packet, parsed.start, (to.src, to.dst), to.ports(), pseudo)?;
+    } else {
         addresses(packet, parsed.start, (from.src, from.dst), (to.src, to.dst))?;
         header_checksum::<A>(packet, parsed.start, pseudo)?;
         if !has_ports {

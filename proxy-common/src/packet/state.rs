@@ -20,8 +20,6 @@ pub struct State<A> {
     pub form: Form,
     /// Flags of the destination ([`crate::abi::address`]).
     pub class: u32,
-    /// The destination is in a ServiceCIDR; asked where its flags leave that open.
-    pub is_reserved: bool,
     /// Where the packet's flow is filed.
     pub key: FlowKey<A>,
     /// The packet's flow, once it has one.
@@ -123,6 +121,7 @@ impl<A: Ip> State<A> {
             seen_other: 0,
             flags: 0,
             proto: 0,
+            pad: 0,
         };
         let found = Found { table: Table::Established, flow };
         Self {
@@ -136,7 +135,6 @@ impl<A: Ip> State<A> {
             },
             form: Form::Transport,
             class: 0,
-            is_reserved: false,
             key: FlowKey { src: A::ANY, dst: A::ANY, ports: 0, kind: 0 },
             found,
             now: 0,

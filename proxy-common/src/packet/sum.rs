@@ -22,6 +22,14 @@ impl Change {
         Self(add(!from, to))
     }
 
+    /// An address, as it lies in memory, at an even distance from where the sum begins.
+    #[inline(always)]
+    pub const fn of_sixteen(from: [u64; 2], to: [u64; 2]) -> Self {
+        // Eight halves: what overflows 32 bits is kept beside them until the end.
+        let sum = halves(!from[0]) + halves(!from[1]) + halves(to[0]) + halves(to[1]);
+        Self(add(sum as u32, (sum >> 32) as u32))
+    }
+
     /// A word that was not summed before.
     #[inline(always)]
     pub const fn with(word: u32) -> Self {
@@ -59,6 +67,11 @@ impl Change {
 const fn add(a: u32, b: u32) -> u32 {
     let sum = a as u64 + b as u64;
     (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
+#[inline(always)]
+const fn halves(word: u64) -> u64 {
+    (word & 0xffff_ffff) + (word >> 32)
 }
 
 #[inline(always)]
@@ -101,6 +114,14 @@ mod tests {
             let [e, f, g, h] = to;
             let by_two = Change::of_two([a, b], [e, f]).and(Change::of_two([c, d], [g, h])).applied(whole(&before));
             prop_assert_eq!(by_two, whole(&after));
+        }
+
+        #[test]
+        fn a_changed_address_is_its_changed_words(from: [u64; 2], to: [u64; 2], before: [u8; 2]) {
+            let [from_words, to_words] = [from, to].map(|address| address.map(|word| [word as u32, (word >> 32) as u32]));
+            let words = from_words.as_flattened().iter().zip(to_words.as_flattened());
+            let by_word = words.fold(Change::NONE, |change, (from, to)| change.and(Change::of_four(*from, *to)));
+            prop_assert_eq!(Change::of_sixteen(from, to).applied(before), by_word.applied(before));
         }
 
         #[test]

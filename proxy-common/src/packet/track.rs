@@ -22,16 +22,10 @@ pub struct Found<A> {
     pub flow: Flow<A>,
 }
 
-/// Seconds of `CLOCK_MONOTONIC`: what flows count in.
-#[inline(always)]
-pub fn seconds(host: &impl Host) -> u32 {
-    whole_seconds(host.now())
-}
-
 /// Division by a constant, which the kernel's virtual machine does no faster than any: 40 cycles and more where a multiplication
 /// takes three. Right below 2^62, a hundred years.
 #[inline(always)]
-const fn whole_seconds(nanoseconds: u64) -> u32 {
+pub const fn whole_seconds(nanoseconds: u64) -> u32 {
     // 2^50 / 10^9 and 2^51 / 5^9, both rounded down. The first is low by a millionth and less, the second by one at most.
     let most = ((nanoseconds >> 20) * 1_125_899) >> 30;
     let rest = nanoseconds - most * NANOSECONDS;
@@ -108,7 +102,7 @@ const ANSWERS_WITHIN: u32 = 2;
 /// floods a service takes ports from the flood.
 #[inline(always)]
 pub(super) fn hold<A: Ip>(node: &impl Node<A>, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
-    let now = seconds(node);
+    let now = node.seconds();
     // Before it is forgotten by the verifier which state it was.
     let is_over = tcp::is_over(flow.seen, flow.seen_other);
     if !is_alive(node, key, flow, now) {

@@ -9,6 +9,7 @@ use proxy_common::addr::Family;
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::rush::Rush;
 use proxy_common::packet::state::State;
+use proxy_common::packet::track::whole_seconds;
 use proxy_common::packet::{Flows, Host, NotAdded, Table};
 use proxy_common::reason::Reason;
 #[cfg(feature = "test-programs")]
@@ -51,11 +52,12 @@ static RUSH: Array<Rush, 4> = Array::new();
 type Room = [u64; 80];
 #[btf_map]
 static STATE: PerCpuArray<Room, 2> = PerCpuArray::new();
-/// The last look at the clock.
+/// The last look at the clock, in nanoseconds and in seconds.
 #[derive(Clone, Copy)]
 struct Clock {
     tick: u64,
     now: u64,
+    seconds: u64,
 }
 #[btf_map]
 static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
@@ -136,7 +138,15 @@ impl Host for Kernel<Skb> {
     fn now(&self) -> u64 {
         match moment() {
             Some((now, _)) => now,
-            None => clock(),
+            None => clock().map_or(0, |clock| clock.now),
+        }
+    }
+
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        match moment() {
+            Some((now, _)) => whole_seconds(now),
+            None => clock().map_or(0, |clock| clock.seconds as u32),
         }
     }
 
@@ -206,16 +216,17 @@ fn left(host: &impl Host) -> u16 {
 /// `CLOCK_MONOTONIC` as it was in this tick, when it was read first: to read it costs more than two look-ups, and nobody here
 /// asks for less than a tick. The number of the tick is a word in memory.
 #[inline(always)]
-fn clock() -> u64 {
+fn clock() -> Option<&'static Clock> {
     // SAFETY: no arguments.
     let tick = unsafe { bpf_jiffies64() };
     // SAFETY: this CPU's own, as the room of `state`.
-    let Some(clock) = CLOCK.get_ptr_mut(0).and_then(|clock| unsafe { clock.as_mut() }) else { return 0 };
+    let clock = CLOCK.get_ptr_mut(0).and_then(|clock| unsafe { clock.as_mut() })?;
     if clock.tick != tick {
         // SAFETY: no arguments.
-        *clock = Clock { tick, now: unsafe { bpf_ktime_get_ns() } };
+        let now = unsafe { bpf_ktime_get_ns() };
+        *clock = Clock { tick, now, seconds: whole_seconds(now).into() };
     }
-    clock.now
+    Some(clock)
 }
 
 /// What a test wants time and chance to be.

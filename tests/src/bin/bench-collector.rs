@@ -152,6 +152,7 @@ fn established<A: Ip>(client: u32, now: u32) -> Flow<A> {
         seen_other: shown,
         flags: 0,
         proto: TCP,
+        pad: 0,
     };
     flow.sealed()
 }
