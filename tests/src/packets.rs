@@ -1,5 +1,6 @@
 //! The programs of devices, from the test object and over tables of their own: time and chance are what a case says.
 
+pub mod sums;
 pub mod twin;
 pub mod wire;
 

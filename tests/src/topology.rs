@@ -95,7 +95,7 @@ pub struct Topology {
     /// A pod of node one, which serves too.
     pub client: Backend,
     near: Backend,
-    far: Backend,
+    pub far: Backend,
     _hosts: [Server; 2],
     pub manifests: Folder,
     pub node: Node,
@@ -260,6 +260,15 @@ impl Topology {
             Whom::FarHost => slices.host(&self.other),
             Whom::Myself => slices.pod(&self.client.pod),
         }
+    }
+
+    /// Of [`Shape::Overlay`]: what pods of node two send to ClusterIPs goes to node one.
+    pub fn reach_services_from_the_other_node(&self) -> Result<()> {
+        let (number, [services4, services6]) = (self.node.number, SERVICES);
+        self.other.netns.ip(&[
+            format!("route add {services4} via 10.244.{number}.0 dev flannel.1 onlink"),
+            format!("route add {services6} via fd00:244:{number}:: dev flannel.1 onlink"),
+        ])
     }
 
     /// Joins node one and the network a second time, at `eth1`. What goes to [`Self::REMOTE`] or to pods of node two leaves by

@@ -12,6 +12,7 @@ use proxy_tests::edge::outside_address;
 use proxy_tests::frames::{Wire, is_from};
 use proxy_tests::netns::Netns;
 use proxy_tests::node::Place;
+use proxy_tests::packets::sums::Sums;
 use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Socket};
 use proxy_tests::stage::eventually;
 use proxy_tests::topology::{Counted, Shape, Topology, Whom};
@@ -91,6 +92,32 @@ fn lanes(topology: &Topology) -> [(&'static str, Vec<&Netns>, &'static str); 3] 
         ("off where packets leave node one", vec![&topology.node.netns], "tx off"),
         ("offloads off", everywhere(), "tx off sg off tso off gso off gro off"),
     ]
+}
+
+#[test]
+fn what_the_kernel_has_summed_up_of_a_packet_stays_right() {
+    let topology = Topology::new(Shape::Overlay).unwrap();
+    let _agent = topology.agent(&["--socket-lb=host"]).unwrap();
+    // Nothing is said to be right without a look: what a tunnel brings is summed up before its packets are (CHECKSUM_COMPLETE).
+    topology.turn(&topology.places(), "tx off sg off tso off gso off gro off").unwrap();
+    // Who masquerades is not netfilter. Pods of node two reach ClusterIPs by way of node one.
+    topology.node.netns.nft("delete table inet cni").unwrap();
+    topology.reach_services_from_the_other_node().unwrap();
+    let sums = Sums::watch(&topology.node.netns, "flannel.1").unwrap();
+    let mut before = 0;
+    let mut meet = |what: &str, client: &Client, to: [SocketAddr; 2]| {
+        for (kind, to) in [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| to.map(|to| (kind, to))) {
+            client.dial(kind, to).unwrap_or_else(|error| panic!("{what}, {kind:?} {to}: {error}"));
+            let (summed, wrong) = sums.seen().unwrap();
+            assert!(summed > before, "{what}, {kind:?} {to}: the kernel has the sum of one packet at least");
+            assert_eq!(wrong, 0, "{what}, {kind:?} {to}: of {summed}");
+            before = summed;
+        }
+    };
+    let (outside, far) = (client(&topology.outside), client(&topology.far.pod.place));
+    meet("a reply", &outside, topology.node_ports(Whom::Far));
+    meet("a request to a pod", &far, Whom::Near.cluster_ips());
+    meet("a request to the host", &far, Whom::Host.cluster_ips());
 }
 
 fn serves_everybody(shape: Shape) {

@@ -38,7 +38,9 @@ pub(crate) use fetch::Series;
 const LOADER: &str = "verifier";
 
 /// Tests of one program at a time: most of them wait for something most of the time.
-const THREADS: &str = "--test-threads=4";
+const THREADS: usize = 4;
+/// As [`THREADS`], where more tests run: what a dozen clients leave of an emulated processor is too little for another test.
+const FEW_THREADS: usize = 1;
 
 /// Guests at a time, of two processors each.
 const GUESTS: usize = 2;
@@ -47,7 +49,7 @@ const GUESTS: usize = 2;
 /// test program, which is ended then, so that its tests can be named.
 const LIFE: Duration = Duration::from_mins(20);
 /// As [`LIFE`], where more tests run.
-const LONG_LIFE: Duration = Duration::from_hours(1);
+const LONG_LIFE: Duration = Duration::from_hours(2);
 
 /// Which kernels and tests: all kernels, and what `declared` says of them.
 #[derive(Default, clap::Args)]
@@ -86,8 +88,16 @@ impl Choice {
         left_out.before.is_some() || !self.names_tests()
     }
 
+    fn is_long(&self) -> bool {
+        self.all || self.names_tests()
+    }
+
     fn life(&self) -> Duration {
-        if self.all || self.names_tests() { LONG_LIFE } else { LIFE }
+        if self.is_long() { LONG_LIFE } else { LIFE }
+    }
+
+    fn threads(&self) -> usize {
+        if self.is_long() { FEW_THREADS } else { THREADS }
     }
 }
 
@@ -174,7 +184,7 @@ impl<'a> Plan<'a> {
             let path = &program.expect("expected of this plan").path;
             let limit = (self.choice.life() / 2).as_secs().to_string();
             let start = ["timeout", "--kill-after=10", &limit].map(str::to_owned).into_iter();
-            let options = ["--exact".to_owned(), THREADS.to_owned()];
+            let options = ["--exact".to_owned(), format!("--test-threads={}", self.choice.threads())];
             let command: Vec<_> = start
                 .chain([path.display().to_string()])
                 .chain(expected.tests.iter().cloned())
