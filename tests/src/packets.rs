@@ -36,12 +36,8 @@ pub fn load() -> Result<Ebpf> {
     load_with(CAPACITY.flows, true)
 }
 
-/// Loads both programs as the agent does by default, with room for so many flows.
-pub fn load_for(flows: u32) -> Result<Ebpf> {
-    load_with(flows, false)
-}
-
-fn load_with(flows: u32, fast_path: bool) -> Result<Ebpf> {
+/// Loads both programs with room for so many flows, which may go past the stack.
+pub fn load_with(flows: u32, fast_path: bool) -> Result<Ebpf> {
     let (capacity, fast_path) = (Capacity { flows, ..CAPACITY }, u8::from(fast_path));
     let (mut loader, buckets) = (EbpfLoader::new(), index::buckets(FRONTENDS));
     loader.override_global("INDEX_BUCKETS", &buckets, true);

@@ -19,7 +19,7 @@ use proxy_common::tables::name;
 use proxy_userspace::sys::monotonic_nanos;
 
 use super::twin::Twin;
-use super::{load_for, program};
+use super::{load_with, program};
 
 /// Where addresses and ports of the source and of the destination are, in a frame with IPv4 and no options.
 const SOURCE: (usize, usize) = (26, 34);
@@ -61,7 +61,7 @@ impl Wire {
                 after: run.after.packet.clone(),
             })
         };
-        let mut twin = Twin::new(load_for(flows)?);
+        let mut twin = Twin::new(load_with(flows, false)?);
         twin.prepare(about("a new flow")?)?;
         Ok(Self {
             twin,

@@ -13,8 +13,17 @@ pub(crate) struct Lane {
     pub(crate) packet: &'static str,
     pub(crate) flows: Flows,
     pub(crate) becomes: Becomes,
+    pub(crate) on: Which,
+}
+
+/// The node that the program is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    Roomy,
     /// There is no room left for a flow that begins.
-    pub(crate) is_full: bool,
+    Full,
+    /// With `--fast-path`.
+    Fast,
 }
 
 /// Whose packets they are.
@@ -50,11 +59,12 @@ pub(crate) const AGAIN: &str = "request of a flow, once more";
 const INGRESS: &str = "tc_ingress";
 const EGRESS: &str = "tc_egress";
 
-pub(crate) const LANES: [Lane; 14] = [
+pub(crate) const LANES: [Lane; 15] = [
     lane(EMPTY, "cost_packet_nothing", "a request", Flows::One, Becomes::Same),
     lane(LOOK_UP, "cost_packet_lookup", "a request", Flows::One, Becomes::Same),
     lane("one look-up, any of many", "cost_packet_lookup", "a request", Flows::Each, Becomes::Same),
     lane("not ours, comes in", INGRESS, "nobody's", Flows::One, Becomes::Same),
+    Lane { on: Which::Fast, ..lane("not ours, comes in, --fast-path", INGRESS, "nobody's", Flows::One, Becomes::Same) },
     lane("not ours, goes out", EGRESS, "nobody's answer", Flows::One, Becomes::Same),
     lane(REQUEST, INGRESS, "a request", Flows::One, Becomes::Translated),
     lane(REPLY, EGRESS, "a reply", Flows::One, Becomes::Translated),
@@ -63,7 +73,7 @@ pub(crate) const LANES: [Lane; 14] = [
     lane("request of any of many flows", INGRESS, "a request", Flows::Each, Becomes::Translated),
     lane("reply of any of many flows", EGRESS, "a reply", Flows::Each, Becomes::Translated),
     lane(NEW_ROOM, INGRESS, "a new flow", Flows::New, Becomes::Begun),
-    Lane { is_full: true, ..lane(NEW_FULL, INGRESS, "a new flow", Flows::New, Becomes::Begun) },
+    Lane { on: Which::Full, ..lane(NEW_FULL, INGRESS, "a new flow", Flows::New, Becomes::Begun) },
     lane(AGAIN, INGRESS, "a request", Flows::One, Becomes::Translated),
 ];
 
@@ -75,7 +85,7 @@ pub(crate) const CONNECT: [Lane; 3] = [
 ];
 
 const fn lane(name: &'static str, program: &'static str, packet: &'static str, flows: Flows, becomes: Becomes) -> Lane {
-    Lane { name, program, packet, flows, becomes, is_full: false }
+    Lane { name, program, packet, flows, becomes, on: Which::Roomy }
 }
 
 impl Lane {

@@ -23,7 +23,7 @@ use proxy_tests::bench::{Report, pin_to_one_cpu};
 use proxy_tests::netns::Netns;
 use proxy_tests::packets::twin::Tables;
 
-use lane::LANES;
+use lane::{LANES, Which};
 use node::Node;
 
 /// How much is measured.
@@ -46,13 +46,30 @@ pub(crate) fn measure(report: &mut Report, quick: bool) -> Result<()> {
     pin_to_one_cpu()?;
     let scale = if quick { QUICK } else { SCALE };
     // An LRU keeps some of its entries apart for each CPU.
-    let mut roomy = Node::load(scale.flows + scale.flows / 8)?;
-    let mut full = Node::load(DEFAULT_FLOWS)?;
+    let roomy = Node::load(scale.flows + scale.flows / 8, false)?;
+    let mut nodes = Nodes { roomy, full: Node::load(DEFAULT_FLOWS, false)?, fast: Node::load(DEFAULT_FLOWS, true)? };
     let (four, six) = everyday();
     report.note(format!("Programs: {} rounds; in each, every lane has its packets in a row.", scale.rounds));
-    figures::tell(report, "IPv4", &rounds(&mut roomy, &mut full, &four, scale)?);
-    figures::tell(report, "IPv6", &rounds(&mut roomy, &mut full, &six, scale)?);
+    figures::tell(report, "IPv4", &rounds(&mut nodes, &four, scale)?);
+    figures::tell(report, "IPv6", &rounds(&mut nodes, &six, scale)?);
     Ok(())
+}
+
+/// By [`Which`].
+struct Nodes {
+    roomy: Node,
+    full: Node,
+    fast: Node,
+}
+
+impl Nodes {
+    fn get(&mut self, which: Which) -> &mut Node {
+        match which {
+            Which::Roomy => &mut self.roomy,
+            Which::Full => &mut self.full,
+            Which::Fast => &mut self.fast,
+        }
+    }
 }
 
 /// The packets of every day, with the tables that each met.
@@ -77,33 +94,31 @@ pub(crate) struct Measured {
 }
 
 /// Every lane's batches, in turn.
-fn rounds<A: Tables>(roomy: &mut Node, full: &mut Node, runs: &[Run<A>], scale: Scale) -> Result<Measured>
+fn rounds<A: Tables>(nodes: &mut Nodes, runs: &[Run<A>], scale: Scale) -> Result<Measured>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
     FragmentKey<A>: Pod,
 {
-    roomy.prepare(runs)?;
-    full.prepare(runs)?;
-    roomy.establish(runs, scale.flows)?;
-    let (mut batches, alone) = (Vec::new(), roomy.batch(&LANES[0], runs, scale.flows)?);
+    [Which::Roomy, Which::Full, Which::Fast].into_iter().try_for_each(|which| nodes.get(which).prepare(runs))?;
+    nodes.roomy.establish(runs, scale.flows)?;
+    let (mut batches, alone) = (Vec::new(), nodes.roomy.batch(&LANES[0], runs, scale.flows)?);
     for lane in &LANES {
-        let mut batch = roomy.batch(lane, runs, scale.flows)?;
-        if lane.is_full {
-            full.fill(&mut batch, 2 * DEFAULT_FLOWS)?;
+        let mut batch = nodes.roomy.batch(lane, runs, scale.flows)?;
+        if lane.on == Which::Full {
+            nodes.full.fill(&mut batch, 2 * DEFAULT_FLOWS)?;
         }
         batches.push(batch);
     }
     let mut measured = Measured { alone: Vec::new(), lanes: vec![Vec::new(); LANES.len()] };
     for _ in 0..scale.rounds {
-        measured.alone.push(roomy.alone(&alone)?);
+        measured.alone.push(nodes.roomy.alone(&alone)?);
         for ((lane, batch), samples) in LANES.iter().zip(&mut batches).zip(&mut measured.lanes) {
-            let node = if lane.is_full { &mut *full } else { &mut *roomy };
-            samples.push(node.run(batch).with_context(|| lane.name)?);
+            samples.push(nodes.get(lane.on).run(batch).with_context(|| lane.name)?);
         }
     }
     let begun = 2 * scale.rounds * lane::NEW as usize;
-    let found = roomy.entries::<FlowKey<A>, Flow<A>>(A::EMBRYONIC)?;
+    let found = nodes.roomy.entries::<FlowKey<A>, Flow<A>>(A::EMBRYONIC)?;
     ensure!(found == begun, "{found} entries of {begun} are left where there was room for all");
     Ok(measured)
 }

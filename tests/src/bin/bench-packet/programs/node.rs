@@ -7,14 +7,14 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions};
 use nix::time::{ClockId, clock_gettime};
-use proxy_common::abi::{Flow, FlowKey, FragmentKey, near};
+use proxy_common::abi::{Flow, FlowKey, FragmentKey, PacketSettings, near};
 use proxy_common::addr::{Addr, Family};
 use proxy_common::packet::cases::observe::{Hook, Run};
 use proxy_common::reason::Reason;
 use proxy_common::stress::Again;
 use proxy_common::tables::name;
 use proxy_tests::packets::twin::{DEVICE, Tables, Twin};
-use proxy_tests::packets::{load_for, program};
+use proxy_tests::packets::{load_with, program};
 
 use super::lane::{Becomes, CONNECT, Flows, Lane};
 
@@ -33,6 +33,7 @@ pub(crate) struct Node {
     twin: Twin,
     /// Indexes into MEASURED.
     programs: Programs<&'static str, u32>,
+    fast_path: bool,
 }
 
 /// Packets in a row.
@@ -44,9 +45,9 @@ pub(crate) struct Batch {
 }
 
 impl Node {
-    /// With room for so many flows.
-    pub(crate) fn load(flows: u32) -> Result<Self> {
-        let mut twin = Twin::new(load_for(flows)?);
+    /// With room for so many flows, which may go past the stack.
+    pub(crate) fn load(flows: u32, fast_path: bool) -> Result<Self> {
+        let mut twin = Twin::new(load_with(flows, fast_path)?);
         for name in OURS {
             program(twin.ebpf(), name)?.load().with_context(|| format!("load {name}"))?;
         }
@@ -57,7 +58,7 @@ impl Node {
             measured.set(index, &fd, 0)?;
             programs.insert(name, index);
         }
-        Ok(Self { twin, programs })
+        Ok(Self { twin, programs, fast_path })
     }
 
     /// Writes the Services of every day, and the flow to elsewhere.
@@ -68,6 +69,7 @@ impl Node {
         FragmentKey<A>: Pod,
     {
         let mut first = about(runs, "a new flow")?.clone();
+        first.settings.flags |= if self.fast_path { PacketSettings::FAST_PATH } else { 0 };
         first.before.flows.clone_from(&about(runs, "a request that leaves")?.before.flows);
         let now = u32::try_from(clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec())?;
         first.before.flows.iter_mut().for_each(|(.., flow)| flow.used = now);
