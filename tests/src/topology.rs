@@ -379,20 +379,23 @@ fn pairs<'a>(nodes: &'a [&'a Node]) -> impl Iterator<Item = (&'a Node, &'a Node)
 }
 
 fn join_by_vxlan(world: &World, nodes: &[&Node]) -> Result<()> {
+    let mac = |node: &Node| format!("0a:58:00:00:00:{:02x}", node.number);
     for here in nodes {
         let (v4, from) = (here.v4, here.number);
         here.netns.ip(&[
-            format!("link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 local {v4}"),
+            format!("link add flannel.1 address {} type vxlan id 1 dstport 8472 dev eth0 local {v4}", mac(here)),
             format!("addr add 10.244.{from}.0/32 dev flannel.1"),
             format!("addr add fd00:244:{from}::/128 dev flannel.1 nodad"),
             "link set flannel.1 up".to_owned(),
         ])?;
     }
     for (here, there) in pairs(nodes) {
-        // Whom nobody knows yet is asked for at every node.
-        let (to, peer) = (there.number, there.v4.to_string());
-        here.netns.output("bridge", &["fdb", "append", "00:00:00:00:00:00", "dev", "flannel.1", "dst", &peer])?;
+        let (to, peer, mac) = (there.number, there.v4.to_string(), mac(there));
+        here.netns.output("bridge", &["fdb", "append", &mac, "dev", "flannel.1", "dst", &peer])?;
+        // Nobody asks who that is: before 5.14 the first address of a network is one of broadcast.
         here.netns.ip(&[
+            format!("neigh add 10.244.{to}.0 lladdr {mac} dev flannel.1 nud permanent"),
+            format!("neigh add fd00:244:{to}:: lladdr {mac} dev flannel.1 nud permanent"),
             format!("route add 10.244.{to}.0/24 via 10.244.{to}.0 dev flannel.1 onlink"),
             format!("route add fd00:244:{to}::/64 via fd00:244:{to}:: dev flannel.1 onlink"),
         ])?;

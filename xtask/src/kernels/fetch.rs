@@ -17,12 +17,13 @@ use crate::{cache, step};
 const VARIABLE: &str = "SLUICE_KERNEL_PACKAGES";
 
 /// Drivers that a guest loads, with what they need: the host's files, and what the tests make.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
     "veth",
     "bridge",
+    "br_netfilter",
     "macvlan",
     "vxlan",
     "ifb",
