@@ -99,8 +99,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 /// Everything that can be said about this node.
 pub fn findings(pin_dir: &Path, cgroup_root: Option<&Path>, netns: Option<&Path>) -> Vec<Finding> {
-    let mut all = kernel();
-    all.extend(rights(&fs::read_to_string("/proc/self/status").unwrap_or_default()));
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut all = kernel(&status);
+    all.extend(rights(&status));
     let cgroup = Cgroup::find(cgroup_root);
     all.push(match &cgroup {
         Ok(cgroup) => Finding::new("place", "cgroup2", Status::Ok, describe(cgroup)),
@@ -124,17 +125,38 @@ fn describe(cgroup: &Cgroup) -> String {
     format!("{} ({what})", cgroup.path.display())
 }
 
-fn kernel() -> Vec<Finding> {
+/// `status` is that of this process.
+fn kernel(status: &str) -> Vec<Finding> {
     let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let mut all =
+        vec![Finding::new("kernel", "release", Status::Ok, release.unwrap_or_else(|errno| errno.to_string()))];
+    if NEEDED.iter().all(|needed| needed.is_in(status)) {
+        all.extend(asked());
+    } else {
+        // It would refuse them all, and look like an old one.
+        let why = "unknown: the kernel is asked by giving it some, which takes the rights below";
+        all.push(Finding::new("kernel", "programs and tables", Status::Note, why));
+    }
+    all.push(Finding::feature(
+        "namespace cookie",
+        net::netns_cookie(None).is_ok_and(|cookie| cookie.is_some()),
+        Status::Note,
+        "the node is the initial network namespace, whatever the agent runs in: needs kernel 5.14",
+    ));
+    all.push(grace());
+    all
+}
+
+/// What only a kernel that takes programs and tables can say.
+fn asked() -> Vec<Finding> {
     let hooks = ProgramType::CgroupSockAddr;
     let helper = |helper| is_helper_supported(hooks, helper).unwrap_or(false);
     vec![
-        Finding::new("kernel", "release", Status::Ok, release.unwrap_or_else(|errno| errno.to_string())),
         Finding::feature(
             "socket hooks",
             is_program_supported(hooks).unwrap_or(false),
             Status::Problem,
-            "the kernel refuses socket programs: it lacks CONFIG_CGROUP_BPF, or this process lacks CAP_BPF",
+            "the kernel refuses socket programs: it lacks CONFIG_CGROUP_BPF",
         ),
         Finding::feature(
             "release hook",
@@ -161,18 +183,11 @@ fn kernel() -> Vec<Finding> {
             "packets go through the stack, with --fast-path too: needs kernel 5.12",
         ),
         Finding::feature(
-            "namespace cookie",
-            net::netns_cookie(None).is_ok_and(|cookie| cookie.is_some()),
-            Status::Note,
-            "the node is the initial network namespace, whatever the agent runs in: needs kernel 5.14",
-        ),
-        Finding::feature(
             "batched table access",
             batches_work(),
             Status::Note,
             "large changes and starts take longer: every entry is a call of its own",
         ),
-        grace(),
     ]
 }
 
@@ -394,6 +409,13 @@ mod tests {
         // CAP_SYS_ADMIN stands for CAP_BPF.
         assert_eq!(statuses("CapEff:\t0000000000200000\n"), [Status::Ok, Status::Problem]);
         assert!(rights("CapEff:\t0\n")[0].detail.contains("grant CAP_BPF"));
+    }
+
+    #[test]
+    fn who_may_not_ask_a_kernel_is_told_so_and_not_that_it_is_old() {
+        let [_, asked, ..] = &kernel("CapEff:\t0\n")[..] else { panic!("release and what the kernel has") };
+        assert_eq!((asked.item.as_str(), asked.status), ("programs and tables", Status::Note));
+        assert!(asked.detail.starts_with("unknown: "), "{}", asked.detail);
     }
 
     #[test]
