@@ -7,7 +7,8 @@
 //! apply, set_node  -> something is pending
 //! converge         -> plan what is dirty, make room for it, write it; on an error the tables are read again and
 //!                     everything is planned; where no room can be made, for the tables as they are
-//! tidy (when idle) -> free what converge took out of use; who did not fit is tried again
+//! tidy (when idle, -> free what converge took out of use; who did not fit is tried again
+//!  or it is much)
 //! ```
 
 use std::collections::BTreeMap;
@@ -161,10 +162,15 @@ impl<S: MapStore> Converger<S> {
     pub fn converge(&mut self) -> Result<Report, Error> {
         let mut report = self.step()?;
         // What is missing may just have gone out of use.
-        if (!report.full.is_empty() || report.addresses_full.is_some()) && self.is_untidy() {
+        let is_full = !report.full.is_empty() || report.addresses_full.is_some();
+        if is_full && self.is_untidy() || self.wastes_slots() {
             report.add(self.tidy()?);
         }
         Ok(report)
+    }
+
+    fn wastes_slots(&self) -> bool {
+        self.ledger().is_some_and(|ledger| ledger.wastes_slots(&self.store.capacity()))
     }
 
     fn step(&mut self) -> Result<Report, Error> {
@@ -417,6 +423,22 @@ mod tests {
         (0..2000).flat_map(one_of_many).for_each(|change| drop(converger.apply(change)));
         converger.converge().unwrap();
         assert_eq!((converger.store().growths(), converger.store().capacity().services), (1, 2001 + 256));
+    }
+
+    #[test]
+    fn tables_do_not_grow_for_changes_of_a_large_service_that_never_pause() {
+        let mut converger = on(MemoryStore::growing(Capacity::LIMIT));
+        synced(&mut converger);
+        converger.apply(service("shop/web").cluster_ip("10.96.0.1").port(80).apply());
+        for changed in 0..200 {
+            let address = |at: u32| format!("10.{}.{}.{}", 8 + u32::from(at < changed), at / 256, at % 256);
+            let endpoints = (0..1000).fold(slice("shop/web").port(80), |slice, at| slice.endpoint(&address(at)));
+            converger.apply(endpoints.apply());
+            converger.converge().unwrap();
+        }
+        let store = converger.store();
+        assert!(store.growths() <= 3, "{} times", store.growths());
+        assert!(store.capacity().slots <= 8 * 1000, "{} slots for 1,000 endpoints", store.capacity().slots);
     }
 
     #[test]

@@ -82,6 +82,11 @@ impl Arena {
         !self.retired.is_empty()
     }
 
+    /// Slots that are out of use and cannot be had yet.
+    pub fn retired(&self) -> u32 {
+        self.retired.iter().map(|run| run.len).sum()
+    }
+
     /// A grace period has passed: whatever was retired may be given away again.
     pub fn release(&mut self) {
         for run in std::mem::take(&mut self.retired) {

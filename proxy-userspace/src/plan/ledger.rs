@@ -243,6 +243,12 @@ impl Ledger {
         ops
     }
 
+    /// True when a quarter of SLOTS is out of use: a change of one endpoint takes all slots of its Service out of use, and
+    /// tables should not grow for changes that never pause.
+    pub fn wastes_slots(&self, tables: &Capacity) -> bool {
+        self.ids.slots.retired() > tables.slots / 4
+    }
+
     /// True when [`Self::collect`] would free something.
     pub fn has_retired(&self) -> bool {
         let Allocators { services, versions, frontends, backends, slots } = &self.ids;
