@@ -30,6 +30,7 @@ use proxy_userspace::sys::net;
 
 use crate::netns::Netns;
 use crate::node::Place;
+use crate::probe::Outcome;
 use crate::world::World;
 
 /// Set in the process that runs the body of a test or benchmark: its cgroup.
@@ -377,6 +378,11 @@ fn own_netns_cookie(cgroup: &Path) -> Result<u64> {
 /// The error that a refused dial gets: kernels before 5.18 have one for all.
 pub fn told(errno: Errno) -> Errno {
     if has_set_retval() { errno } else { Errno::EPERM }
+}
+
+/// How a client tells that the programs refuse with `errno`.
+pub fn refused<T>(errno: Errno) -> Outcome<T> {
+    Err(format!("{:?}", told(errno)))
 }
 
 fn attach(program: &mut Program, cgroup: &File) -> Result<()> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::errno::Errno;
 use proxy_tests::agent::Agent;
-use proxy_tests::hooks::told;
+use proxy_tests::hooks::refused;
 use proxy_tests::manifest::{Condition, Documents, Endpoints, Folder, Proto, endpoints, service, service_cidrs};
 use proxy_tests::probe::{Client, Kind, Outcome, Server, Socket};
 use proxy_tests::stage::{
@@ -23,11 +23,6 @@ fn cluster_ips() -> [SocketAddr; 3] {
 
 fn error<T>(name: &str) -> Outcome<T> {
     Err(name.to_owned())
-}
-
-/// The programs refuse with `errno`, where the kernel lets them choose.
-fn refused<T>(errno: Errno) -> Outcome<T> {
-    Err(format!("{:?}", told(errno)))
 }
 
 fn ip(text: &str) -> IpAddr {

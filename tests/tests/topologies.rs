@@ -23,6 +23,8 @@ const DIALS: u32 = 10;
 /// Many windows, and with offloads segments of 64 KiB.
 const MUCH: u64 = 2 << 20;
 
+const OFFLOADS_OFF: &str = "tx off sg off tso off gso off gro off";
+
 /// Whom the backend sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
@@ -90,34 +92,8 @@ fn lanes(topology: &Topology) -> [(&'static str, Vec<&Netns>, &'static str); 3] 
     [
         ("offloads on", everywhere(), "tx on sg on tso on gso on gro on"),
         ("off where packets leave node one", vec![&topology.node.netns], "tx off"),
-        ("offloads off", everywhere(), "tx off sg off tso off gso off gro off"),
+        ("offloads off", everywhere(), OFFLOADS_OFF),
     ]
-}
-
-#[test]
-fn what_the_kernel_has_summed_up_of_a_packet_stays_right() {
-    let topology = Topology::new(Shape::Overlay).unwrap();
-    let _agent = topology.agent(&["--socket-lb=host"]).unwrap();
-    // Nothing is said to be right without a look: what a tunnel brings is summed up before its packets are (CHECKSUM_COMPLETE).
-    topology.turn(&topology.places(), "tx off sg off tso off gso off gro off").unwrap();
-    // Who masquerades is not netfilter. Pods of node two reach ClusterIPs by way of node one.
-    topology.node.netns.nft("delete table inet cni").unwrap();
-    topology.reach_services_from_the_other_node().unwrap();
-    let sums = Sums::watch(&topology.node.netns, "flannel.1").unwrap();
-    let mut before = 0;
-    let mut meet = |what: &str, client: &Client, to: [SocketAddr; 2]| {
-        for (kind, to) in [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| to.map(|to| (kind, to))) {
-            client.dial(kind, to).unwrap_or_else(|error| panic!("{what}, {kind:?} {to}: {error}"));
-            let (summed, wrong) = sums.seen().unwrap();
-            assert!(summed > before, "{what}, {kind:?} {to}: the kernel has the sum of one packet at least");
-            assert_eq!(wrong, 0, "{what}, {kind:?} {to}: of {summed}");
-            before = summed;
-        }
-    };
-    let (outside, far) = (client(&topology.outside), client(&topology.far.pod.place));
-    meet("a reply", &outside, topology.node_ports(Whom::Far));
-    meet("a request to a pod", &far, Whom::Near.cluster_ips());
-    meet("a request to the host", &far, Whom::Host.cluster_ips());
 }
 
 fn serves_everybody(shape: Shape) {
@@ -284,6 +260,32 @@ fn everybody_is_served_over_vxlan_with_rules_that_masquerade() {
 #[test]
 fn everybody_is_served_over_devices_without_link_headers() {
     serves_everybody(Shape::Layer3);
+}
+
+#[test]
+fn what_the_kernel_has_summed_up_of_a_packet_stays_right() {
+    let topology = Topology::new(Shape::Overlay).unwrap();
+    let _agent = topology.agent(&["--socket-lb=host"]).unwrap();
+    // Nothing is said to be right without a look: what a tunnel brings is summed up before its packets are (CHECKSUM_COMPLETE).
+    topology.turn(&topology.places(), OFFLOADS_OFF).unwrap();
+    // Who masquerades is not netfilter. Pods of node two reach ClusterIPs by way of node one.
+    topology.node.netns.nft("delete table inet cni").unwrap();
+    topology.reach_services_from_the_other_node().unwrap();
+    let sums = Sums::watch(&topology.node.netns, "flannel.1").unwrap();
+    let mut before = 0;
+    let mut meet = |what: &str, client: &Client, to: [SocketAddr; 2]| {
+        for (kind, to) in [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| to.map(|to| (kind, to))) {
+            client.dial(kind, to).unwrap_or_else(|error| panic!("{what}, {kind:?} {to}: {error}"));
+            let (summed, wrong) = sums.seen().unwrap();
+            assert!(summed > before, "{what}, {kind:?} {to}: the kernel has the sum of one packet at least");
+            assert_eq!(wrong, 0, "{what}, {kind:?} {to}: of {summed}");
+            before = summed;
+        }
+    };
+    let (outside, far) = (client(&topology.outside), client(&topology.far.pod.place));
+    meet("a reply", &outside, topology.node_ports(Whom::Far));
+    meet("a request to a pod", &far, Whom::Near.cluster_ips());
+    meet("a request to the host", &far, Whom::Host.cluster_ips());
 }
 
 /// Netfilter draws any port above 1023, and knows no flow of ours: here it draws from the same few, and hardly a dial could be
