@@ -1,18 +1,23 @@
 //! Test programs, never part of a release: what a program on a device costs for each packet (`cargo xtask bench packet`).
 //!
 //! `BPF_PROG_TEST_RUN` shows each run the packet as the last one left it. So a first program looks what became of it, makes
-//! it anew and goes on to the one that is measured; what is measured beside it does nothing, or looks one address up.
+//! it anew and goes on to the one that is measured; what is measured beside it does nothing, looks one address up, or files
+//! both entries of a flow.
 #![expect(unsafe_code, reason = "a room of its own for the memory of tables that no product has")]
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::btf_maps::{Array, HashMap, ProgramArray};
+use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, ProgramArray};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
+use proxy_common::abi::{Flow, FlowKey};
 use proxy_common::addr::Addr;
+use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::{Broken, Packet as _};
 use proxy_common::stress::Again;
 
 use crate::packet::Skb;
+
+const FEW: usize = 2;
 
 #[btf_map]
 static AGAIN: Array<Again, 1> = Array::new();
@@ -20,6 +25,11 @@ static AGAIN: Array<Again, 1> = Array::new();
 static MEASURED: ProgramArray<32> = ProgramArray::new();
 #[btf_map]
 static COST_ADDRS: HashMap<Addr, u32, 131_072> = HashMap::new();
+/// As large as the tables of flows where they are measured.
+#[btf_map]
+static COST_FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>, FEW> = LruHashMap::new();
+#[btf_map]
+static COST_FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>, FEW> = LruHashMap::new();
 
 /// Makes the packet anew and goes on to what is measured.
 #[classifier]
@@ -72,4 +82,25 @@ pub(crate) fn cost_packet_lookup(_: TcContext) -> i32 {
         core::hint::black_box(unsafe { COST_ADDRS.get(&Again::addr(again.number)) });
     }
     TC_ACT_UNSPEC
+}
+
+/// The two entries of a flow that nobody has seen.
+#[classifier]
+pub(crate) fn cost_packet_insert(_: TcContext) -> i32 {
+    let Some(again) = again() else { return TC_ACT_SHOT };
+    let filed = match again.is_v6 {
+        0 => file(&COST_FLOWS4, again.run),
+        _ => file(&COST_FLOWS6, again.run),
+    };
+    if filed.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+}
+
+#[inline(always)]
+fn file<A: Ip>(table: &LruHashMap<FlowKey<A>, Flow<A>, FEW>, number: u32) -> Result<(), i32> {
+    // SAFETY: both are plain data, for which zeros are values.
+    let (mut key, flow): (FlowKey<A>, Flow<A>) = unsafe { core::mem::zeroed() };
+    (key.ports, key.kind) = (number, FlowKey::<A>::kind(0, FlowKey::<A>::REPLY));
+    table.insert(&key, &flow, BPF_NOEXIST.into())?;
+    key.kind = FlowKey::<A>::kind(0, FlowKey::<A>::REQUEST);
+    table.insert(&key, &flow, BPF_NOEXIST.into())
 }

@@ -48,6 +48,9 @@ pub fn load_with(flows: u32, fast_path: bool) -> Result<Ebpf> {
             loader.map_max_entries(layout.name, entries(&capacity));
         }
     }
+    for name in ["COST_FLOWS4", "COST_FLOWS6"] {
+        loader.map_max_entries(name, 2 * flows);
+    }
     let mut ebpf = loader.load(&test_object()?)?;
     for name in PROGRAMS {
         program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;

@@ -48,6 +48,8 @@ pub(crate) enum Becomes {
 
 pub(crate) const EMPTY: &str = "an empty program";
 pub(crate) const LOOK_UP: &str = "one look-up";
+pub(crate) const INSERT_ROOM: &str = "two insertions";
+pub(crate) const INSERT_FULL: &str = "two insertions, two others go";
 pub(crate) const REQUEST: &str = "request of a flow";
 pub(crate) const REPLY: &str = "reply of a flow";
 pub(crate) const REQUEST_LEAVES: &str = "request of a flow, leaves with the node's address";
@@ -56,13 +58,16 @@ pub(crate) const NEW_ROOM: &str = "new flow";
 pub(crate) const NEW_FULL: &str = "new flow, another one goes";
 pub(crate) const AGAIN: &str = "request of a flow, once more";
 
+const INSERT: &str = "cost_packet_insert";
 const INGRESS: &str = "tc_ingress";
 const EGRESS: &str = "tc_egress";
 
-pub(crate) const LANES: [Lane; 15] = [
+pub(crate) const LANES: [Lane; 17] = [
     lane(EMPTY, "cost_packet_nothing", "a request", Flows::One, Becomes::Same),
     lane(LOOK_UP, "cost_packet_lookup", "a request", Flows::One, Becomes::Same),
     lane("one look-up, any of many", "cost_packet_lookup", "a request", Flows::Each, Becomes::Same),
+    lane(INSERT_ROOM, INSERT, "a new flow", Flows::New, Becomes::Same),
+    Lane { on: Which::Full, ..lane(INSERT_FULL, INSERT, "a new flow", Flows::New, Becomes::Same) },
     lane("not ours, comes in", INGRESS, "nobody's", Flows::One, Becomes::Same),
     Lane { on: Which::Fast, ..lane("not ours, comes in, --fast-path", INGRESS, "nobody's", Flows::One, Becomes::Same) },
     lane("not ours, goes out", EGRESS, "nobody's answer", Flows::One, Becomes::Same),

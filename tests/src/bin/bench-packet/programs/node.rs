@@ -23,7 +23,10 @@ const AGAIN: &str = "AGAIN";
 /// Where the checksum is in a TCP header.
 const TCP_CHECKSUM: usize = 16;
 /// Programs of ours beside the two that are measured.
-const OURS: [&str; 3] = ["cost_packet", "cost_packet_nothing", "cost_packet_lookup"];
+const OURS: [&str; 4] = ["cost_packet", "cost_packet_nothing", "cost_packet_lookup", "cost_packet_insert"];
+/// What is measured, as the first program calls it.
+const MEASURED: [&str; 5] =
+    ["cost_packet_nothing", "cost_packet_lookup", "cost_packet_insert", "tc_ingress", "tc_egress"];
 /// Clients that nobody has seen have other addresses than those of established flows, by so much in the last byte, and are
 /// so many.
 const STRANGERS: u32 = 16;
@@ -52,7 +55,7 @@ impl Node {
             program(twin.ebpf(), name)?.load().with_context(|| format!("load {name}"))?;
         }
         let mut programs = Programs::new();
-        for (index, name) in (0..).zip(["cost_packet_nothing", "cost_packet_lookup", "tc_ingress", "tc_egress"]) {
+        for (index, name) in (0..).zip(MEASURED) {
             let fd = program(twin.ebpf(), name)?.fd()?.try_clone()?;
             let mut measured = ProgramArray::try_from(twin.ebpf().map_mut("MEASURED").context("no table MEASURED")?)?;
             measured.set(index, &fd, 0)?;
