@@ -234,7 +234,7 @@ impl<C> Tables for Kernel<C> {
     #[inline(always)]
     fn remember(&self, key: &AffinityKey, value: &Affinity) {
         // A full LRU evicts; what fails is forgotten, which affinity survives.
-        let _ = AFFINITY.insert(key, value, 0);
+        let _ = insert(&AFFINITY, key, value, 0);
     }
 }
 
@@ -317,6 +317,15 @@ impl Socket for KernelSocket<'_> {
     fn count(&self, reason: Reason) {
         count(reason);
     }
+}
+
+/// Puts an element into an LRU as one that is in use. A full LRU lets go first what nobody looked at since it came, before
+/// what nobody has looked at for long (`bpf_lru_list_pop_free_to_local`, as of 6.18): that would be what is needed next.
+#[inline(always)]
+fn insert<K, V, const N: usize>(table: &LruHashMap<K, V, N>, key: &K, value: &V, flags: u64) -> Result<(), i32> {
+    table.insert(key, value, flags)?;
+    table.get_ptr(key);
+    Ok(())
 }
 
 /// Adds, wrapping. In assembly, because it must be the one atomic that kernel 5.10 has: the one without a result.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
 use proxy_common::tables::name;
-use proxy_tests::agent::{AT_SOCKETS, sluice};
+use proxy_tests::agent::{AT_SOCKETS, Agent, sluice};
 use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
 use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
@@ -283,6 +283,26 @@ fn flows_go_on_when_tables_are_made_anew_with_another_layout() {
         assert_eq!(report.failed, 0, "{traffic:?} to {to}: {report:?}");
     }
     drop(agent);
+}
+
+#[test]
+fn connections_that_begin_when_the_tables_are_full_of_ended_ones_are_served() {
+    let stage = stage();
+    let few = ["--max-frontends=1024", "--max-services=256", "--max-backends=4096", "--max-flows=2048"];
+    let _agent = Agent::start_with(&stage.node, &stage.manifests, &[&few[..], &PODS].concat()).unwrap();
+    let to = [stage.on_node(NEAR), stage.on_node(FAR)].concat();
+    let loads =
+        to.iter().flat_map(|to| vec![*to; 3]).map(|to| (to, Load::start(&stage.outside, Traffic::Tcp, to).unwrap()));
+    let mut loads: Vec<_> = loads.collect();
+    // Three times what there is room for, of each family.
+    for (_, load) in &mut loads {
+        load.after(1024).unwrap();
+    }
+    for (to, load) in loads {
+        let report = load.stop().unwrap();
+        assert_eq!(report.failed, 0, "{to}: {report:?}");
+    }
+    assert_eq!(counters(&stage.node).unwrap()["tcp_without_flow"], 0, "flows that were needed");
 }
 
 #[test]

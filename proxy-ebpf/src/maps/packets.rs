@@ -16,7 +16,7 @@ use proxy_common::reason::Reason;
 use proxy_common::stress::Moment;
 use proxy_common::tables::DEVICES_CAPACITY;
 
-use super::{CAPACITY, FROZEN, Kernel, SPARSE, add, count};
+use super::{CAPACITY, FROZEN, Kernel, SPARSE, add, count, insert};
 use crate::packet::Skb;
 use crate::route;
 
@@ -84,8 +84,8 @@ macro_rules! flows {
             fn add_flow(&mut self, table: Table, key: &FlowKey<$addr>, flow: &Flow<$addr>) -> Result<(), NotAdded> {
                 let flags = u64::from(BPF_NOEXIST);
                 let added = match table {
-                    Table::Established => $established.insert(key, flow, flags),
-                    Table::Embryonic => $embryonic.insert(key, flow, flags),
+                    Table::Established => insert(&$established, key, flow, flags),
+                    Table::Embryonic => insert(&$embryonic, key, flow, flags),
                 };
                 added.map_err(|error| if error == -EEXIST { NotAdded::Exists } else { NotAdded::Full })
             }
@@ -124,7 +124,7 @@ macro_rules! flows {
 
             #[inline(always)]
             fn keep_fragment(&mut self, key: &FragmentKey<$addr>, ports: &FragmentPorts) {
-                let _ = $fragments.insert(key, ports, 0);
+                let _ = insert(&$fragments, key, ports, 0);
             }
         }
     };
