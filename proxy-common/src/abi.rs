@@ -20,7 +20,8 @@ macro_rules! abi {
 mod packets;
 
 pub use packets::{
-    Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, PortRange, TcpTimeouts, near,
+    Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, PortRange, Succession, TcpTimeouts,
+    near,
 };
 
 /// What a client dials. A node port has [`Addr::unspecified`] of its family as address; an address by itself has neither port

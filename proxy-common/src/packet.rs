@@ -51,7 +51,7 @@ pub mod sum;
 pub mod tcp;
 pub mod track;
 
-use crate::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings};
+use crate::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, PacketSettings, Succession};
 use crate::packet::ip::Ip;
 use crate::packet::rush::Rush;
 use crate::packet::sum::Change;
@@ -204,6 +204,11 @@ pub trait Host {
     fn was_translated(&self) -> bool;
     /// The packet goes out translated.
     fn note_translated(&mut self);
+    /// What programs of another version still do; `None` where there are none.
+    #[inline(always)]
+    fn succession(&self) -> Option<&Succession> {
+        None
+    }
     /// One more flow to `backend`.
     fn count_flow(&self, backend: u32);
     fn count(&self, reason: Reason);

@@ -8,7 +8,8 @@ use crate::index::{self, Directory};
 pub const ABI_VERSION: u16 = 1;
 
 /// Versions before this one mean something else by tables that look alike: none of theirs are taken over. Who changes the
-/// layout of BACKENDS or of a table of flows carries its entries over: flows name backends by id, and live longer than we do.
+/// layout of BACKENDS carries its entries over: flows name backends by id, and live longer than we do. Fields of flows are known
+/// by name.
 pub const OLDEST_ALIKE: u16 = 0;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
@@ -37,6 +38,10 @@ pub mod name {
     pub const EMBRYONIC6: &str = "EMBRYONIC6";
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     pub const FRAGMENTS6: &str = "FRAGMENTS6";
+
+    pub const SHAPES: &str = "SHAPES";
+    pub const PREDECESSORS: &str = "PREDECESSORS";
+    pub const SUCCESSION: &str = "SUCCESSION";
 
     /// What packets leave behind.
     pub const OF_FLOWS: [&str; 6] = [FLOWS4, FLOWS6, EMBRYONIC4, EMBRYONIC6, FRAGMENTS4, FRAGMENTS6];

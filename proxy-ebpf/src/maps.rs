@@ -90,6 +90,9 @@ mod global {
     /// 1 where the settings say whether flows go past the stack; where it is 0 none does.
     #[unsafe(no_mangle)]
     pub(super) static HAS_FAST_PATH: u8 = 1;
+    /// 1 where programs of another version are succeeded.
+    #[unsafe(no_mangle)]
+    pub(super) static HAS_PREDECESSORS: u8 = 0;
     /// Entries of SOCKETS less one; a power of two less one.
     #[unsafe(no_mangle)]
     pub(super) static SOCKETS_MASK: u32 = super::CAPACITY.sockets - 1;
@@ -130,6 +133,10 @@ fn drops_redirects() -> bool {
 
 fn has_fast_path() -> bool {
     global!(HAS_FAST_PATH) != 0
+}
+
+fn has_predecessors() -> bool {
+    global!(HAS_PREDECESSORS) != 0
 }
 
 fn flows() -> u32 {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::manifest::Folder;
 use crate::node::{Node, Place};
 use crate::probe::PATIENCE;
-use crate::process::{end, pid_of, sluice_binary};
+use crate::process::{end, other_binary, pid_of, sluice_binary};
 
 /// What the agent logs when everything that it was given is in the kernel.
 const READY: &str = "programmed ";
@@ -56,6 +56,20 @@ impl Agent {
     /// Starts the agent as a user would, for any folder or file.
     pub fn start_as_user(node: &Node, manifests: &Path) -> Result<Self> {
         Self::spawn(node.host()?, arguments(node, manifests, &[]))?.ready()
+    }
+
+    /// Like [`Self::start_with`], an agent of a version that keeps flows in another layout.
+    pub fn start_other(node: &Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
+        let host = node.host()?;
+        Self::spawn_by(host.command(other_binary()?)?, host, arguments(node, manifests.path(), more))?.ready()
+    }
+
+    /// Like [`Self::start_with`], with no more rights than an agent needs.
+    pub fn start_restricted(node: &Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
+        let host = node.host()?;
+        let mut command = host.command("setpriv")?;
+        command.arg("--bounding-set=-all,+bpf,+perfmon,+net_admin").arg(sluice_binary()?);
+        Self::spawn_by(command, host, arguments(node, manifests.path(), more))?.ready()
     }
 
     /// Starts it and does not wait: it is expected to fail.

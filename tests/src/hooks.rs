@@ -104,6 +104,11 @@ pub fn test_object() -> Result<Vec<u8>> {
     built("SLUICE_BPF_TEST_OBJECT", "sluice-test.bpf.o", "cargo xtask build-ebpf --test-programs")
 }
 
+/// The object of another version.
+pub fn other_object() -> Result<Vec<u8>> {
+    built("SLUICE_BPF_OTHER_OBJECT", "sluice-other.bpf.o", "cargo xtask build-ebpf --test-programs")
+}
+
 fn built(variable: &str, file: &str, maker: &str) -> Result<Vec<u8>> {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf").join(file);
     let path = env::var_os(variable).map_or_else(built, PathBuf::from);

@@ -33,16 +33,22 @@ const CAPACITY: Capacity = Capacity {
 
 /// Loads both programs with all that they can do.
 pub fn load() -> Result<Ebpf> {
-    load_with(CAPACITY.flows, true)
+    load_as(CAPACITY.flows, true, true)
 }
 
 /// Loads both programs with room for so many flows, which may go past the stack.
 pub fn load_with(flows: u32, fast_path: bool) -> Result<Ebpf> {
-    let (capacity, fast_path) = (Capacity { flows, ..CAPACITY }, u8::from(fast_path));
+    load_as(flows, fast_path, false)
+}
+
+fn load_as(flows: u32, fast_path: bool, succeeds: bool) -> Result<Ebpf> {
+    let capacity = Capacity { flows, ..CAPACITY };
+    let (fast_path, succeeds) = (u8::from(fast_path), u8::from(succeeds));
     let (mut loader, buckets) = (EbpfLoader::new(), index::buckets(FRONTENDS));
     loader.override_global("INDEX_BUCKETS", &buckets, true);
     loader.override_global("FLOWS", &flows, true);
     loader.override_global("HAS_FAST_PATH", &fast_path, true);
+    loader.override_global("HAS_PREDECESSORS", &succeeds, true);
     for layout in layouts() {
         if let Entries::Chosen(entries) = layout.entries {
             loader.map_max_entries(layout.name, entries(&capacity));

@@ -78,6 +78,11 @@ pub fn probe_binary() -> Result<PathBuf> {
     built("probe").context("build it with `cargo build -p proxy-tests --bins`")
 }
 
+/// The agent of another version.
+pub fn other_binary() -> Result<PathBuf> {
+    built("other-sluice").context("build it with `cargo build -p proxy-tests --bins`")
+}
+
 /// The agent: `SLUICE_BIN`, or what cargo built into the folder of the running test.
 pub fn sluice_binary() -> Result<PathBuf> {
     match env::var_os("SLUICE_BIN").map(PathBuf::from) {

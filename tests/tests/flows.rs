@@ -1,15 +1,22 @@
 //! Flows of packets in tables that are full, and those that are over (issue 5, line 5).
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use proxy_common::abi::{Flow, FlowKey, PacketSettings, PortRange};
 use proxy_common::packet::ip::V4;
+use proxy_common::packet::tcp::seen;
+use proxy_common::tables::name;
+use proxy_tests::hash;
 use proxy_tests::hooks::alone;
 use proxy_tests::packets::wire::Wire;
 use proxy_tests::world::PINS;
 use proxy_userspace::flows::Collector;
+use proxy_userspace::maps::described::say;
+use proxy_userspace::maps::reshape::{Flows, Which};
+use proxy_userspace::sys::bpf::{Map, bytes_of, pin};
 
 /// Removed with everything in it.
 struct Pins(PathBuf);
@@ -150,4 +157,97 @@ fn a_table_that_overflowed_has_whole_flows_after_two_looks() {
         let halves = answers.iter().filter(|(request, reply)| request != reply).count();
         assert_eq!(halves, 0, "nobody is served in one direction");
     });
+}
+
+/// Keys and values of another version: longer, in another order, with a field more and one less.
+type TheirKey = [u8; 16];
+type Theirs = [u8; 56];
+const SAID: &str = "\
+IPv4 key kind 0 4
+IPv4 key ports 4 4
+IPv4 key dst 8 4
+IPv4 key src 12 4
+IPv4 flow seen 0 1
+IPv4 flow seen_other 1 1
+IPv4 flow flags 2 1
+IPv4 flow proto 3 1
+IPv4 flow client 4 4
+IPv4 flow frontend 8 4
+IPv4 flow backend 12 4
+IPv4 flow source 16 4
+IPv4 flow client_port 20 2
+IPv4 flow frontend_port 22 2
+IPv4 flow backend_port 24 2
+IPv4 flow source_port 26 2
+IPv4 flow backend_id 28 4
+IPv4 flow used 32 8
+IPv4 flow weight 40 8
+IPv4 flow generation 48 2
+";
+
+fn theirs(key: &FlowKey<V4>, flow: &Flow<V4>) -> (TheirKey, Theirs) {
+    let (addresses_and_ports, key) = (&bytes_of(flow)[..24], bytes_of(key));
+    let flow = [
+        &[flow.seen, flow.seen_other, flow.flags, flow.proto][..],
+        addresses_and_ports,
+        &flow.backend_id.to_ne_bytes(),
+        &u64::from(flow.used).to_ne_bytes(),
+        &7_u64.to_ne_bytes(),
+        &(flow.generation as u16).to_ne_bytes(),
+        &[0; 6],
+    ];
+    let key = [&key[12..], &key[8..12], &key[4..8], &key[..4]].concat();
+    (key.try_into().unwrap(), flow.concat().try_into().unwrap())
+}
+
+#[test]
+fn flows_of_a_version_with_longer_entries_go_on_and_what_happens_meanwhile_comes_with_the_second_look() {
+    alone(
+        "flows_of_a_version_with_longer_entries_go_on_and_what_happens_meanwhile_comes_with_the_second_look",
+        &[],
+        |_| {
+            const ROOM: u32 = 1024;
+            let mut wire = Wire::new(ROOM).unwrap();
+            let (ours, other) =
+                (Pins::of(&mut wire, "ours"), PathBuf::from(PINS).join(format!("other-{}", std::process::id())));
+            fs::create_dir_all(&other).unwrap();
+            let other = Pins(other);
+            let tables = [name::FLOWS4, name::EMBRYONIC4].map(|table| {
+                let made = hash(16, 56, 2 * ROOM).unwrap();
+                pin(made.as_fd(), &other.0.join(table)).unwrap();
+                Map::<TheirKey, Theirs>::new(made).unwrap()
+            });
+            say(&other.0, SAID).unwrap();
+            let [established, _embryonic] = &tables;
+            let move_out = |wire: &mut Wire, change: &dyn Fn(&FlowKey<V4>, &mut Flow<V4>)| {
+                let mut entries = wire.established().unwrap();
+                let all: Vec<_> = entries.iter().collect::<Result<_, _>>().unwrap();
+                for (key, mut flow) in all {
+                    entries.remove(&key).unwrap();
+                    change(&key, &mut flow);
+                    let (key, flow) = theirs(&key, &flow);
+                    established.set(&key, &flow).unwrap();
+                }
+            };
+            (1..=2).for_each(|client| wire.connect(client).unwrap());
+            move_out(&mut wire, &|_, _| {});
+            wire.connect(3).unwrap();
+            move_out(&mut wire, &|_, flow| (flow.seen, flow.seen_other) = (seen::SPOKE | seen::RST, seen::SPOKE));
+            assert_eq!(wire.echo(1).unwrap(), (false, false));
+
+            let flows = Flows::between(&other.0, &ours.0);
+            assert_eq!(flows.bring(Which::GoingOn), 4, "not the connection that has ended");
+            for client in 1..=2 {
+                assert_eq!(wire.echo(client).unwrap(), (true, true), "connection {client}");
+            }
+            let known = wire.established().unwrap().iter().next().unwrap().unwrap();
+            let closing = Flow { seen: known.1.seen | seen::FIN, used: known.1.used + 1, ..known.1 };
+            let (key, flow) = theirs(&known.0, &closing);
+            established.set(&key, &flow).unwrap();
+            assert_eq!(flows.bring(Which::All), 2, "what has ended, too");
+            let told = wire.established().unwrap().get(&known.0, 0).unwrap();
+            assert_eq!((told.seen, told.used), (closing.seen, closing.used));
+            assert_eq!(flows.bring(Which::All), 0, "all of it is known");
+        },
+    );
 }

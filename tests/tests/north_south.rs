@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
 use proxy_common::tables::name;
-use proxy_tests::agent::{AT_SOCKETS, Agent, sluice};
+use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, sluice};
 use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
 use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
@@ -283,6 +283,66 @@ fn flows_go_on_when_tables_are_made_anew_with_another_layout() {
         assert_eq!(report.failed, 0, "{traffic:?} to {to}: {report:?}");
     }
     drop(agent);
+}
+
+#[test]
+fn flows_go_on_when_another_version_keeps_them_in_another_layout() {
+    let stage = stage();
+    let mut agent = stage.other_agent(&PODS);
+    let [near4, near6] = stage.on_node(NEAR);
+    let [far4, far6] = stage.on_node(FAR);
+    let to = [near4, near6, far4, far6];
+    let start = |traffic| to.map(|to| (traffic, to, Load::start(&stage.outside, traffic, to).unwrap()));
+    // Connections begin all the time, so that some do while programs change.
+    let kinds = [Traffic::Stream, Traffic::Datagrams, Traffic::Tcp, Traffic::Tcp, Traffic::Tcp];
+    let mut loads: Vec<_> = kinds.into_iter().flat_map(start).collect();
+    let mut go_on = || loads.iter_mut().for_each(|(.., load)| drop(load.after(100).unwrap()));
+    go_on();
+    agent.end_with(Signal::SIGKILL).unwrap();
+    go_on();
+    let more = [&SMALL_TABLES[..], &PODS].concat();
+    agent = Agent::start_restricted(&stage.node, &stage.manifests, &more).unwrap();
+    agent.logged("FLOWS4 has other fields").unwrap();
+    agent.logged("flows of packets from other tables").unwrap();
+    go_on();
+    for (traffic, to, load) in loads {
+        let report = load.stop().unwrap();
+        assert_eq!(report.failed, 0, "{traffic:?} to {to}: {report:?}");
+    }
+    assert_eq!(counters(&stage.node).unwrap()["flow_moved"], 0, "UDP flows know their backends");
+    drop(agent);
+}
+
+#[test]
+fn flows_of_another_version_go_on_when_the_agent_dies_on_the_way_to_ours() {
+    // Their tables step aside with the first of these calls, ours take the place with the second; then ours are described, and
+    // it is prepared that their programs are asked.
+    for (call, when) in [("rename", 2), ("unlink", 1), ("unlink", 2)] {
+        let stage = stage();
+        let mut agent = stage.other_agent(&PODS);
+        let to = [stage.on_node(NEAR), stage.on_node(FAR)].concat();
+        let start = |traffic| to.iter().map(move |to| (traffic, *to)).collect::<Vec<_>>();
+        let loads = [Traffic::Stream, Traffic::Datagrams].into_iter().flat_map(start);
+        let mut loads: Vec<_> =
+            loads.map(|(traffic, to)| (traffic, to, Load::start(&stage.outside, traffic, to).unwrap())).collect();
+        let mut go_on = || loads.iter_mut().for_each(|(.., load)| drop(load.after(100).unwrap()));
+        go_on();
+        agent.end_with(Signal::SIGKILL).unwrap();
+        let more = [&SMALL_TABLES[..], &PODS].concat();
+        let [trace, inject] = [format!("trace={call}"), format!("inject={call}:signal=KILL:when={when}")];
+        let strace = ["-f", "-e", &trace, "-e", &inject];
+        let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
+        agent.ended().unwrap();
+        go_on();
+        drop(agent);
+        let agent = stage.agent(&PODS);
+        agent.logged("flows of packets from other tables").unwrap();
+        go_on();
+        for (traffic, to, load) in loads {
+            let report = load.stop().unwrap();
+            assert_eq!(report.failed, 0, "{call} {when}: {traffic:?} to {to}: {report:?}");
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) enum Flavour {
     Debug,
     /// With the programs that test the tables from inside the kernel, in an object of their own.
     Tests,
+    /// As another version would be, which keeps flows in another layout.
+    OtherLayout,
 }
 
 impl Flavour {
@@ -30,6 +32,7 @@ impl Flavour {
         match self {
             Self::Release | Self::Debug => places.bpf_object(),
             Self::Tests => places.bpf_test_object(),
+            Self::OtherLayout => places.bpf_other_object(),
         }
     }
 
@@ -38,6 +41,7 @@ impl Flavour {
             Self::Release => &[],
             Self::Debug => &["--features", "debug"],
             Self::Tests => &["--features", "test-programs"],
+            Self::OtherLayout => &["--features", "other-layout"],
         }
     }
 }
@@ -57,6 +61,11 @@ pub(crate) fn run(places: &Places, flavour: Flavour) -> Result<()> {
     let state = if changed { "new" } else { "unchanged" };
     eprintln!("  {} ({state}): {} bytes, {contents}", object.display(), bytes.len());
     Ok(())
+}
+
+/// All that only tests load.
+pub(crate) fn for_tests(places: &Places) -> Result<()> {
+    [Flavour::Tests, Flavour::OtherLayout].into_iter().try_for_each(|flavour| run(places, flavour))
 }
 
 fn command(places: &Places, compiler: &Compiler, linker: &Path, flavour: Flavour) -> Command {

@@ -46,7 +46,7 @@ enum Action {
         /// Log every decision in the kernel (see the feature `debug`).
         #[arg(long)]
         debug: bool,
-        /// Add the programs that only tests load, to target/bpf/sluice-test.bpf.o.
+        /// Make what only tests load: target/bpf/sluice-test.bpf.o and target/bpf/sluice-other.bpf.o.
         #[arg(long, conflicts_with = "debug")]
         test_programs: bool,
         #[command(flatten)]
@@ -108,12 +108,11 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Setup(answers) => setup::run(&places, &Need::ALL, answers.consent())?,
         Action::BuildEbpf { debug, test_programs, answers } => {
             setup::run(&places, &[Need::Ebpf], answers.consent())?;
-            let flavour = match (debug, test_programs) {
-                (true, _) => Flavour::Debug,
-                (_, true) => Flavour::Tests,
-                _ => Flavour::Release,
-            };
-            build_ebpf::run(&places, flavour)?;
+            match (debug, test_programs) {
+                (true, _) => build_ebpf::run(&places, Flavour::Debug)?,
+                (_, true) => build_ebpf::for_tests(&places)?,
+                _ => build_ebpf::run(&places, Flavour::Release)?,
+            }
         }
         Action::Demo(answers) => {
             setup::run(&places, &[Need::Ebpf, Need::Namespaces], answers.consent())?;

@@ -33,6 +33,11 @@ impl Places {
         self.target.join("bpf/sluice-test.bpf.o")
     }
 
+    /// The kernel programs of another version, for tests.
+    pub(crate) fn bpf_other_object(&self) -> PathBuf {
+        self.target.join("bpf/sluice-other.bpf.o")
+    }
+
     /// Cargo in the checkout, free of what a caller's environment would change about the result.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -41,6 +41,8 @@ impl<A> FlowKey<A> {
 ///
 /// What `seal` covers never changes. Of `seen` and `seen_other`, the first is written by packets of this entry's direction
 /// only, the other one by packets of the other direction only: kernel 5.10 has no atomic "or".
+///
+/// Other versions know these fields by their names: a name keeps its meaning, and in a new field zero means what was so before.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
@@ -56,6 +58,8 @@ pub struct Flow<A> {
     pub backend_port: Be16,
     /// The client's port as the backend sees it.
     pub source_port: Be16,
+    #[cfg(feature = "other-layout")]
+    pub pad: u32,
     /// Index into BACKENDS, valid while that has this generation.
     pub backend_id: u32,
     pub generation: u32,
@@ -70,6 +74,7 @@ pub struct Flow<A> {
     /// [`Flow::MASQUERADED`] and others.
     pub flags: u8,
     pub proto: u8,
+    #[cfg(not(feature = "other-layout"))]
     pub pad: u32,
 }
 
@@ -173,6 +178,17 @@ pub mod near {
     }
 }
 
+/// SUCCESSION, one entry: how long programs of another version serve what ours do not know, in seconds of `CLOCK_MONOTONIC`;
+/// zeros where there are none. An end, since who began it may die.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Succession {
+    /// Until then what begins, begins with them.
+    pub begin_until: u32,
+    /// And what goes on, goes on with them.
+    pub know_until: u32,
+}
+
 /// Ports that translations draw from. No ephemeral range and no node port overlaps it, and no process is given one of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -255,4 +271,5 @@ abi! {
     FragmentPorts = 12,
     Device = 36,
     PacketSettings = 84,
+    Succession = 8,
 }

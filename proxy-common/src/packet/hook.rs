@@ -12,7 +12,7 @@
 //! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
 //! stack than a kernel program has, and the verifier, which forgets what is in memory, meets each one in few states.
 
-use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, address};
+use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, Succession, address};
 use crate::addr::{Addr, Family};
 use crate::balance::{Choice, is_reserved};
 use crate::packet::caller::address_flags;
@@ -218,6 +218,9 @@ fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     (state.port, state.moved) = (SourcePort::Kept, false);
     if state.form == Form::WithoutPorts {
+        if is_theirs(node, false) {
+            return Err(Stop::Pass);
+        }
         // No Service has port 0: the decision says what that is at this address.
         return screen(node, state).map(|()| Next::Dial);
     }
@@ -229,18 +232,25 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
     if state.form == Form::Error {
         return if is_known { Ok(Next::Translate) } else { Err(Stop::Pass) };
     }
-    if !is_known {
-        return Ok(Next::Dial);
+    if is_known {
+        state.now = node.seconds();
+        match track::standing(node, state) {
+            Standing::Continues => return Ok(Next::Follow),
+            Standing::Over => {}
+            Standing::Contested => state.port = SourcePort::Changed,
+            Standing::Unserved => state.moved = true,
+        }
+        track::close(node, &state.found);
     }
-    state.now = node.seconds();
-    match track::standing(node, state) {
-        Standing::Continues => return Ok(Next::Follow),
-        Standing::Over => {}
-        Standing::Contested => state.port = SourcePort::Changed,
-        Standing::Unserved => state.moved = true,
-    }
-    track::close(node, &state.found);
-    Ok(Next::Dial)
+    let begins = state.parsed.tuple.proto != TCP || tcp::opens(state.parsed.flags);
+    if is_theirs(node, begins) { Err(Stop::Pass) } else { Ok(Next::Dial) }
+}
+
+/// Whether programs of another version are asked first, by who let the packet pass: they know flows that we do not.
+#[inline(always)]
+fn is_theirs(host: &impl Host, begins: bool) -> bool {
+    let until = |succession: &Succession| if begins { succession.begin_until } else { succession.know_until };
+    host.succession().is_some_and(|succession| host.seconds() < until(succession))
 }
 
 /// What has no ports is refused where it is for a Service, as nftables mode does.

@@ -1,10 +1,13 @@
 //! Tables that only packets need, and room to work in.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
-use proxy_common::abi::{Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, near};
+use aya_ebpf::programs::TcContext;
+use proxy_common::abi::{
+    Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, Succession, near,
+};
 use proxy_common::addr::Family;
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::rush::Rush;
@@ -43,6 +46,12 @@ static EMBRYONIC6: LruHashMap<FlowKey<V6>, Flow<V6>, HALVES> = LruHashMap::new()
 static FRAGMENTS4: LruHashMap<FragmentKey<V4>, FragmentPorts, DATAGRAMS> = LruHashMap::new();
 #[btf_map]
 static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts, DATAGRAMS> = LruHashMap::new();
+
+/// Programs of another version, at ingress and at egress: for what ours do not know, while SUCCESSION says so.
+#[btf_map]
+static PREDECESSORS: ProgramArray<2> = ProgramArray::new();
+#[btf_map]
+static SUCCESSION: Array<Succession, 1, FROZEN> = Array::new();
 
 /// Of established flows and of others, in IPv4 and then in IPv6. For these programs alone.
 #[btf_map]
@@ -196,6 +205,11 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
+    fn succession(&self) -> Option<&Succession> {
+        if super::has_predecessors() { SUCCESSION.get(0) } else { None }
+    }
+
+    #[inline(always)]
     fn count_flow(&self, backend: u32) {
         add(backend, 1, |stats| &raw const stats.total);
     }
@@ -271,4 +285,14 @@ pub(crate) fn state<A: Ip>() -> Option<&'static mut State<A>> {
     let index = u32::from(A::FAMILY == Family::V6);
     // SAFETY: large enough, aligned, this CPU's own; zero at first, which is a state, and then what this family wrote.
     STATE.get_ptr_mut(index).and_then(|room| unsafe { room.cast::<State<A>>().as_mut() })
+}
+
+/// Goes on to the program of another version at this hook, by number, with a packet of which ours know nothing. Returns where
+/// there is none.
+#[inline(always)]
+pub(crate) fn ask_predecessor(context: &TcContext, hook: u32) {
+    if super::has_predecessors() {
+        // SAFETY: nothing is left to drop.
+        unsafe { PREDECESSORS.tail_call(context, hook) };
+    }
 }

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! While links are swapped one after another, old programs run over old tables and new ones over new tables; both hold
-//! the same, since nobody writes meanwhile, and what belongs to sockets is in tables that both share.
+//! the same, since nobody writes meanwhile, and what belongs to sockets and flows is in tables that both share. Flows that
+//! another version keeps in another layout are brought over, while `succession` lets every packet meet a program that knows it.
 //!
 //! In: [`Options`]. Out: a [`Datapath`], the [`MapStore`] to write to. Nothing here detaches anything on exit: programs and
 //! maps live in their pins, with or without an agent.
@@ -26,9 +27,11 @@ pub mod links;
 pub mod object;
 pub mod pins;
 pub mod rights;
+pub mod succession;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -41,9 +44,11 @@ use tracing::{debug, info, warn};
 use crate::bell::Rope;
 use crate::lock::{Lock, LockError, Role};
 use crate::maps::carry::{self, Copied};
+use crate::maps::described::describe;
 use crate::maps::kernel::KernelStore;
 use crate::maps::pinned::{Pinned, layouts, read};
 use crate::maps::reasons::Reasons;
+use crate::maps::reshape::{Flows, Which};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore, Published, Snapshot};
 use crate::plan::{Op, growth};
 use crate::sys::{CallError, failed_call, net, passes};
@@ -51,8 +56,9 @@ use crate::unsteered;
 use cgroup::{Cgroup, CgroupError};
 use devices::follow::Hooks;
 use object::{Constants, Object, ObjectError};
-use pins::{Folder, PinError, TableError, TablePin};
+use pins::{Folder, PinError, TableError, TablePin, kept_programs};
 use rights::RightsError;
+use succession::Succession;
 
 /// Where the datapath goes and how large it may become.
 #[derive(Clone, Debug, Default)]
@@ -144,10 +150,28 @@ pub struct Datapath {
 #[derive(Debug)]
 struct Predecessor {
     store: KernelStore,
-    /// What had been copied from them.
-    copied: Copied,
+    left: Left,
     /// Their successors hold all that they do, and may serve at once.
     is_whole: bool,
+}
+
+/// What tables leave to those that succeed them.
+#[derive(Debug)]
+struct Left {
+    /// What had been copied from them.
+    copied: Copied,
+    /// In those of them that their successors do not share.
+    flows: Flows,
+    /// Those at devices over them, at ingress and at egress.
+    programs: [Option<OwnedFd>; 2],
+}
+
+impl Left {
+    /// Copies what can be copied; both folders are those of the tables.
+    fn by(old: &Pinned, new: &KernelStore, from: &Path, to: &Path) -> Result<Self, MapError> {
+        let copied = carry::copy(old, new.maps())?;
+        Ok(Self { copied, flows: Flows::between(from, to), programs: kept_programs(from) })
+    }
 }
 
 /// Where everything goes.
@@ -195,6 +219,7 @@ impl Datapath {
             steered: options.steered,
             has_unsteered: !options.unsteered.is_empty(),
             fast_path: options.fast_path,
+            succeeds: false,
         };
         let (netns, devices) = (options.netns.clone(), options.devices.clone());
         let place = Place { folder, cgroup, constants, netns, devices };
@@ -226,16 +251,30 @@ impl Datapath {
         }
         let (Place { folder, cgroup, .. }, Tables { object, store }) = (&self.place, &mut self.tables);
         folder.promote_staging()?;
+        describe(&folder.current())?;
+        let left_behind = if self.predecessor.is_none() { self.place.flows_left_behind()? } else { Vec::new() };
+        let flows: Vec<&Flows> = self.predecessor.iter().map(|old| &old.left.flows).chain(&left_behind).collect();
+        let succession = self.predecessor.as_ref().and_then(|old| self.place.succeed_programs(object, &old.left));
         // After this exactly one program of ours is at each hook.
         let links = folder.make_links()?;
         for program in object.programs() {
             links::ensure(&links, program, cgroup)?;
         }
+        // Before ours are asked, unless they ask others.
+        if succession.is_none() {
+            bring(&flows, Which::GoingOn);
+        }
         self.served_devices = self.place.serve_devices(object, &store.capacity()).is_ok();
+        if let Some(succession) = &succession {
+            bring(&flows, Which::GoingOn);
+            succession.turn()?;
+        }
         if let Some(old) = &self.predecessor {
             store.wait_for_programs()?;
-            old.copied.hand_over(old.store.maps(), store.maps())?;
+            old.left.copied.hand_over(old.store.maps(), store.maps())?;
         }
+        bring(&flows, Which::All);
+        drop(succession);
         folder.remove_superseded(&object.program_names())?;
         self.live = true;
         let old = self.predecessor.take().filter(|old| old.is_whole);
@@ -292,7 +331,7 @@ impl Datapath {
             self.go_live()?;
         }
         let pins = self.place.folder.pins()?;
-        let (tables, copied) = self.place.succeed(&self.tables.store, &pins, sizes).inspect_err(|_| {
+        let (tables, left) = self.place.succeed(&self.tables.store, &pins, sizes).inspect_err(|_| {
             let _ = if self.live {
                 self.place.folder.remove_staging().map_err(Into::into)
             } else {
@@ -301,7 +340,7 @@ impl Datapath {
         })?;
         let old = std::mem::replace(&mut self.tables, tables);
         if std::mem::take(&mut self.live) {
-            self.predecessor = Some(Predecessor { store: old.store, copied, is_whole: true });
+            self.predecessor = Some(Predecessor { store: old.store, left, is_whole: true });
         }
         Ok(())
     }
@@ -332,25 +371,25 @@ impl Place {
     /// before them; when the programs do not load over those either, it is not the tables' fault: that is an error.
     fn take_over(&self, store: KernelStore) -> Result<(Tables, Option<Predecessor>), AttachError> {
         let current = self.folder.current();
-        match self.load_object(&current, &store.capacity()).map_err(AttachError::from) {
+        match self.load_object(&current, &store.capacity(), false).map_err(AttachError::from) {
             Ok(object) => Ok((Tables { object, store }, None)),
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
                 let folder = current.display();
                 warn!(%reason, %folder, "the programs do not load over the pinned tables, making new ones with all they hold");
-                let (tables, copied) = self.succeed_at_same_sizes(&store)?;
-                Ok((tables, Some(Predecessor { store, copied, is_whole: true })))
+                let (tables, left) = self.succeed_at_same_sizes(&store)?;
+                Ok((tables, Some(Predecessor { store, left, is_whole: true })))
             }
         }
     }
 
     /// Keeps the tables of sockets and flows themselves where the programs load over them: what is in them cannot all be copied.
-    fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Copied), AttachError> {
+    fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Left), AttachError> {
         let (mut pins, sizes) = (self.folder.pins()?, old.capacity());
         pins.retain(TablePin::stays);
         match self.succeed(old, &pins, &sizes) {
             Err(error) if !error.is_passing() => {
-                warn!(%error, "sockets with several Services, and those that dial meanwhile, are told their backend's address; flows of packets are forgotten");
+                warn!(%error, "sockets with several Services, and those that dial meanwhile, are told their backend's address");
                 self.succeed(old, &[], &sizes)
             }
             done => done,
@@ -359,14 +398,14 @@ impl Place {
 
     /// Tables of at least these sizes in the staging folder, with all rows of `old`. What is large enough is not made
     /// again.
-    fn succeed(&self, old: &KernelStore, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Copied), AttachError> {
-        let staging = self.folder.make_staging()?;
+    fn succeed(&self, old: &KernelStore, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Left), AttachError> {
+        let (current, staging) = (self.folder.current(), self.folder.make_staging()?);
         for table in pins.iter().filter(|table| table.entries >= table.layout.entries.of(sizes)) {
             table.pin_in(&staging)?;
         }
-        let new = self.load(&staging, sizes)?;
-        let copied = carry::copy(old.maps(), new.store.maps())?;
-        Ok((new, copied))
+        let new = self.load_after(&current, &staging, sizes)?;
+        let left = Left::by(old.maps(), &new.store, &current, &staging)?;
+        Ok((new, left))
     }
 
     /// New tables in the staging folder, after those that are pinned. Those that are as large as they should be may not be
@@ -385,17 +424,18 @@ impl Place {
     /// sockets, and what is missing is planned.
     fn begin_after_others(&self, sizes: &Capacity) -> Result<(Tables, Option<Predecessor>), AttachError> {
         let Some(folder) = self.folder.superseded()? else {
-            return Ok((self.load(&self.folder.make_staging()?, sizes)?, None));
+            return Ok((self.load(&self.folder.make_staging()?, sizes, false)?, None));
         };
         let pins = fitting(&folder)?;
         let staging = self.folder.make_staging()?;
         pins.iter().filter(|table| table.stays()).try_for_each(|table| table.pin_in(&staging))?;
-        let new = self.load(&staging, &pins.iter().fold(*sizes, |sizes, table| table.at_least(sizes)))?;
+        let sizes = pins.iter().fold(*sizes, |sizes, table| table.at_least(sizes));
+        let new = self.load_after(&folder, &staging, &sizes)?;
         // What does not fit is not looked at.
         let fits = |name: &str| pins.iter().any(|table| table.layout.name == name);
         let old = Pinned::open_each(|name| if fits(name) { &folder } else { &staging })?;
-        let copied = carry::copy(&old, new.store.maps())?;
-        Ok((new, Some(Predecessor { store: self.store_of(old)?, copied, is_whole: false })))
+        let left = Left::by(&old, &new.store, &folder, &staging)?;
+        Ok((new, Some(Predecessor { store: self.store_of(old)?, left, is_whole: false })))
     }
 
     /// Tables that are still being filled have no other place than the staging folder.
@@ -405,13 +445,35 @@ impl Place {
     }
 
     /// Programs over the tables in `folder`; those that are not there are made.
-    fn load(&self, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
-        let object = self.load_object(folder, sizes)?;
+    fn load(&self, folder: &Path, sizes: &Capacity, succeeds: bool) -> Result<Tables, AttachError> {
+        let object = self.load_object(folder, sizes, succeeds)?;
         Ok(Tables { object, store: self.open_store(folder)? })
     }
 
-    fn load_object(&self, folder: &Path, sizes: &Capacity) -> Result<Object, ObjectError> {
-        Object::load(folder, sizes, &self.constants, self.hooks_over(sizes).is_some())
+    /// The same, in the place of those in `old`.
+    fn load_after(&self, old: &Path, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
+        let is_left = |table: &&str| old.join(table).exists() && !folder.join(table).exists();
+        self.load(folder, sizes, name::OF_FLOWS.iter().any(is_left))
+    }
+
+    fn load_object(&self, folder: &Path, sizes: &Capacity, succeeds: bool) -> Result<Object, ObjectError> {
+        let constants = Constants { succeeds, ..self.constants };
+        Object::load(folder, sizes, &constants, self.hooks_over(sizes).is_some())
+    }
+
+    /// Flows in tables that the current ones have succeeded: who began that died before all of them were brought.
+    fn flows_left_behind(&self) -> Result<Vec<Flows>, PinError> {
+        let old = self.folder.left_behind()?;
+        Ok(old.iter().map(|old| Flows::between(old, &self.folder.current())).collect())
+    }
+
+    /// Lets the programs at devices ask those of before about flows that are still to be brought.
+    fn succeed_programs(&self, object: &Object, left: &Left) -> Option<Succession> {
+        if self.devices.is_none() || !left.flows.are_brought() {
+            return None;
+        }
+        let begun = Succession::begin(object, &left.programs, &self.folder.current());
+        begun.inspect_err(|error| warn!(%error, "what begins while programs change may have to begin again")).ok()
     }
 
     /// The hooks at devices, where programs over tables of these sizes serve there. Tables that an agent made that wanted no
@@ -424,6 +486,7 @@ impl Place {
     fn serve_devices(&self, object: &mut Object, sizes: &Capacity) -> Result<(), AttachError> {
         let Some(hooks) = self.hooks_over(sizes) else { return Ok(()) };
         let programs = object.device_programs(&self.folder.current())?;
+        self.folder.keep_programs(programs.both())?;
         let serve = || hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs);
         net::inside(self.netns.as_deref(), serve)?
             .map_err(|error| CallError::new("attach programs to", "devices", error).into())
@@ -436,6 +499,13 @@ impl Place {
     fn store_of(&self, maps: Pinned) -> Result<KernelStore, AttachError> {
         Ok(KernelStore::new(maps, Rope::new(self.folder.root()))
             .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
+    }
+}
+
+fn bring(flows: &[&Flows], which: Which) {
+    let brought: usize = flows.iter().map(|flows| flows.bring(which)).sum();
+    if brought > 0 {
+        info!("took over {} flows of packets from other tables", brought / 2);
     }
 }
 

@@ -12,7 +12,7 @@ use aya::maps::MapError;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
-use proxy_common::abi::{Bucket, NearDevice, SocketFlow};
+use proxy_common::abi::{Bucket, SocketFlow};
 use proxy_common::index;
 use proxy_common::policy::Steered;
 use proxy_common::tables::{Capacity, name};
@@ -25,6 +25,18 @@ use crate::sys::bpf::Map;
 use crate::sys::{CallError, failed_call, passes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
+
+/// What to load instead, where tests want another version's programs.
+#[cfg(feature = "test-support")]
+pub static INSTEAD: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+
+fn embedded() -> &'static [u8] {
+    #[cfg(feature = "test-support")]
+    if let Some(other) = INSTEAD.get() {
+        return other;
+    }
+    OBJECT
+}
 
 /// Every program for the cgroup: the names of its hooks, of the pinned links and in `bpftool`.
 pub const HOOKS: [&str; 9] = [
@@ -95,6 +107,8 @@ pub struct Constants {
     pub has_unsteered: bool,
     /// Whether flows may go past the stack, where [`has_fast_path`].
     pub fast_path: bool,
+    /// Whether programs of another version may know flows that these do not: see [`super::succession`].
+    pub succeeds: bool,
 }
 
 /// The loaded programs.
@@ -119,7 +133,7 @@ impl Object {
         constants: &Constants,
         for_devices: bool,
     ) -> Result<Self, ObjectError> {
-        if OBJECT.is_empty() {
+        if embedded().is_empty() {
             return Err(ObjectError::Missing);
         }
         if !is_told_of_kernel() {
@@ -130,6 +144,7 @@ impl Object {
         let has_unsteered = u8::from(constants.has_unsteered);
         // A fifth more for the verifier of older kernels to walk, which is more than it should be.
         let drops_redirects = u8::from(for_devices && Way::of_this_kernel() == Way::Tcx);
+        let succeeds = u8::from(for_devices && constants.succeeds);
         let fast_path = u8::from(for_devices && constants.fast_path && has_fast_path());
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
@@ -140,6 +155,7 @@ impl Object {
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("DROPS_REDIRECTS", &drops_redirects, true);
         loader.override_global("HAS_FAST_PATH", &fast_path, true);
+        loader.override_global("HAS_PREDECESSORS", &succeeds, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         loader.override_global("INDEX_BUCKETS", &buckets, true);
         loader.override_global("FLOWS", &capacity.flows, true);
@@ -149,10 +165,14 @@ impl Object {
                 loader.map_max_entries(layout.name, entries(&capacity));
             }
         }
-        let mut object = Self { ebpf: loader.load(OBJECT).map_err(|error| refusal(error, &capacity))? };
+        let mut object = Self { ebpf: loader.load(embedded()).map_err(|error| refusal(error, &capacity))? };
         #[cfg(feature = "debug")]
         super::debug::follow(&mut object.ebpf);
         let refusals = object.load_programs(|program| for_devices || !is_for_devices(program));
+        if constants.succeeds && refusals.iter().any(ObjectError::is_of_device) {
+            // Before 6.0 kernels for ARM take no program that both calls functions and goes on to others.
+            return Self::load(folder, &capacity, &Constants { succeeds: false, ..*constants }, for_devices);
+        }
         // Sockets can be served without those for devices.
         refusals.into_iter().find(|refusal| !refusal.is_of_device()).map_or(Ok(object), Err)
     }
@@ -182,17 +202,19 @@ impl Object {
         let refusals = self.load_programs(|program| is_for_devices(program) && program.fd().is_err());
         refusals.into_iter().next().map_or(Ok(()), Err)?;
         let [ingress, egress] = DEVICE_HOOKS.map(|name| self.classifier(name));
-        let devices = Devices { all: Map::open(&folder.join(name::DEVICES))?, near: self.near()? };
+        let devices = Devices { all: Map::open(&folder.join(name::DEVICES))?, near: self.own(name::NEAR)? };
         Ok(Programs { ingress: ingress?, egress: egress?, devices })
     }
 
-    /// Of these programs alone.
-    fn near(&self) -> Result<Map<u32, NearDevice>, CallError> {
-        let own = match self.ebpf.map(name::NEAR) {
-            Some(aya::maps::Map::Array(near)) => near.fd().as_fd().try_clone_to_owned().and_then(Map::new),
+    /// A table of these programs alone.
+    pub fn own<V: Pod>(&self, table: &str) -> Result<Map<u32, V>, CallError> {
+        let own = match self.ebpf.map(table) {
+            Some(aya::maps::Map::Array(own) | aya::maps::Map::ProgramArray(own)) => {
+                own.fd().as_fd().try_clone_to_owned().and_then(Map::new)
+            }
             _ => Err(io::ErrorKind::NotFound.into()),
         };
-        own.map_err(|error| CallError::new("open map", name::NEAR, error))
+        own.map_err(|error| CallError::new("open map", table, error))
     }
 
     fn classifier(&self, name: &str) -> Result<OwnedFd, ObjectError> {

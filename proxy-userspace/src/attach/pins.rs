@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,11 @@ use nix::unistd::{AccessFlags, access};
 use proxy_common::abi::SLOTS_PER_PAIR;
 use proxy_common::tables::{ABI_VERSION, Capacity, OLDEST_ALIKE, name};
 
+use super::AttachError;
+use super::object::DEVICE_HOOKS;
+use crate::maps::described::described;
 use crate::maps::pinned::{Entries, Layout, layouts};
+use crate::maps::shape::Shape;
 use crate::sys::CallError;
 use crate::sys::bpf::{Kind, MapInfo, Pin, map_info, open_pin, pin};
 
@@ -159,7 +163,7 @@ impl Folder {
             looked => looked.map_err(|error| CallError::new("look at", current.display(), error))?,
         };
         for layout in layouts() {
-            check_table(&current.join(layout.name), layout)?;
+            check_table(&current, layout)?;
         }
         Ok(true)
     }
@@ -170,6 +174,14 @@ impl Folder {
         let versions = self.entries()?.into_iter().filter_map(|entry| entry.strip_prefix('v')?.parse::<u16>().ok());
         let newest = versions.filter(|version| (OLDEST_ALIKE..=ABI_VERSION).contains(version)).max();
         Ok(newest.map(|version| self.root.join(format!("v{version}"))))
+    }
+
+    /// Folders of complete tables that others have succeeded.
+    pub fn left_behind(&self) -> Result<Vec<PathBuf>, PinError> {
+        let is_left = |entry: &String| {
+            is_ours(entry) && *entry != LINKS && *entry != version_name("") && !entry.ends_with(STAGING)
+        };
+        Ok(self.entries()?.into_iter().filter(is_left).map(|entry| self.root.join(entry)).collect())
     }
 
     /// After a process that died: tables that had just stepped aside come back, unfinished ones go.
@@ -216,6 +228,17 @@ impl Folder {
         fs::rename(&staging, &current).map_err(fail("renaming", &staging))
     }
 
+    /// Keeps programs at devices where their successors find them, at ingress and at egress: a link does not show its program
+    /// to everybody.
+    pub fn keep_programs(&self, programs: [BorrowedFd<'_>; 2]) -> Result<(), AttachError> {
+        for (name, program) in DEVICE_HOOKS.into_iter().zip(programs) {
+            let path = self.current().join(name);
+            remove(&path)?;
+            pin(program, &path)?;
+        }
+        Ok(())
+    }
+
     /// The folder of the links.
     pub fn make_links(&self) -> Result<PathBuf, PinError> {
         let links = self.links();
@@ -226,13 +249,14 @@ impl Folder {
         Ok(links)
     }
 
-    /// Removes the tables of other versions and links that are none of `programs`.
+    /// Removes the tables and programs of other versions, and links that are none of `programs`.
     pub fn remove_superseded(&self, programs: &[String]) -> Result<(), PinError> {
         for entry in self.entries()? {
             if entry != LINKS && entry != version_name("") && is_ours(&entry) {
                 remove(&self.root.join(entry))?;
             }
         }
+        remove(&self.current().join(name::PREDECESSORS))?;
         let links = self.links();
         for entry in names(&links).map_err(fail("reading", &links))? {
             if !programs.contains(&entry) && entry != super::devices::FOLDER {
@@ -277,7 +301,7 @@ pub struct TablePin {
 impl TablePin {
     /// The table of this layout in `folder`, unless what is there has another one.
     pub fn open_fitting(folder: &Path, layout: &'static Layout) -> Result<Self, TableError> {
-        check_table(&folder.join(layout.name), layout)?;
+        check_table(folder, layout)?;
         Ok(Self::open(folder, layout)?)
     }
 
@@ -317,10 +341,16 @@ impl TablePin {
     }
 }
 
+/// The programs at devices that are kept beside the tables in `folder`, at ingress and at egress.
+pub fn kept_programs(folder: &Path) -> [Option<OwnedFd>; 2] {
+    DEVICE_HOOKS.map(|name| open_pin(&folder.join(name)).ok())
+}
+
 /// Compares a pinned table with what our programs need.
-fn check_table(path: &Path, layout: &Layout) -> Result<(), TableError> {
+fn check_table(folder: &Path, layout: &Layout) -> Result<(), TableError> {
     let name = layout.name;
-    let pin = Pin::open(path)?;
+    let path = folder.join(name);
+    let pin = Pin::open(&path)?;
     if pin.kind != Kind::Map {
         return Err(TableError::Unfit(format!("{name} is not a map")));
     }
@@ -331,7 +361,16 @@ fn check_table(path: &Path, layout: &Layout) -> Result<(), TableError> {
         let reason = format!("{name} has (type, key, value, flags) {found:?}, expected {wanted:?}");
         return Err(TableError::Unfit(reason));
     }
-    check_entries(&info, layout)
+    check_entries(&info, layout)?;
+    check_shape(folder, layout)
+}
+
+/// What nobody has described is told by its sizes.
+fn check_shape(folder: &Path, layout: &Layout) -> Result<(), TableError> {
+    let Some(family) = layout.flows_of else { return Ok(()) };
+    let text = described(folder)?;
+    let fits = text.is_none_or(|text| Shape::read(&text, family) == Shape::ours(family));
+    fits.then_some(()).ok_or_else(|| TableError::Unfit(format!("{} has other fields", layout.name)))
 }
 
 /// Any size a user may have chosen is fine; where nobody chooses there is one right size.

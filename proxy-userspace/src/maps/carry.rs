@@ -2,7 +2,8 @@
 //!
 //! In: the tables of today and larger ones beside them, some of which are the same map. Out: nothing is lost. What the
 //! agent writes stays as it is meanwhile. What programs write does not: that is carried once before the programs of the
-//! larger tables take over, and the difference once the old programs have ended.
+//! larger tables take over, and the difference once the old programs have ended. Tables of flows are the same map in both where
+//! they can be, and [`super::reshape`] knows how else.
 
 use std::collections::HashMap;
 use std::mem::offset_of;

@@ -6,6 +6,8 @@
 #[cfg(feature = "io")]
 pub mod carry;
 #[cfg(feature = "io")]
+pub mod described;
+#[cfg(feature = "io")]
 pub mod footprint;
 #[cfg(feature = "io")]
 pub mod kernel;
@@ -13,6 +15,9 @@ pub mod kernel;
 pub mod pinned;
 #[cfg(feature = "io")]
 pub mod reasons;
+#[cfg(feature = "io")]
+pub mod reshape;
+pub mod shape;
 
 use proxy_common::abi::{Backend, Bucket, Config, Frontend, PacketSettings, ServiceWord, SourceKey, Version, Word};
 use proxy_common::addr::Addr;

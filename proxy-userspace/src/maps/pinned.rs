@@ -11,8 +11,9 @@ use proxy_common::abi::{
     Affinity, AffinityKey, Backend, BackendStats, Bucket, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, PacketSettings, SLOTS_PER_PAIR, ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
 };
+use proxy_common::addr::Family;
 use proxy_common::index::{self, Hash, Word};
-use proxy_common::packet::ip::{V4, V6};
+use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::socket::More;
 use proxy_common::tables::{ABSENT_WORDS, Capacity, DEVICES_CAPACITY, REASONS_CAPACITY, UNSTEERED_CAPACITY, name};
 
@@ -30,6 +31,8 @@ pub struct Layout {
     /// `BPF_F_*` flags that decide what may be done with the map.
     pub flags: u32,
     pub entries: Entries,
+    /// Whose flows it keeps: sizes alone do not tell another version's from ours.
+    pub flows_of: Option<Family>,
 }
 
 /// How many entries a table should have.
@@ -68,6 +71,17 @@ macro_rules! layout {
             value_size: size_of::<$value>() as u32,
             flags: $flags,
             entries: $entries,
+            flows_of: None,
+        }
+    };
+}
+
+/// A table of flows in a family.
+macro_rules! flows {
+    ($name:ident, $family:ty) => {
+        Layout {
+            flows_of: Some(<$family as Ip>::FAMILY),
+            ..layout!($name, LRU_HASH, FlowKey<$family> => Flow<$family>, 0, Chosen(halves))
         }
     };
 }
@@ -95,10 +109,10 @@ const SHARED: &[Layout] = &[
 const PRIVATE: &[Layout] = &[
     layout!(SOCKETS_MORE, SK_STORAGE, u32 => More, SPARSE, Fixed(0)),
     layout!(REASONS, PERCPU_ARRAY, u32 => u64, 0, Fixed(REASONS_CAPACITY)),
-    layout!(FLOWS4, LRU_HASH, FlowKey<V4> => Flow<V4>, 0, Chosen(halves)),
-    layout!(FLOWS6, LRU_HASH, FlowKey<V6> => Flow<V6>, 0, Chosen(halves)),
-    layout!(EMBRYONIC4, LRU_HASH, FlowKey<V4> => Flow<V4>, 0, Chosen(halves)),
-    layout!(EMBRYONIC6, LRU_HASH, FlowKey<V6> => Flow<V6>, 0, Chosen(halves)),
+    flows!(FLOWS4, V4),
+    flows!(FLOWS6, V6),
+    flows!(EMBRYONIC4, V4),
+    flows!(EMBRYONIC6, V6),
     layout!(FRAGMENTS4, LRU_HASH, FragmentKey<V4> => FragmentPorts, 0, Chosen(datagrams)),
     layout!(FRAGMENTS6, LRU_HASH, FragmentKey<V6> => FragmentPorts, 0, Chosen(datagrams)),
 ];

@@ -45,6 +45,9 @@ pub mod map_type {
 /// Elements per batch call: large enough to make the call itself cheap, small enough to bound the buffers.
 const BATCH: usize = 16_384;
 
+/// `BPF_NOEXIST`.
+const NOEXIST: u64 = 1;
+
 /// `ENOTSUPP` of the kernel, which libc does not know: a map type without batch calls.
 const ENOTSUPP: i32 = 524;
 
@@ -246,6 +249,12 @@ fn pointer_mut<T: ?Sized>(value: &mut T) -> u64 {
 pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
     // SAFETY: `Pod` promises that every byte of the value is initialised and readable.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The value with these bytes; `None` when they are too few or too many.
+pub fn of_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: as many bytes as the value has, and `Pod` promises that any will do.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// Opens whatever is pinned at `path`.
@@ -455,6 +464,16 @@ impl<K: Pod, V: Pod> Map<K, V> {
         unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
     }
 
+    /// Adds `key` unless it is there; says whether it was not.
+    pub fn add(&self, key: &K, value: &V) -> io::Result<bool> {
+        let mut attr = ElemAttr { flags: NOEXIST, ..self.elem(pointer(key), pointer(value)) };
+        // SAFETY: key and value have the sizes that `new` compared with the map's.
+        match unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) } {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            added => added.map(|_| true),
+        }
+    }
+
     /// Removes `key`; one that is not there is fine.
     pub fn remove(&self, key: &K) -> io::Result<()> {
         let mut attr = self.elem(pointer(key), 0);
@@ -521,65 +540,23 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
-    fn lookup_batches(&self, mut room: usize, visit: &mut impl FnMut(&[K], &[V]) -> io::Result<()>) -> io::Result<()> {
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        // A cursor: a key of an array or trie, a bucket number of a hash.
-        let mut cursor = [0_u64; 8];
-        let mut first = true;
-        loop {
-            let from = if first { 0 } else { pointer(&cursor) };
-            let mut next = cursor;
-            match self.lookup_batch(from, &mut next, room, &mut keys, &mut values) {
-                Ok(more) => {
-                    visit(&keys, &values)?;
-                    if !more {
-                        return Ok(());
-                    }
-                    (cursor, first) = (next, false);
-                }
-                // A bucket of a hash did not fit.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => room *= 2,
-                Err(error) => return Err(error),
+    fn lookup_batches(&self, room: usize, visit: &mut impl FnMut(&[K], &[V]) -> io::Result<()>) -> io::Result<()> {
+        let look = |from, next: &mut Cursor, room, (keys, values): &mut (Vec<K>, Vec<V>)| {
+            keys.clear();
+            keys.reserve(room);
+            values.clear();
+            values.reserve(room);
+            let (at_keys, at_values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+            // SAFETY: both vectors have room for so many elements of the map's sizes.
+            let (found, more) = unsafe { lookup_batch(self.fd.as_fd(), from, next, room, at_keys, at_values) }?;
+            // SAFETY: the kernel filled so many plain elements of each.
+            unsafe {
+                keys.set_len(found);
+                values.set_len(found);
             }
-        }
-    }
-
-    /// One batch, in the place of what `keys` and `values` held; says whether there may be more.
-    fn lookup_batch(
-        &self,
-        from: u64,
-        next: &mut [u64; 8],
-        room: usize,
-        keys: &mut Vec<K>,
-        values: &mut Vec<V>,
-    ) -> io::Result<bool> {
-        keys.clear();
-        keys.reserve(room);
-        values.clear();
-        values.reserve(room);
-        let mut attr = BatchAttr {
-            in_batch: from,
-            out_batch: pointer_mut(next),
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: room as u32,
-            map_fd: raw(self.fd.as_fd()),
-            ..BatchAttr::default()
+            Ok(more)
         };
-        // SAFETY: both vectors have room for `count` elements of the map's sizes; no map's cursor exceeds 64 bytes.
-        let result = unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) };
-        let more = match result {
-            Ok(_) => true,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
-            Err(error) => return Err(error),
-        };
-        let found = (attr.count as usize).min(room);
-        // SAFETY: the kernel filled `count` plain elements of each.
-        unsafe {
-            keys.set_len(found);
-            values.set_len(found);
-        }
-        Ok(more)
+        in_batches(room, (Vec::new(), Vec::new()), look, |(keys, values)| visit(keys, values))
     }
 
     /// Every element by single calls; elements that vanish meanwhile are left out.
@@ -611,6 +588,120 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 }
 
+/// A cursor: a key of an array or trie, a bucket number of a hash. No map's exceeds 64 bytes.
+type Cursor = [u64; 8];
+
+/// Shows a map in batches: `look` fills the buffers from one cursor, 0 at first, up to the next one and says whether there may be
+/// more; `visit` is shown them.
+fn in_batches<B>(
+    mut room: usize,
+    mut buffers: B,
+    look: impl Fn(u64, &mut Cursor, usize, &mut B) -> io::Result<bool>,
+    mut visit: impl FnMut(&B) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut cursor: Cursor = [0; 8];
+    let mut first = true;
+    loop {
+        let from = if first { 0 } else { pointer(&cursor) };
+        let mut next = cursor;
+        match look(from, &mut next, room, &mut buffers) {
+            Ok(more) => {
+                visit(&buffers)?;
+                if !more {
+                    return Ok(());
+                }
+                (cursor, first) = (next, false);
+            }
+            // A bucket of a hash did not fit.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => room *= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One batch; says how many elements were found, and whether there may be more.
+///
+/// # Safety
+/// There must be room for `room` elements of the map's sizes at the addresses `keys` and `values`, and a live cursor at `from`
+/// unless that is 0.
+unsafe fn lookup_batch(
+    map: BorrowedFd<'_>,
+    from: u64,
+    next: &mut Cursor,
+    room: usize,
+    keys: u64,
+    values: u64,
+) -> io::Result<(usize, bool)> {
+    let mut attr = BatchAttr {
+        in_batch: from,
+        out_batch: pointer_mut(next),
+        keys,
+        values,
+        count: room as u32,
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: the caller vouches for the addresses, and a cursor has room for every map's.
+    let more = match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) } {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(((attr.count as usize).min(room), more))
+}
+
+/// A map whose keys and values are of no type of ours: as bytes.
+#[derive(Debug)]
+pub struct Rows {
+    fd: OwnedFd,
+    info: MapInfo,
+}
+
+impl AsFd for Rows {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Rows {
+    /// Opens the map pinned at `path`, which must not keep values apart for each CPU.
+    pub fn open(path: &Path) -> Result<Self, CallError> {
+        let fail = |error| CallError::new("open map", path.display(), error);
+        let fd = open_pin(path)?;
+        if kind(fd.as_fd()).map_err(fail)? != Kind::Map {
+            return Err(fail(io::Error::other("not a map")));
+        }
+        let info = map_info(fd.as_fd()).map_err(fail)?;
+        Ok(Self { fd, info })
+    }
+
+    pub fn info(&self) -> &MapInfo {
+        &self.info
+    }
+
+    /// Shows all elements to `visit`, about `room` at a time: key and value of each.
+    pub fn each_batch(
+        &self,
+        room: usize,
+        mut visit: impl FnMut(&mut dyn Iterator<Item = (&[u8], &[u8])>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (key_size, value_size) = (self.info.key_size as usize, self.info.value_size as usize);
+        let look = |from, next: &mut Cursor, room, (keys, values): &mut (Vec<u8>, Vec<u8>)| {
+            keys.resize(room * key_size, 0);
+            values.resize(room * value_size, 0);
+            let (at_keys, at_values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+            // SAFETY: both vectors have room for so many elements of the map's sizes.
+            let (found, more) = unsafe { lookup_batch(self.fd.as_fd(), from, next, room, at_keys, at_values) }?;
+            keys.truncate(found * key_size);
+            values.truncate(found * value_size);
+            Ok(more)
+        };
+        in_batches(room, (Vec::new(), Vec::new()), look, |(keys, values)| {
+            visit(&mut keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)))
+        })
+    }
+}
+
 /// True when the kernel or the map type has no batch calls.
 fn no_batches(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
@@ -621,6 +712,11 @@ pub fn batches_work() -> bool {
     let Ok(fd) = create_map(map_type::ARRAY, 4, 2, None) else { return false };
     let Ok(map) = Map::<u32, u32>::new(fd) else { return false };
     map.update_batch(&[0, 1], &[1, 2]).is_ok()
+}
+
+/// An array of values of this type, in nobody's program.
+pub fn array<V: Pod>(entries: u32) -> io::Result<Map<u32, V>> {
+    create_map(map_type::ARRAY, size_of::<V>() as u32, entries, None).and_then(Map::new)
 }
 
 fn create_map(map_type: u32, value_size: u32, max_entries: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {

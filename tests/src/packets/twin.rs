@@ -166,6 +166,7 @@ impl Twin {
         self.write_services(&run.services)?;
         self.listen(&run.sockets)?;
         self.set(name::PACKETS, 0, run.settings)?;
+        self.set(name::SUCCESSION, 0, run.succession)?;
         let moment = stress::Moment { now: run.now, random: run.random, pad: 0 };
         self.set("MOMENT", 0, moment)?;
         self.replace::<u32, Device>(name::DEVICES, &[(DEVICE, run.device)])?;

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::build_ebpf::{self, Flavour};
+use crate::build_ebpf;
 use crate::places::Places;
 use crate::product::{self, Executable};
 use crate::step;
@@ -145,7 +145,7 @@ impl<'a> Plan<'a> {
     /// Builds what guests run.
     fn make(places: &Places, choice: &'a Choice) -> Result<Self> {
         // Programs of sockets are in the first object, which the agent's build makes; those of devices in this one.
-        build_ebpf::run(places, Flavour::Tests)?;
+        build_ebpf::for_tests(places)?;
         let sluice = product::release(places)?;
         let (loader, init) = (product::test_program(places, LOADER)?, product::test_program(places, "guest")?);
         let built = product::root_tests(places)?;

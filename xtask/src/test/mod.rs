@@ -118,7 +118,7 @@ fn targets<'a>(
 ) -> Vec<Job<'a>> {
     let mut built = None;
     report.check("build the tests that need root", || {
-        build_ebpf::run(places, Flavour::Tests)?;
+        build_ebpf::for_tests(places)?;
         built = Some((product::release(places)?, product::root_tests(places)?));
         Ok(())
     });

@@ -11,7 +11,7 @@ use std::vec::Vec;
 use super::family;
 use crate::abi::{
     Affinity, AffinityKey, Backend, Bucket, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    PacketSettings, ServiceWord, Version,
+    PacketSettings, ServiceWord, Succession, Version,
 };
 use crate::addr::Addr;
 use crate::packet::ip::Ip;
@@ -36,6 +36,7 @@ pub struct Run<A> {
     pub start: usize,
     pub services: Services,
     pub settings: PacketSettings,
+    pub succession: Succession,
     /// `CLOCK_MONOTONIC` in nanoseconds.
     pub now: u64,
     pub random: u32,

@@ -11,7 +11,7 @@ use super::observe::{Hook, Moment, Run, Services, case, is_news, is_observed, sh
 use super::{Bytes, outcome, read};
 use crate::abi::{
     Affinity, AffinityKey, Backend, Bucket, Cidr, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, PacketSettings, PortRange, Range, ServiceWord, TcpTimeouts, Version, Word, address,
+    FrontendKey, PacketSettings, PortRange, Range, ServiceWord, Succession, TcpTimeouts, Version, Word, address,
 };
 use crate::addr::{Addr, Be16, Family};
 use crate::balance::NANOSECONDS;
@@ -69,6 +69,7 @@ impl Setup {
 pub(super) struct TestNode<A> {
     pub(super) tables: FakeTables,
     pub(super) settings: PacketSettings,
+    pub(super) succession: Succession,
     pub(super) flows: HashMap<(Table, FlowKey<A>), Flow<A>>,
     pub(super) fragments: HashMap<FragmentKey<A>, FragmentPorts>,
     rush: [Rush; 2],
@@ -119,6 +120,7 @@ impl<A: Ip> TestNode<A> {
         Self {
             tables,
             settings,
+            succession: Succession::default(),
             flows: HashMap::new(),
             fragments: HashMap::new(),
             rush: [Rush::default(); 2],
@@ -185,6 +187,7 @@ impl<A: Ip> TestNode<A> {
                 start,
                 services: self.services(),
                 settings: self.settings,
+                succession: self.succession,
                 now: self.now.get(),
                 random,
                 sockets: self.sockets.clone(),
@@ -486,6 +489,10 @@ impl<A: Ip> Host for TestNode<A> {
 
     fn device(&self) -> Option<&Device> {
         Some(&self.device)
+    }
+
+    fn succession(&self) -> Option<&Succession> {
+        Some(&self.succession)
     }
 
     fn has_socket<B: Ip>(&self, flow: &Flow<B>) -> bool {

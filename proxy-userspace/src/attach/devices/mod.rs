@@ -139,6 +139,10 @@ impl Devices {
 }
 
 impl Programs {
+    pub fn both(&self) -> [BorrowedFd<'_>; 2] {
+        Hook::BOTH.map(|hook| self.at(hook))
+    }
+
     fn at(&self, hook: Hook) -> BorrowedFd<'_> {
         match hook {
             Hook::Ingress => self.ingress.as_fd(),
