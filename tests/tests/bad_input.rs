@@ -69,9 +69,10 @@ fn without_root_or_capabilities_it_says_what_is_missing_and_makes_nothing() {
     fs::copy(sluice_binary().unwrap(), copy).unwrap();
     fs::set_permissions(PINS, fs::Permissions::from_mode(0o777)).unwrap();
     for (drop, message) in [
-        (&["--reuid=65534", "--clear-groups"][..], "lacks CAP_BPF and CAP_NET_ADMIN: run it as root"),
-        (&["--bounding-set=-bpf,-net_admin,-sys_admin"], "lacks CAP_BPF and CAP_NET_ADMIN"),
+        (&["--reuid=65534", "--clear-groups"][..], "lacks CAP_BPF and CAP_PERFMON and CAP_NET_ADMIN: run it as root"),
+        (&["--bounding-set=-bpf,-perfmon,-net_admin,-sys_admin"], "lacks CAP_BPF and CAP_PERFMON and CAP_NET_ADMIN"),
         (&["--bounding-set=-bpf,-sys_admin"], "lacks CAP_BPF:"),
+        (&["--bounding-set=-perfmon,-sys_admin"], "lacks CAP_PERFMON:"),
         (&["--bounding-set=-net_admin"], "lacks CAP_NET_ADMIN:"),
     ] {
         let mut command = node.host().unwrap().command("setpriv").unwrap();
@@ -90,12 +91,12 @@ fn what_is_missing_is_said_at_once_also_where_no_api_server_answers() {
     let world = World::new().unwrap();
     let (node, _) = node(&world);
     let mut command = node.host().unwrap().command("setpriv").unwrap();
-    command.arg("--bounding-set=-bpf,-net_admin,-sys_admin").arg(sluice_binary().unwrap());
+    command.arg("--bounding-set=-bpf,-perfmon,-net_admin,-sys_admin").arg(sluice_binary().unwrap());
     // Nobody listens there.
     command.args(["run", "--hostname-override=one", "--master=http://192.0.2.1:8001"]);
     command.arg("--pin-dir").arg(node.pin_dir()).arg("--cgroup-root").arg(&node.cgroup);
     let start = Instant::now();
-    fails_with(&mut command, &["lacks CAP_BPF and CAP_NET_ADMIN"]);
+    fails_with(&mut command, &["lacks CAP_BPF and CAP_PERFMON and CAP_NET_ADMIN"]);
     assert!(start.elapsed() < SERVER_PATIENCE, "said after {:?}", start.elapsed());
 }
 

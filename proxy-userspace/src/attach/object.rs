@@ -349,7 +349,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// What to do about the commonest causes.
 fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
     match failed_call(error).and_then(io::Error::raw_os_error) {
-        Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_BPF and CAP_NET_ADMIN)",
+        Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
         Some(libc::ENOMEM) => " (not enough memory: give the node, or this container, more)",
         _ => "",
     }

@@ -15,9 +15,10 @@ pub struct Capability {
 
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// What the agent needs.
-pub const NEEDED: [Capability; 2] = [
+/// What the agent needs. Without `CAP_PERFMON` the verifier follows what a processor may only guess, and refuses programs for it.
+pub const NEEDED: [Capability; 3] = [
     Capability { name: "CAP_BPF", bit: 39, instead: Some(CAP_SYS_ADMIN) },
+    Capability { name: "CAP_PERFMON", bit: 38, instead: Some(CAP_SYS_ADMIN) },
     Capability { name: "CAP_NET_ADMIN", bit: 12, instead: None },
 ];
 

@@ -403,11 +403,12 @@ mod tests {
     #[test]
     fn a_missing_capability_is_a_problem_that_names_it() {
         let statuses = |text: &str| rights(text).iter().map(|finding| finding.status).collect::<Vec<_>>();
-        assert_eq!(statuses("CapEff:\t000001ffffffffff\n"), [Status::Ok, Status::Ok]);
-        assert_eq!(statuses("CapEff:\t0000000000000000\n"), [Status::Problem, Status::Problem]);
-        assert_eq!(statuses("CapEff:\t0000008000001000\n"), [Status::Ok, Status::Ok]);
-        // CAP_SYS_ADMIN stands for CAP_BPF.
-        assert_eq!(statuses("CapEff:\t0000000000200000\n"), [Status::Ok, Status::Problem]);
+        assert_eq!(statuses("CapEff:\t000001ffffffffff\n"), [Status::Ok; 3]);
+        assert_eq!(statuses("CapEff:\t0000000000000000\n"), [Status::Problem; 3]);
+        assert_eq!(statuses("CapEff:\t000000c000001000\n"), [Status::Ok; 3]);
+        assert_eq!(statuses("CapEff:\t0000008000001000\n"), [Status::Ok, Status::Problem, Status::Ok]);
+        // CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON.
+        assert_eq!(statuses("CapEff:\t0000000000200000\n"), [Status::Ok, Status::Ok, Status::Problem]);
         assert!(rights("CapEff:\t0\n")[0].detail.contains("grant CAP_BPF"));
     }
 
