@@ -121,6 +121,11 @@ pub fn hash(key_size: u32, value_size: u32, entries: u32) -> io::Result<OwnedFd>
     bpf(MAP_CREATE, &[1, key_size, value_size, entries, 0])
 }
 
+/// A hash with a value for each CPU.
+pub fn hash_of_each_cpu(key_size: u32, value_size: u32, entries: u32) -> io::Result<OwnedFd> {
+    bpf(MAP_CREATE, &[5, key_size, value_size, entries, 0])
+}
+
 /// An array of plain values.
 pub fn array(value_size: u32, entries: u32) -> io::Result<OwnedFd> {
     bpf(MAP_CREATE, &[2, 4, value_size, entries, 0])

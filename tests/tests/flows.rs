@@ -9,10 +9,10 @@ use proxy_common::abi::{Flow, FlowKey, PacketSettings, PortRange};
 use proxy_common::packet::ip::V4;
 use proxy_common::packet::tcp::seen;
 use proxy_common::tables::name;
-use proxy_tests::hash;
 use proxy_tests::hooks::alone;
 use proxy_tests::packets::wire::Wire;
 use proxy_tests::world::PINS;
+use proxy_tests::{hash, hash_of_each_cpu};
 use proxy_userspace::flows::Collector;
 use proxy_userspace::maps::described::say;
 use proxy_userspace::maps::reshape::{Flows, Which};
@@ -250,4 +250,18 @@ fn flows_of_a_version_with_longer_entries_go_on_and_what_happens_meanwhile_comes
             assert_eq!(flows.bring(Which::All), 0, "all of it is known");
         },
     );
+}
+
+#[test]
+fn a_table_with_a_value_for_each_cpu_is_not_read_as_flows() {
+    alone("a_table_with_a_value_for_each_cpu_is_not_read_as_flows", &[], |_| {
+        let mut wire = Wire::new(1024).unwrap();
+        let ours = Pins::of(&mut wire, "ours-of-one");
+        let other = Pins(PathBuf::from(PINS).join(format!("each-cpu-{}", std::process::id())));
+        fs::create_dir_all(&other.0).unwrap();
+        for table in [name::FLOWS4, name::EMBRYONIC4] {
+            pin(hash_of_each_cpu(16, 48, 16).unwrap().as_fd(), &other.0.join(table)).unwrap();
+        }
+        assert!(!Flows::between(&other.0, &ours.0).are_brought());
+    });
 }

@@ -657,21 +657,19 @@ pub struct Rows {
     info: MapInfo,
 }
 
-impl AsFd for Rows {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
 impl Rows {
-    /// Opens the map pinned at `path`, which must not keep values apart for each CPU.
+    /// Opens the hash pinned at `path`. Maps of other kinds have values that are longer than they say (one for each CPU), or none
+    /// to read.
     pub fn open(path: &Path) -> Result<Self, CallError> {
         let fail = |error| CallError::new("open map", path.display(), error);
-        let fd = open_pin(path)?;
-        if kind(fd.as_fd()).map_err(fail)? != Kind::Map {
+        let Pin { kind, fd, .. } = Pin::open(path)?;
+        if kind != Kind::Map {
             return Err(fail(io::Error::other("not a map")));
         }
         let info = map_info(fd.as_fd()).map_err(fail)?;
+        if ![map_type::HASH, map_type::LRU_HASH].contains(&info.map_type) {
+            return Err(fail(io::Error::other(format!("map type {} is no hash", info.map_type))));
+        }
         Ok(Self { fd, info })
     }
 
