@@ -17,7 +17,6 @@ use std::time::Duration;
 use anyhow::Context;
 use aya::Pod;
 use proxy_common::abi::{Config, Flow, FlowKey, PacketSettings};
-use proxy_common::balance::NANOSECONDS;
 use proxy_common::packet::expiry::{Clock, Fate};
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::tables::name;
@@ -27,7 +26,7 @@ use crate::attach::pins::Folder;
 use crate::maps::kernel::option;
 use crate::plan::{Alarm, Pressure};
 use crate::sys::bpf::Map;
-use crate::sys::monotonic_nanos;
+use crate::sys::monotonic_seconds;
 
 /// A look at half a million flows takes most of a second, so this decides what they cost.
 pub const INTERVAL: Duration = Duration::from_mins(1);
@@ -68,7 +67,7 @@ impl Collector {
         let told = packets.zip(config).filter(|(packets, config)| packets.ports.count > 0 && config.udp_timeout > 0);
         // In new tables nobody has said yet how long flows last.
         let Some((settings, config)) = told else { return Ok(0) };
-        let now = (monotonic_nanos() / NANOSECONDS) as u32;
+        let now = monotonic_seconds();
         let clock = Clock { settings, udp: (config.udp_timeout, config.udp_stream_timeout), now };
         let mut forgotten = 0;
         for table in [name::FLOWS4, name::EMBRYONIC4] {

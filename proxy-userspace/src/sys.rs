@@ -11,6 +11,8 @@ mod program;
 
 use std::io;
 
+use proxy_common::balance::NANOSECONDS;
+
 /// A system call that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{call} {thing}: {source}")]
@@ -44,6 +46,11 @@ pub fn failed_call<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&
 pub fn monotonic_nanos() -> u64 {
     let now = nix::time::ClockId::CLOCK_MONOTONIC.now().expect("every kernel has this clock");
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}
+
+/// The same in whole seconds, in which flows count.
+pub fn monotonic_seconds() -> u32 {
+    (monotonic_nanos() / NANOSECONDS) as u32
 }
 
 /// Rust catches the signals of memory faults in order to name a stack overflow, and lets one that somebody sent pass by.

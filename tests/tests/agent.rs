@@ -242,7 +242,7 @@ fn a_removed_backend_gets_nothing_after_the_write() {
         let addresses: Vec<IpAddr> =
             wanted.iter().flat_map(|backend| [backend.pod.v4.into(), backend.pod.v6.into()]).collect();
         eventually("the tables hold what the file says", || listed_backends(&stage.node) == sorted(addresses.clone()));
-        for (traffic, load) in &mut crowd.0 {
+        for (traffic, _, load) in &mut crowd.0 {
             stays_away(*traffic, load, gone);
         }
     }

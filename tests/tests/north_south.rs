@@ -7,10 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use nix::sys::signal::Signal;
 use proxy_common::tables::name;
 use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, sluice};
+use proxy_tests::crowd::Crowd;
 use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
 use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
-use proxy_tests::probe::{Answer, Client, Kind, Load, Traffic};
+use proxy_tests::probe::{Answer, Client, Kind, Traffic};
 use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled};
 
 /// Node ports in front of the backend on node one, and of the one on node two.
@@ -36,6 +37,12 @@ fn stage() -> Edge {
     stage.manifests.write("manifest", &objects).unwrap();
     stage.route_here(&[EXTERNAL4, EXTERNAL6]).unwrap();
     stage
+}
+
+/// Clients outside, one of each kind for each family and for each of the backends.
+fn crowd(stage: &Edge, kinds: &[Traffic]) -> Crowd {
+    let to = [stage.on_node(NEAR), stage.on_node(FAR)].concat();
+    Crowd::at(&stage.outside, kinds.iter().flat_map(|kind| to.iter().map(|to| (*kind, *to))))
 }
 
 /// What `by` answers who dials `to`.
@@ -212,27 +219,21 @@ fn nobody_notices_that_the_agent_is_killed_and_comes_back() {
     let mut agent = stage.agent(&arguments);
     let [near4, near6] = stage.on_node(NEAR);
     let [far4, far6] = stage.on_node(FAR);
-    let mut loads: Vec<(SocketAddr, Load)> = [
+    let ways = [
         (Traffic::Tcp, near4),
         (Traffic::Tcp, far6),
         (Traffic::Udp, far4),
         (Traffic::Udp, near6),
         (Traffic::Datagrams, near4),
         (Traffic::Datagrams, far6),
-    ]
-    .into_iter()
-    .map(|(traffic, to)| (to, Load::start(&stage.outside, traffic, to).unwrap()))
-    .collect();
-    let mut go_on = || loads.iter_mut().for_each(|(_, load)| drop(load.after(100).unwrap()));
-    go_on();
+    ];
+    let mut crowd = Crowd::at(&stage.outside, ways);
+    crowd.goes_on();
     agent.end_with(Signal::SIGKILL).unwrap();
-    go_on();
+    crowd.goes_on();
     let agent = stage.agent(&arguments);
-    go_on();
-    for (to, load) in loads {
-        let report = load.stop().unwrap();
-        assert_eq!(report.failed, 0, "{to}: {report:?}");
-    }
+    crowd.goes_on();
+    crowd.was_never_refused();
     drop(agent);
 }
 
@@ -241,12 +242,7 @@ fn flows_go_on_when_tables_are_made_anew_with_another_layout() {
     let stage = stage();
     let arguments = [&PODS[..], &["--source-ports=10000-29999"]].concat();
     let mut agent = stage.agent(&arguments);
-    let [near4, near6] = stage.on_node(NEAR);
-    let [far4, far6] = stage.on_node(FAR);
-    let to = [near4, near6, far4, far6];
-    let start = |traffic| to.map(|to| (traffic, to, Load::start(&stage.outside, traffic, to).unwrap()));
-    let mut loads: Vec<_> = [Traffic::Stream, Traffic::Datagrams, Traffic::Tcp].into_iter().flat_map(start).collect();
-    let mut go_on = || loads.iter_mut().for_each(|(.., load)| drop(load.after(100).unwrap()));
+    let mut crowd = crowd(&stage, &[Traffic::Stream, Traffic::Datagrams, Traffic::Tcp]);
     let pins = stage.node.pin_dir();
     let (ours, earlier) = (pins.join("v1"), pins.join("v0"));
     let changes: [(&str, &dyn Fn(), bool); 3] = [
@@ -268,20 +264,17 @@ fn flows_go_on_when_tables_are_made_anew_with_another_layout() {
         ),
     ];
     for (what, change, knows_backends) in changes {
-        go_on();
+        crowd.goes_on();
         agent.end_with(Signal::SIGKILL).unwrap();
         change();
-        go_on();
+        crowd.goes_on();
         agent = stage.agent(&arguments);
-        go_on();
+        crowd.goes_on();
         assert!(!earlier.exists(), "{what}: they went");
         let is_moved = counters(&stage.node).unwrap()["flow_moved"] > 0;
         assert!(!(is_moved && knows_backends), "{what}: UDP flows know their backends");
     }
-    for (traffic, to, load) in loads {
-        let report = load.stop().unwrap();
-        assert_eq!(report.failed, 0, "{traffic:?} to {to}: {report:?}");
-    }
+    crowd.was_never_refused();
     drop(agent);
 }
 
@@ -289,26 +282,18 @@ fn flows_go_on_when_tables_are_made_anew_with_another_layout() {
 fn flows_go_on_when_another_version_keeps_them_in_another_layout() {
     let stage = stage();
     let mut agent = stage.other_agent(&PODS);
-    let [near4, near6] = stage.on_node(NEAR);
-    let [far4, far6] = stage.on_node(FAR);
-    let to = [near4, near6, far4, far6];
-    let start = |traffic| to.map(|to| (traffic, to, Load::start(&stage.outside, traffic, to).unwrap()));
     // Connections begin all the time, so that some do while programs change.
     let kinds = [Traffic::Stream, Traffic::Datagrams, Traffic::Tcp, Traffic::Tcp, Traffic::Tcp];
-    let mut loads: Vec<_> = kinds.into_iter().flat_map(start).collect();
-    let mut go_on = || loads.iter_mut().for_each(|(.., load)| drop(load.after(100).unwrap()));
-    go_on();
+    let mut crowd = crowd(&stage, &kinds);
+    crowd.goes_on();
     agent.end_with(Signal::SIGKILL).unwrap();
-    go_on();
+    crowd.goes_on();
     let more = [&SMALL_TABLES[..], &PODS].concat();
     agent = Agent::start_restricted(&stage.node, &stage.manifests, &more).unwrap();
     agent.logged("FLOWS4 has other fields").unwrap();
     agent.logged("flows of packets from other tables").unwrap();
-    go_on();
-    for (traffic, to, load) in loads {
-        let report = load.stop().unwrap();
-        assert_eq!(report.failed, 0, "{traffic:?} to {to}: {report:?}");
-    }
+    crowd.goes_on();
+    crowd.was_never_refused();
     assert_eq!(counters(&stage.node).unwrap()["flow_moved"], 0, "UDP flows know their backends");
     drop(agent);
 }
@@ -320,28 +305,20 @@ fn flows_of_another_version_go_on_when_the_agent_dies_on_the_way_to_ours() {
     for (call, when) in [("rename", 2), ("unlink", 1), ("unlink", 2)] {
         let stage = stage();
         let mut agent = stage.other_agent(&PODS);
-        let to = [stage.on_node(NEAR), stage.on_node(FAR)].concat();
-        let start = |traffic| to.iter().map(move |to| (traffic, *to)).collect::<Vec<_>>();
-        let loads = [Traffic::Stream, Traffic::Datagrams].into_iter().flat_map(start);
-        let mut loads: Vec<_> =
-            loads.map(|(traffic, to)| (traffic, to, Load::start(&stage.outside, traffic, to).unwrap())).collect();
-        let mut go_on = || loads.iter_mut().for_each(|(.., load)| drop(load.after(100).unwrap()));
-        go_on();
+        let mut crowd = crowd(&stage, &[Traffic::Stream, Traffic::Datagrams]);
+        crowd.goes_on();
         agent.end_with(Signal::SIGKILL).unwrap();
         let more = [&SMALL_TABLES[..], &PODS].concat();
         let [trace, inject] = [format!("trace={call}"), format!("inject={call}:signal=KILL:when={when}")];
         let strace = ["-f", "-e", &trace, "-e", &inject];
         let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
         agent.ended().unwrap();
-        go_on();
+        crowd.goes_on();
         drop(agent);
         let agent = stage.agent(&PODS);
         agent.logged("flows of packets from other tables").unwrap();
-        go_on();
-        for (traffic, to, load) in loads {
-            let report = load.stop().unwrap();
-            assert_eq!(report.failed, 0, "{call} {when}: {traffic:?} to {to}: {report:?}");
-        }
+        crowd.goes_on();
+        crowd.was_never_refused();
     }
 }
 
@@ -350,18 +327,12 @@ fn connections_that_begin_when_the_tables_are_full_of_ended_ones_are_served() {
     let stage = stage();
     let few = ["--max-frontends=1024", "--max-services=256", "--max-backends=4096", "--max-flows=2048"];
     let _agent = Agent::start_with(&stage.node, &stage.manifests, &[&few[..], &PODS].concat()).unwrap();
-    let to = [stage.on_node(NEAR), stage.on_node(FAR)].concat();
-    let loads =
-        to.iter().flat_map(|to| vec![*to; 3]).map(|to| (to, Load::start(&stage.outside, Traffic::Tcp, to).unwrap()));
-    let mut loads: Vec<_> = loads.collect();
+    let mut crowd = crowd(&stage, &[Traffic::Tcp; 3]);
     // Three times what there is room for, of each family.
-    for (_, load) in &mut loads {
+    for (.., load) in &mut crowd.0 {
         load.after(1024).unwrap();
     }
-    for (to, load) in loads {
-        let report = load.stop().unwrap();
-        assert_eq!(report.failed, 0, "{to}: {report:?}");
-    }
+    crowd.was_never_refused();
     assert_eq!(counters(&stage.node).unwrap()["tcp_without_flow"], 0, "flows that were needed");
 }
 

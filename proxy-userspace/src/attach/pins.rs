@@ -20,13 +20,12 @@ use nix::unistd::{AccessFlags, access};
 use proxy_common::abi::SLOTS_PER_PAIR;
 use proxy_common::tables::{ABI_VERSION, Capacity, OLDEST_ALIKE, name};
 
-use super::AttachError;
 use super::object::DEVICE_HOOKS;
 use crate::maps::described::described;
 use crate::maps::pinned::{Entries, Layout, layouts};
 use crate::maps::shape::Shape;
 use crate::sys::CallError;
-use crate::sys::bpf::{Kind, MapInfo, Pin, map_info, open_pin, pin};
+use crate::sys::bpf::{Kind, MapInfo, Pin, map_info, open_pin, pin, pin_anew};
 
 const LINKS: &str = "links";
 const STAGING: &str = "-new";
@@ -230,11 +229,9 @@ impl Folder {
 
     /// Keeps programs at devices where their successors find them, at ingress and at egress: a link does not show its program
     /// to everybody.
-    pub fn keep_programs(&self, programs: [BorrowedFd<'_>; 2]) -> Result<(), AttachError> {
+    pub fn keep_programs(&self, programs: [BorrowedFd<'_>; 2]) -> Result<(), CallError> {
         for (name, program) in DEVICE_HOOKS.into_iter().zip(programs) {
-            let path = self.current().join(name);
-            remove(&path)?;
-            pin(program, &path)?;
+            pin_anew(program, &self.current().join(name))?;
         }
         Ok(())
     }

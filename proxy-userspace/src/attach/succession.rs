@@ -14,19 +14,17 @@
 //!
 //! In: programs of both. Out: the tables PREDECESSORS and SUCCESSION of ours.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use proxy_common::abi::Succession as Until;
-use proxy_common::balance::NANOSECONDS;
 use proxy_common::tables::name;
 
 use super::object::Object;
 use crate::sys::CallError;
-use crate::sys::bpf::{Map, pin};
-use crate::sys::monotonic_nanos;
+use crate::sys::bpf::{Map, pin_anew};
+use crate::sys::monotonic_seconds;
 
 /// No changeover of tables takes as long.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -44,9 +42,7 @@ impl Succession {
     pub fn begin(ours: &Object, theirs: &[Option<OwnedFd>; 2], folder: &Path) -> Result<Self, CallError> {
         let succession = Self { predecessors: ours.own(name::PREDECESSORS)?, until: ours.own(name::SUCCESSION)? };
         // The kernel empties a table of programs when its last pin and descriptor go, and ours do when we die.
-        let path = folder.join(name::PREDECESSORS);
-        let _ = fs::remove_file(&path);
-        pin(succession.predecessors.as_fd(), &path)?;
+        pin_anew(succession.predecessors.as_fd(), &folder.join(name::PREDECESSORS))?;
         for (hook, program) in (0..).zip(theirs) {
             let fd = |program: &OwnedFd| program.as_raw_fd().cast_unsigned();
             let set = program.as_ref().map_or(Ok(()), |program| succession.predecessors.set(&hook, &fd(program)));
@@ -77,5 +73,5 @@ impl Drop for Succession {
 }
 
 fn ending() -> u32 {
-    (monotonic_nanos() / NANOSECONDS) as u32 + LONGEST.as_secs() as u32
+    monotonic_seconds() + LONGEST.as_secs() as u32
 }

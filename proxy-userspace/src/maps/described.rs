@@ -3,7 +3,6 @@
 //! The kernel would say it too, in BTF, but only to who has `CAP_SYS_ADMIN`, which an agent need not have. In: the folder of
 //! the tables. Out: [`Shape`]s as text.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -13,7 +12,7 @@ use proxy_common::tables::name;
 
 use super::shape::Shape;
 use crate::sys::CallError;
-use crate::sys::bpf::{Map, array, pin};
+use crate::sys::bpf::{Map, array, pin_anew};
 
 /// Twice what ours is, for versions that have more to say.
 const ROOM: usize = 4096;
@@ -46,9 +45,5 @@ pub fn say(folder: &Path, text: &str) -> Result<(), CallError> {
     let room = bytes.get_mut(..text.len()).ok_or_else(|| fail(io::ErrorKind::FileTooLarge.into()))?;
     room.copy_from_slice(text.as_bytes());
     table.set(&0, &bytes).map_err(fail)?;
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    pin(table.as_fd(), &path)
+    pin_anew(table.as_fd(), &path)
 }

@@ -24,7 +24,7 @@ use crate::sys::bpf::{Map, MapInfo, Rows, of_bytes};
 const BATCH: usize = 256;
 
 /// The tables whose flows are to be brought; none where both folders have the same ones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flows {
     four: Option<Box<Family<V4>>>,
     six: Option<Box<Family<V6>>>,

@@ -275,6 +275,16 @@ pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), CallError> {
     unsafe { bpf(OBJ_PIN, &mut attr) }.map(drop).map_err(fail)
 }
 
+/// Pins what `fd` is at `path`, in the place of what is pinned there. For a moment nothing is.
+pub fn pin_anew(fd: BorrowedFd<'_>, path: &Path) -> Result<(), CallError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CallError::new("remove pin", path.display(), error))
+        }
+        _ => pin(fd, path),
+    }
+}
+
 /// What `fd` is, by how calls for one kind fail: the names of its descriptors would need `/proc`.
 pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
     Ok(if is_map(fd)? {

@@ -15,7 +15,7 @@ use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHan
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{Done, Hook, Order, Site, fresh, is_of_filter, tcx};
-use crate::sys::bpf::{pin, program_id};
+use crate::sys::bpf::{pin, pin_anew, program_id};
 use crate::sys::netlink::exchange;
 
 const NAME: &str = "sluice";
@@ -32,9 +32,7 @@ pub(super) fn ensure(site: &Site, program: BorrowedFd<'_>, order: Order) -> io::
         return Ok(Done::Stood);
     }
     if add_clsact(site.device)? {
-        let made = site.made_clsact();
-        let _ = fs::remove_file(&made);
-        pin(program, &made).map_err(|error| error.source)?;
+        pin_anew(program, &site.made_clsact()).map_err(|error| error.source)?;
     }
     // Before the filter: there is never one that nobody knows of.
     let fresh = fresh(&site.pin);
