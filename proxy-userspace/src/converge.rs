@@ -312,12 +312,16 @@ impl<S: MapStore> Converger<S> {
 mod tests {
     use proptest::prelude::*;
 
+    use proxy_common::abi::Frontend;
+    use proxy_common::index::{WORDS, Word};
+
     use super::*;
     use crate::facts::facts;
     use crate::maps::Snapshot;
     use crate::maps::memory::{Failures, MemoryStore, Seed};
     use crate::model::Event;
     use crate::model::build::{Slice, node, service, service_cidr, slice};
+    use crate::plan::UNUSED_FRONTEND;
 
     const CAPACITY: Capacity = Capacity { slots: 4096, ..Capacity::DEFAULT };
 
@@ -397,6 +401,58 @@ mod tests {
                 }
             }
             prop_assert_eq!(settle(&mut crooked), settle(&mut straight));
+        }
+
+        /// A plan for a few keys reads few entries, and any of them may be wrong by then.
+        #[test]
+        fn damage_done_while_an_agent_lives_ends_with_the_next_one(
+            damages in prop::collection::vec((0..6_u8, any::<usize>(), any::<u64>(), 0..60_u32), 1..30),
+        ) {
+            const SERVICES: u32 = 60;
+            let mut converger = on(MemoryStore::growing(CAPACITY));
+            synced(&mut converger);
+            (0..SERVICES).flat_map(one_of_many).for_each(|change| drop(converger.apply(change)));
+            let right = settle(&mut converger);
+            for (how, place, with, number) in damages {
+                damage(converger.store_mut(), how, place, with);
+                let name = format!("shop/number-{number}");
+                let gone = service(&name).cluster_ip("10.96.0.1").delete();
+                let [back, one] = one_of_many(number);
+                let other = slice(&name).port(80).endpoint(&format!("10.245.0.{number}")).apply();
+                for change in [other, gone, back, one] {
+                    converger.apply(change);
+                    // An error is an answer, and the step after it reads all there is.
+                    let _ = converger.converge();
+                    let _ = converger.tidy();
+                }
+            }
+            let mut next = on(converger.store().clone().reopened(CAPACITY));
+            synced(&mut next);
+            (0..SERVICES).flat_map(one_of_many).for_each(|change| drop(next.apply(change)));
+            prop_assert_eq!(settle(&mut next), right);
+        }
+    }
+
+    /// What is at one place in INDEX or FRONTEND becomes something else.
+    fn damage(store: &mut MemoryStore, how: u8, place: usize, with: u64) {
+        let used: Vec<usize> =
+            (0..store.index.len() * WORDS).filter(|at| store.index.as_flattened()[*at] != 0).collect();
+        let [Some(at), Some(other)] = [place, with as usize].map(|n| used.get(n % used.len().max(1)).copied()) else {
+            return;
+        };
+        let words = store.index.as_flattened_mut();
+        match how {
+            0 => words[at] = 0,
+            1 => words[at] = with,
+            2 => words[at] = words[other],
+            3 => words.swap(at, other),
+            _ => {
+                let [at, other] = [at, other].map(|at| Word::of(words[at]).id);
+                let entry = store.frontend.get(&other).copied().unwrap_or(UNUSED_FRONTEND);
+                let [service, kind] =
+                    if how == 4 { [entry.service, entry.kind] } else { [with as u32, with as u32 % 8] };
+                store.frontend.insert(at, Frontend { service, kind, ..entry });
+            }
         }
     }
 

@@ -248,6 +248,9 @@ impl MapStore for MemoryStore {
     }
 
     fn frontend(&self, id: u32) -> Result<Frontend, MapError> {
+        if id >= self.capacity.frontends {
+            return Err(outside(name::FRONTEND));
+        }
         Ok(self.frontend.get(&id).copied().unwrap_or(UNUSED_FRONTEND))
     }
 
