@@ -118,11 +118,16 @@ impl Skb {
             return None;
         }
         let mut bytes = [0; N];
-        let (words, rest) = bytes.as_chunks_mut::<4>();
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = read!("u32", from + 4 * i, u32).to_ne_bytes();
+        let (long, rest) = bytes.as_chunks_mut::<8>();
+        for (i, word) in long.iter_mut().enumerate() {
+            *word = read!("u64", from + 8 * i, u64).to_ne_bytes();
         }
-        let from = from + N - N % 4;
+        let from = from + N - N % 8;
+        let (words, rest) = rest.as_chunks_mut::<4>();
+        for word in words {
+            *word = read!("u32", from, u32).to_ne_bytes();
+        }
+        let from = from + N % 8 - N % 4;
         match rest {
             [] => {}
             [one] => *one = read!("u8", from, u8),

@@ -1,8 +1,8 @@
 //! What the hooks of a device do with a packet that comes in, and with one that goes out.
 //!
 //! ```text
-//! ingress:  read -> is its destination of any concern? a reply to us? a flow? -> follow ---------> translate
-//!                                                                        `-> dial -> vet -> choose -> begin -> pick -> store '
+//! ingress:  read -> may its destination be of any concern? a reply to us? of a flow? -> follow ---> translate
+//!                   of none yet: is its destination of concern? -> dial -> vet -> choose -> begin -> pick -> store '
 //!                   its destination is of none: is it a reply of a flow that goes past the stack? -> forward
 //! egress:   read -> is it for the link? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
 //!                   does the node itself send it to a destination of any concern? -> as at ingress
@@ -35,11 +35,15 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: 
     if next == Next::Find {
         next = arrive(node, state);
     }
+    if next == Next::Request {
+        next = request::<A, false>(node, state);
+    }
+    // Its flow was over.
+    if next == Next::Dial && leads_elsewhere(node, state) {
+        next = state.after(unconcerned(node));
+    }
     if next == Next::Past {
         next = past(node, state);
-    }
-    if next == Next::Request {
-        next = request(node, state);
     }
     finish(node, packet, state, next)
 }
@@ -58,7 +62,7 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
         next = own(node, state);
     }
     if next == Next::Request {
-        next = request(node, state);
+        next = request::<A, true>(node, state);
     }
     // Nobody is dialled.
     if next == Next::Dial && state.is_foreign {
@@ -140,14 +144,26 @@ fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 #[inline(always)]
 fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     spoof::refuse_loopback(&state.parsed.header)?;
-    if !is_of_concern(node, state) {
-        return if node.has_fast_path() { Ok(Next::Past) } else { Err(Stop::Pass) };
+    if !may_be_of_concern(node, state) {
+        return unconcerned(node);
     }
     (state.is_own, state.is_foreign, state.point) = (false, false, Point::RequestIn);
     let ports = track::own_ports(node);
+    if state.form != Form::WithoutPorts && !ports.contains(state.parsed.tuple.dst_port.get()) {
+        return Ok(Next::Request);
+    }
+    if leads_elsewhere(node, state) {
+        return unconcerned(node);
+    }
     // A port of our own at an address of our own: nothing but replies goes there.
     let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
     if is_ours && state.form != Form::WithoutPorts { reply_in(node, ports, state) } else { Ok(Next::Request) }
+}
+
+/// What becomes of a packet whose destination is of no concern.
+#[inline(always)]
+fn unconcerned<A: Ip>(node: &impl Node<A>) -> Result<Next, Stop> {
+    if node.has_fast_path() { Ok(Next::Past) } else { Err(Stop::Pass) }
 }
 
 #[inline(never)]
@@ -208,14 +224,15 @@ fn heard<A: Ip>(node: &impl Node<A>, state: &mut State<A>) -> Next {
 }
 
 #[inline(never)]
-fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
-    let found = flow_of_request(node, state);
+fn request<A: Ip, const CLASSIFIED: bool>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let found = flow_of_request::<A, CLASSIFIED>(node, state);
     state.after(found)
 }
 
-/// The flow of what may be a request, or a new one; [`State::class`] is about its destination.
+/// The flow of what may be a request, or a new one. Its destination is asked about where there is none yet: most packets are of
+/// flows, and whoever has one needs no more.
 #[inline(always)]
-fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
+fn flow_of_request<A: Ip, const CLASSIFIED: bool>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     (state.port, state.moved) = (SourcePort::Kept, false);
     if state.form == Form::WithoutPorts {
         if is_theirs(node, false) {
@@ -225,7 +242,13 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
         return screen(node, state).map(|()| Next::Dial);
     }
     state.key = state.parsed.tuple.request_key();
-    let is_known = track::find(node, &state.key, &mut state.found);
+    let mut is_known = track::look(node, Table::Established, &state.key, &mut state.found);
+    if !is_known {
+        if !CLASSIFIED && leads_elsewhere(node, state) {
+            return unconcerned(node);
+        }
+        is_known = track::look(node, Table::Embryonic, &state.key, &mut state.found);
+    }
     if is_known && state.found.flow.is_from_node() && !state.is_own {
         return Err(Stop::Drop(Reason::SpoofedSource));
     }
@@ -281,13 +304,27 @@ fn refuse_echo<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<(), Stop>
     Err(Stop::Echo)
 }
 
-/// Whether a destination may be a frontend, or the source of a translation, and what it is. Most packets end here: addresses
-/// of all frontends are in the tables.
-#[inline(never)]
-fn is_of_concern<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
+/// Whether the destination may be a frontend, or the source of a translation. It is not of most packets, which end here:
+/// addresses of all frontends are in the tables.
+#[inline(always)]
+fn may_be_of_concern<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
     let dst = state.parsed.tuple.dst.addr();
-    let flags = address_flags(tables, &dst);
-    state.class = flags.unwrap_or(0);
+    (state.class, state.is_classified) = (0, tables.is_absent(&dst));
+    !state.is_classified || is_reserved(tables, &dst)
+}
+
+/// Whether the destination, which may be of concern, is of none. Nothing is looked up twice.
+#[inline(always)]
+fn leads_elsewhere<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
+    !state.is_classified && !classify(tables, state)
+}
+
+/// Says what the destination is; whether it is of any concern.
+#[inline(never)]
+fn classify<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
+    let dst = state.parsed.tuple.dst.addr();
+    let flags = tables.address(&dst);
+    (state.class, state.is_classified) = (flags.unwrap_or(0), true);
     flags.is_some() || is_reserved(tables, &dst)
 }
 
@@ -373,7 +410,7 @@ fn own<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// What the node itself asks for. All other requests have been translated where they came in.
 #[inline(always)]
 fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    let is_of_concern = is_of_concern(node, state);
+    let is_of_concern = may_be_of_concern(node, state) && !leads_elsewhere(node, state);
     if !is_of_concern && !takes_own_port(node, state) {
         return Err(Stop::Pass);
     }

@@ -18,8 +18,9 @@ use crate::packet::{Action, Stop, Table};
 pub struct State<A> {
     pub parsed: Parsed<A>,
     pub form: Form,
-    /// Flags of the destination ([`crate::abi::address`]).
+    /// Flags of the destination ([`crate::abi::address`]), once somebody asked.
     pub class: u32,
+    pub is_classified: bool,
     /// Where the packet's flow is filed.
     pub key: FlowKey<A>,
     /// The packet's flow, once it has one.
@@ -135,6 +136,7 @@ impl<A: Ip> State<A> {
             },
             form: Form::Transport,
             class: 0,
+            is_classified: false,
             key: FlowKey { src: A::ANY, dst: A::ANY, ports: 0, kind: 0 },
             found,
             now: 0,
