@@ -36,10 +36,9 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: 
         next = arrive(node, state);
     }
     if next == Next::Request {
-        next = request::<A, false>(node, state);
+        next = request(node, state);
     }
-    // Its flow was over.
-    if next == Next::Dial && leads_elsewhere(node, state) {
+    if next == Next::Ask && leads_elsewhere(node, state) {
         next = state.after(unconcerned(node));
     }
     if next == Next::Past {
@@ -62,11 +61,7 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
         next = own(node, state);
     }
     if next == Next::Request {
-        next = request::<A, true>(node, state);
-    }
-    // Nobody is dialled.
-    if next == Next::Dial && state.is_foreign {
-        next = Next::Begin;
+        next = request(node, state);
     }
     let action = finish(node, packet, state, next);
     if action == Action::Translated {
@@ -77,6 +72,9 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
 
 #[inline(always)]
 fn finish<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &mut State<A>, mut next: Next) -> Action {
+    if next == Next::Ask {
+        next = ask(node, state);
+    }
     if next == Next::Dial {
         next = dial(node, state);
     }
@@ -149,15 +147,8 @@ fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next,
     }
     (state.is_own, state.is_foreign, state.point) = (false, false, Point::RequestIn);
     let ports = track::own_ports(node);
-    if state.form != Form::WithoutPorts && !ports.contains(state.parsed.tuple.dst_port.get()) {
-        return Ok(Next::Request);
-    }
-    if leads_elsewhere(node, state) {
-        return unconcerned(node);
-    }
-    // A port of our own at an address of our own: nothing but replies goes there.
-    let is_ours = state.class & address::OWN != 0 && ports.contains(state.parsed.tuple.dst_port.get());
-    if is_ours && state.form != Form::WithoutPorts { reply_in(node, ports, state) } else { Ok(Next::Request) }
+    let may_be_reply = state.form != Form::WithoutPorts && ports.contains(state.parsed.tuple.dst_port.get());
+    Ok(if may_be_reply && is_reply_in(node, ports, state) { heard_in(node, state) } else { Next::Request })
 }
 
 /// What becomes of a packet whose destination is of no concern.
@@ -196,21 +187,21 @@ fn is_past<A: Ip>(state: &State<A>) -> bool {
     state.found.flow.is_past_stack() && state.parsed.header.dst == state.parsed.tuple.dst
 }
 
+/// True for a reply to an address and a port of ours, which somebody has got for a flow.
 #[inline(always)]
-fn reply_in<A: Ip>(node: &mut impl Node<A>, ports: PortRange, state: &mut State<A>) -> Result<Next, Stop> {
-    (state.point, state.key) = (Point::ReplyIn, state.parsed.tuple.reply_key(ports));
-    let is_reply = track::find(node, &state.key, &mut state.found)
+fn is_reply_in<A: Ip>(node: &mut impl Node<A>, ports: PortRange, state: &mut State<A>) -> bool {
+    state.key = state.parsed.tuple.reply_key(ports);
+    track::find(node, &state.key, &mut state.found)
         && state.found.flow.is_masqueraded()
-        && state.found.flow.source == state.parsed.tuple.dst;
-    if !is_reply {
-        return Err(Stop::Pass);
-    }
-    if state.found.flow.is_from_node() {
-        state.point = Point::ReplyHome;
-    } else if !state.found.flow.is_foreign() {
-        return Ok(Next::Translate);
-    }
-    Ok(heard(node, state))
+        && state.found.flow.source == state.parsed.tuple.dst
+}
+
+/// What comes after such a reply.
+#[inline(always)]
+fn heard_in<A: Ip>(node: &impl Node<A>, state: &mut State<A>) -> Next {
+    let flow = &state.found.flow;
+    state.point = if flow.is_from_node() { Point::ReplyHome } else { Point::ReplyIn };
+    if flow.is_from_node() || flow.is_foreign() { heard(node, state) } else { Next::Translate }
 }
 
 /// What comes after a packet of a known flow, of which no other hook hears.
@@ -224,49 +215,60 @@ fn heard<A: Ip>(node: &impl Node<A>, state: &mut State<A>) -> Next {
 }
 
 #[inline(never)]
-fn request<A: Ip, const CLASSIFIED: bool>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
-    let found = flow_of_request::<A, CLASSIFIED>(node, state);
+fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let found = flow_of_request(node, state);
     state.after(found)
 }
 
-/// The flow of what may be a request, or a new one. Its destination is asked about where there is none yet: most packets are of
-/// flows, and whoever has one needs no more.
+/// The flow of what may be a request. Its destination is asked about where there is none: whoever has a flow needs no more.
 #[inline(always)]
-fn flow_of_request<A: Ip, const CLASSIFIED: bool>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
+fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     (state.port, state.moved) = (SourcePort::Kept, false);
     if state.form == Form::WithoutPorts {
-        if is_theirs(node, false) {
-            return Err(Stop::Pass);
-        }
-        // No Service has port 0: the decision says what that is at this address.
-        return screen(node, state).map(|()| Next::Dial);
+        return Ok(Next::Ask);
     }
     state.key = state.parsed.tuple.request_key();
-    let mut is_known = track::look(node, Table::Established, &state.key, &mut state.found);
-    if !is_known {
-        if !CLASSIFIED && leads_elsewhere(node, state) {
-            return unconcerned(node);
-        }
-        is_known = track::look(node, Table::Embryonic, &state.key, &mut state.found);
+    if !track::find(node, &state.key, &mut state.found) {
+        return Ok(Next::Ask);
     }
-    if is_known && state.found.flow.is_from_node() && !state.is_own {
+    if state.found.flow.is_from_node() && !state.is_own {
         return Err(Stop::Drop(Reason::SpoofedSource));
     }
     if state.form == Form::Error {
-        return if is_known { Ok(Next::Translate) } else { Err(Stop::Pass) };
+        return Ok(Next::Translate);
     }
-    if is_known {
-        state.now = node.seconds();
-        match track::standing(node, state) {
-            Standing::Continues => return Ok(Next::Follow),
-            Standing::Over => {}
-            Standing::Contested => state.port = SourcePort::Changed,
-            Standing::Unserved => state.moved = true,
-        }
-        track::close(node, &state.found);
+    state.now = node.seconds();
+    match track::standing(node, state) {
+        Standing::Continues => return Ok(Next::Follow),
+        Standing::Over => {}
+        Standing::Contested => state.port = SourcePort::Changed,
+        Standing::Unserved => state.moved = true,
     }
-    let begins = state.parsed.tuple.proto != TCP || tcp::opens(state.parsed.flags);
-    if is_theirs(node, begins) { Err(Stop::Pass) } else { Ok(Next::Dial) }
+    track::close(node, &state.found);
+    Ok(Next::Ask)
+}
+
+#[inline(never)]
+fn ask<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let asked = may_dial(node, state);
+    state.after(asked)
+}
+
+/// Whether a packet that has no flow may begin one.
+#[inline(always)]
+fn may_dial<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<Next, Stop> {
+    let begins = match state.form {
+        Form::Error => return Err(Stop::Pass),
+        Form::WithoutPorts => false,
+        _ => state.parsed.tuple.proto != TCP || tcp::opens(state.parsed.flags),
+    };
+    if is_theirs(node, begins) {
+        return Err(Stop::Pass);
+    }
+    // No Service has port 0: the decision says what that is at this address.
+    let screened = if state.form == Form::WithoutPorts { screen(node, state) } else { Ok(()) };
+    // To a destination of no concern nobody is dialled.
+    screened.map(|()| if state.is_foreign { Next::Begin } else { Next::Dial })
 }
 
 /// Whether programs of another version are asked first, by who let the packet pass: they know flows that we do not.

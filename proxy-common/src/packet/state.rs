@@ -78,7 +78,9 @@ pub enum Next {
     Own,
     /// Which flow, of those to its destination?
     Request,
-    /// None yet: what is dialled?
+    /// None yet: is its destination of concern, and may it begin one?
+    Ask,
+    /// What is dialled?
     Dial,
     /// May who dials be who it says?
     Vet,

@@ -48,9 +48,8 @@ pub fn find<A: Ip>(node: &mut impl Node<A>, key: &FlowKey<A>, found: &mut Found<
     look(node, Table::Established, key, found) || look(node, Table::Embryonic, key, found)
 }
 
-/// The same in one table.
 #[inline(always)]
-pub fn look<A: Ip>(node: &mut impl Node<A>, table: Table, key: &FlowKey<A>, found: &mut Found<A>) -> bool {
+fn look<A: Ip>(node: &mut impl Node<A>, table: Table, key: &FlowKey<A>, found: &mut Found<A>) -> bool {
     let Some(flow) = node.flow(table, key) else { return false };
     found.table = table;
     found.flow.set(flow);
