@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = cases![
     flows_that_rules_or_ways_may_concern_go_through_the_stack,
     errors_about_a_flow_go_its_way,
     what_is_of_no_flow_goes_through_the_stack,
+    who_shares_a_bit_with_an_address_of_a_service_is_treated_as_others_are,
     flows_go_through_the_stack_again_both_ways_once_that_is_not_asked_for_any_more,
 ];
 
@@ -149,4 +150,21 @@ fn asked_no_more<A: Ip>() {
 #[cfg_attr(test, test)]
 fn flows_go_through_the_stack_again_both_ways_once_that_is_not_asked_for_any_more() {
     in_both_families!(asked_no_more());
+}
+
+fn shared_bit<A: Ip>() {
+    let mut node = node::<A>("L");
+    // Whatever the address, it may be in the tables.
+    node.tables.absent.clear();
+    assert_eq!(node.enter(UP, &tcp("client:4000 > web:80")), "pass");
+    assert_eq!(node.enter(UP, &udp("client:4000 > web:80").payload(24).fragment(7, 32, false)), "pass");
+    assert_eq!(node.enter(UP, &syn("client:4000 > lb:80")), "forward: client:4000 > local:8080 tcp S");
+    let answer = tcp("local:8080 > client:4000").flags(SYN | ACK);
+    assert_eq!(node.enter(On::PodDevice, &answer), "forward: local:8080 > client:4000 tcp SA");
+    assert_eq!(node.leave(UP, &answer), "lb:80 > client:4000 tcp SA", "{}", family::<A>());
+}
+
+#[cfg_attr(test, test)]
+fn who_shares_a_bit_with_an_address_of_a_service_is_treated_as_others_are() {
+    in_both_families!(shared_bit());
 }

@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = cases![
     who_else_sends_from_a_port_that_a_flow_has_gets_another_one,
     a_port_that_somebody_else_sends_from_is_given_to_no_flow,
     errors_about_what_left_by_another_port_find_home,
+    a_frontend_among_the_ports_of_flows_is_served_beside_them,
 ];
 
 const UP: On = On::Uplink;
@@ -359,4 +360,24 @@ fn below<A: Ip>() {
 #[cfg(test)]
 fn what_a_flow_sends_is_its_own_at_devices_below_too() {
     in_both_families!(below());
+}
+
+fn frontend_among_ports<A: Ip>() {
+    let mut node = Setup::with("R").node::<A>();
+    node.settings.ports = PortRange { first: 30_000, count: 1000 };
+    let inside = node.enter(UP, &syn("client:4000 > node:30080"));
+    let port = source_port(&inside);
+    assert_eq!(inside, format!("client:{port} > remote:8080 tcp S"));
+    assert_eq!(
+        node.leave(UP, &syn(format!("client:{port} > remote:8080"))),
+        format!("node:{port} > remote:8080 tcp S")
+    );
+    let answer = tcp(format!("remote:8080 > node:{port}")).flags(SYN | ACK);
+    assert_eq!(node.enter(UP, &answer), format!("remote:8080 > client:{port} tcp SA"), "{}", family::<A>());
+    assert_eq!(node.enter(UP, &tcp("stranger:8080 > node:30999")), "pass", "nobody waits for it");
+}
+
+#[cfg_attr(test, test)]
+fn a_frontend_among_the_ports_of_flows_is_served_beside_them() {
+    in_both_families!(frontend_among_ports());
 }
