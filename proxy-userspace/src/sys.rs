@@ -45,7 +45,7 @@ pub fn failed_call<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&
 /// Nanoseconds of the clock that the hooks stamp with (`bpf_ktime_get_ns`).
 pub fn monotonic_nanos() -> u64 {
     let now = nix::time::ClockId::CLOCK_MONOTONIC.now().expect("every kernel has this clock");
-    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+    now.tv_sec().cast_unsigned() * NANOSECONDS + now.tv_nsec().cast_unsigned()
 }
 
 /// The same in whole seconds, in which flows count.

@@ -337,6 +337,7 @@ fn flows_of_another_version_go_on_when_the_agent_dies_between_two_hooks() {
 
 /// Kills the agent that succeeds another version, at this call. Then there is `more_of_ours`, and the next one starts.
 fn succeeded_after_a_death(call: &str, when: u32, more_of_ours: impl FnOnce(&Path)) {
+    eprintln!("the agent dies at {call} {when}");
     let stage = stage();
     let mut agent = stage.other_agent(&PODS);
     let mut crowd = crowd(&stage, &[Traffic::Stream, Traffic::Datagrams]);
