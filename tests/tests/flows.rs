@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use proxy_common::abi::{Flow, FlowKey, PacketSettings, PortRange};
+use proxy_common::addr::Be16;
 use proxy_common::packet::ip::V4;
 use proxy_common::packet::tcp::seen;
 use proxy_common::tables::name;
@@ -200,6 +202,46 @@ fn theirs(key: &FlowKey<V4>, flow: &Flow<V4>) -> (TheirKey, Theirs) {
     (key.try_into().unwrap(), flow.concat().try_into().unwrap())
 }
 
+/// Tables of another version, in a folder of their own.
+struct Other {
+    pins: Pins,
+    established: Map<TheirKey, Theirs>,
+    embryonic: Map<TheirKey, Theirs>,
+}
+
+impl Other {
+    fn with_room(entries: u32) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let pins = Pins(PathBuf::from(PINS).join(format!("other-{}-{number}", std::process::id())));
+        fs::create_dir_all(&pins.0).unwrap();
+        let [established, embryonic] = [name::FLOWS4, name::EMBRYONIC4].map(|table| {
+            let made = hash(16, 56, entries).unwrap();
+            pin(made.as_fd(), &pins.0.join(table)).unwrap();
+            Map::new(made).unwrap()
+        });
+        say(&pins.0, SAID).unwrap();
+        Self { pins, established, embryonic }
+    }
+
+    fn set(&self, key: &FlowKey<V4>, flow: &Flow<V4>) {
+        let (key, flow) = theirs(key, flow);
+        self.established.set(&key, &flow).unwrap();
+    }
+
+    /// As [`Self::set`], of a flow that is not answered yet.
+    fn begin(&self, key: &FlowKey<V4>, flow: &Flow<V4>) {
+        let (key, flow) = theirs(key, flow);
+        self.embryonic.set(&key, &flow).unwrap();
+    }
+
+    /// Both entries of a flow, given its reply entry.
+    fn hold(&self, key: &FlowKey<V4>, flow: &Flow<V4>) {
+        self.set(key, flow);
+        self.set(&flow.request_key(), &flow.mirrored());
+    }
+}
+
 #[test]
 fn flows_of_a_version_with_longer_entries_go_on_and_what_happens_meanwhile_comes_with_the_second_look() {
     alone(
@@ -208,48 +250,106 @@ fn flows_of_a_version_with_longer_entries_go_on_and_what_happens_meanwhile_comes
         |_| {
             const ROOM: u32 = 1024;
             let mut wire = Wire::new(ROOM).unwrap();
-            let (ours, other) =
-                (Pins::of(&mut wire, "ours"), PathBuf::from(PINS).join(format!("other-{}", std::process::id())));
-            fs::create_dir_all(&other).unwrap();
-            let other = Pins(other);
-            let tables = [name::FLOWS4, name::EMBRYONIC4].map(|table| {
-                let made = hash(16, 56, 2 * ROOM).unwrap();
-                pin(made.as_fd(), &other.0.join(table)).unwrap();
-                Map::<TheirKey, Theirs>::new(made).unwrap()
-            });
-            say(&other.0, SAID).unwrap();
-            let [established, _embryonic] = &tables;
-            let move_out = |wire: &mut Wire, change: &dyn Fn(&FlowKey<V4>, &mut Flow<V4>)| {
+            let (ours, other) = (Pins::of(&mut wire, "ours"), Other::with_room(2 * ROOM));
+            let move_out = |wire: &mut Wire, change: &dyn Fn(&mut Flow<V4>)| {
                 let mut entries = wire.established().unwrap();
                 let all: Vec<_> = entries.iter().collect::<Result<_, _>>().unwrap();
                 for (key, mut flow) in all {
                     entries.remove(&key).unwrap();
-                    change(&key, &mut flow);
-                    let (key, flow) = theirs(&key, &flow);
-                    established.set(&key, &flow).unwrap();
+                    change(&mut flow);
+                    other.set(&key, &flow);
                 }
             };
             (1..=2).for_each(|client| wire.connect(client).unwrap());
-            move_out(&mut wire, &|_, _| {});
+            move_out(&mut wire, &|_| {});
             wire.connect(3).unwrap();
-            move_out(&mut wire, &|_, flow| (flow.seen, flow.seen_other) = (seen::SPOKE | seen::RST, seen::SPOKE));
+            move_out(&mut wire, &|flow| (flow.seen, flow.seen_other) = (seen::SPOKE | seen::RST, seen::SPOKE));
             assert_eq!(wire.echo(1).unwrap(), (false, false));
 
-            let flows = Flows::between(&other.0, &ours.0);
+            let flows = Flows::between(&other.pins.0, &ours.0);
             assert_eq!(flows.bring(Which::GoingOn), 4, "not the connection that has ended");
             for client in 1..=2 {
                 assert_eq!(wire.echo(client).unwrap(), (true, true), "connection {client}");
             }
             let known = wire.established().unwrap().iter().next().unwrap().unwrap();
             let closing = Flow { seen: known.1.seen | seen::FIN, used: known.1.used + 1, ..known.1 };
-            let (key, flow) = theirs(&known.0, &closing);
-            established.set(&key, &flow).unwrap();
+            other.set(&known.0, &closing);
             assert_eq!(flows.bring(Which::All), 2, "what has ended, too");
             let told = wire.established().unwrap().get(&known.0, 0).unwrap();
             assert_eq!((told.seen, told.used), (closing.seen, closing.used));
             assert_eq!(flows.bring(Which::All), 0, "all of it is known");
         },
     );
+}
+
+#[test]
+fn a_port_that_two_versions_gave_away_stays_with_who_uses_it() {
+    alone("a_port_that_two_versions_gave_away_stays_with_who_uses_it", &[], |_| {
+        let mut wire = Wire::new(1024).unwrap();
+        let ours = Pins::of(&mut wire, "ours-of-two");
+        let embryonic = Map::<FlowKey<V4>, Flow<V4>>::open(&ours.0.join(name::EMBRYONIC4)).unwrap();
+        let established = Map::<FlowKey<V4>, Flow<V4>>::open(&ours.0.join(name::FLOWS4)).unwrap();
+        let ended = (seen::SPOKE | seen::SYN | seen::RST, seen::SPOKE | seen::SYN);
+        let answered = (seen::SPOKE | seen::SYN, seen::SPOKE | seen::SYN | seen::ACK);
+        for (what, theirs, is_theirs) in [("theirs has ended", ended, false), ("theirs goes on", answered, true)] {
+            // Begun with us, not answered yet.
+            wire.dial(1).unwrap();
+            let begun = embryonic.entries().unwrap();
+            assert_eq!(begun.len(), 2);
+            let is_reply = |(key, _): &&(FlowKey<V4>, Flow<V4>)| key.direction() == FlowKey::<V4>::REPLY;
+            let (key, flow) = *begun.iter().find(is_reply).unwrap();
+            // To the same backend by the same port, from somebody else.
+            let rival = Flow { frontend_port: Be16::new(81), seen: theirs.0, seen_other: theirs.1, ..flow }.sealed();
+            let other = Other::with_room(1024);
+            other.hold(&key, &rival);
+
+            let flows = Flows::between(&other.pins.0, &ours.0);
+            assert_eq!(flows.bring(Which::All), if is_theirs { 2 } else { 0 }, "{what}");
+            let mut left = [established.entries().unwrap(), embryonic.entries().unwrap()].concat();
+            let owner = if is_theirs { rival } else { flow };
+            assert!(left.iter().all(|(_, flow)| flow.seal == owner.seal), "{what}: {left:?}");
+            assert_eq!(left.len(), 2, "{what}: both halves of one flow, in one table: {left:?}");
+            for (key, _) in left.drain(..) {
+                established.remove(&key).unwrap();
+                embryonic.remove(&key).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn what_ended_with_another_version_takes_no_room_from_what_goes_on() {
+    alone("what_ended_with_another_version_takes_no_room_from_what_goes_on", &[], |_| {
+        const ROOM: u32 = 4096;
+        let mut wire = Wire::new(ROOM).unwrap();
+        let (ours, other) = (Pins::of(&mut wire, "ours-of-many"), Other::with_room(4 * ROOM));
+        let tables = [name::FLOWS4, name::EMBRYONIC4]
+            .map(|table| Map::<FlowKey<V4>, Flow<V4>>::open(&ours.0.join(table)).unwrap());
+        let [established, embryonic] = &tables;
+        let goes_on = |flow: &Flow<V4>| (flow.seen | flow.seen_other) & seen::RST == 0;
+        // Twice as many as there is room for. Some go on, a few begin, and nobody hears of those for now.
+        for first in [0, ROOM] {
+            (first..first + ROOM).for_each(|client| wire.connect(client).unwrap());
+            for (key, flow) in established.entries().unwrap() {
+                let reset = if flow.client_port.get().is_multiple_of(4) { 0 } else { seen::RST };
+                other.set(&key, &Flow { seen: flow.seen | reset, seen_other: flow.seen_other | reset, ..flow });
+                established.remove(&key).unwrap();
+            }
+        }
+        (2 * ROOM..2 * ROOM + 100).for_each(|client| assert!(wire.dial(client).unwrap()));
+        for (key, flow) in embryonic.entries().unwrap() {
+            other.begin(&key, &flow);
+            embryonic.remove(&key).unwrap();
+        }
+        let flows = Flows::between(&other.pins.0, &ours.0);
+        flows.bring(Which::GoingOn);
+        let count =
+            || tables.each_ref().map(|table| table.entries().unwrap().iter().filter(|(_, flow)| goes_on(flow)).count());
+        let before = count();
+        assert_eq!(before, [ROOM as usize, 200], "entries");
+        assert!(flows.bring(Which::All) > 0, "what has ended, too");
+        assert_eq!(count(), before, "none of them had to go");
+    });
 }
 
 #[test]

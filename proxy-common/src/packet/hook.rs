@@ -18,7 +18,7 @@ use crate::balance::{Choice, is_reserved};
 use crate::packet::caller::address_flags;
 use crate::packet::flow::Point;
 use crate::packet::ip::Ip;
-use crate::packet::open::{self, SourcePort};
+use crate::packet::open;
 use crate::packet::parse::{Content, Parsed, SCTP, parse};
 use crate::packet::state::{Form, Next, State};
 use crate::packet::tcp::{self, seen};
@@ -223,7 +223,7 @@ fn request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// The flow of what may be a request. Its destination is asked about where there is none: whoever has a flow needs no more.
 #[inline(always)]
 fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    (state.port, state.moved) = (SourcePort::Kept, false);
+    (state.contested, state.moved) = (0, false);
     if state.form == Form::WithoutPorts {
         return Ok(Next::Ask);
     }
@@ -241,7 +241,7 @@ fn flow_of_request<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Resu
     match track::standing(node, state) {
         Standing::Continues => return Ok(Next::Follow),
         Standing::Over => {}
-        Standing::Contested => state.port = SourcePort::Changed,
+        Standing::Contested => state.contested = state.found.flow.source_port.get(),
         Standing::Unserved => state.moved = true,
     }
     track::close(node, &state.found);

@@ -19,14 +19,6 @@ use crate::reason::Reason;
 use crate::socket::TCP;
 use crate::tables::Tables;
 
-/// Whether the backend may see the port that the client has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourcePort {
-    Kept,
-    /// The backend has a connection with this port that is not ours.
-    Changed,
-}
-
 /// Finds the frontend of a request that no flow is known for.
 #[inline(always)]
 pub fn dial<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
@@ -185,13 +177,15 @@ fn begun<A: Ip>(tuple: &Tuple<A>, choice: &Choice, masquerade: bool, flags: u8) 
 #[inline(always)]
 pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
     let may_keep = state.is_foreign || !state.found.flow.is_masqueraded();
-    if may_keep && state.port == SourcePort::Kept {
+    if may_keep && state.contested == 0 {
         state.key = state.found.flow.reply_key(track::own_ports(node));
         if held(node, state) == hold::NONE {
             return Ok(());
         }
     }
-    state.hash = state.found.flow.request_hash(node.settings().map_or(0, |settings| settings.seed));
+    // Other ports than those among which the contested one was found.
+    let seed = node.settings().map_or(0, |settings| settings.seed) ^ u32::from(state.contested);
+    state.hash = state.found.flow.request_hash(seed);
     state.loosest = (hold::FIRM, 0);
     for number in 0..TRIES {
         if !try_port(node, state, number) {
@@ -222,14 +216,15 @@ pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(),
 }
 
 /// Gives the flow its candidate `number`, and makes the reply key that goes with it [`State::key`]. False where there is
-/// none, or a process has the port.
+/// none, or somebody who is no flow of ours has the port.
 #[inline(never)]
 fn try_port<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>, number: u32) -> bool {
     let (ports, flow) = (track::own_ports(node), &mut state.found.flow);
-    let Some(candidate) = ports.candidate(flow.client_port.get(), state.hash, number) else { return false };
+    let wanted = if state.contested == 0 { flow.client_port.get() } else { 0 };
+    let Some(candidate) = ports.candidate(wanted, state.hash, number) else { return false };
     flow.source_port = Be16::new(candidate);
     state.key = flow.reply_key(ports);
-    !node.has_socket(flow)
+    candidate != state.contested && !node.has_socket(flow)
 }
 
 #[inline(always)]

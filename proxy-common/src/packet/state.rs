@@ -9,7 +9,6 @@ use crate::addr::{Addr, Be16};
 use crate::balance::Choice;
 use crate::packet::flow::Point;
 use crate::packet::ip::{Header, Ip, Part};
-use crate::packet::open::SourcePort;
 use crate::packet::parse::{Content, Parsed, Quoted, Tuple};
 use crate::packet::track::Found;
 use crate::packet::{Action, Stop, Table};
@@ -40,9 +39,10 @@ pub struct State<A> {
     pub has_frontend: bool,
     pub frontend: Frontend,
     pub choice: Choice,
-    /// How the flow begins: after one that lost its backend, with another port.
+    /// The flow begins after one that lost its backend.
     pub moved: bool,
-    pub port: SourcePort,
+    /// The flow begins after one whose port the backend knows from a connection that is not ours; else 0.
+    pub contested: u16,
     /// Decides which ports are tried.
     pub hash: u32,
     /// Of the ports tried, how firmly the one is held whose owner gives way soonest ([`crate::packet::track::hold`]), and its
@@ -163,7 +163,7 @@ impl<A: Ip> State<A> {
                 policies: 0,
             },
             moved: false,
-            port: SourcePort::Kept,
+            contested: 0,
             hash: 0,
             loosest: (0, 0),
             rival: found,

@@ -4,6 +4,8 @@
 //! told to fail.
 
 #[cfg(feature = "io")]
+mod adopt;
+#[cfg(feature = "io")]
 pub mod carry;
 #[cfg(feature = "io")]
 pub mod described;

@@ -1,9 +1,9 @@
 //! Flows in tables that cannot be ours: those of a version that files them with other fields, and those over which our programs
 //! do not load.
 //!
-//! In: the folders of both. Out: our tables hold these flows too. [`Flows::bring`] is called twice, while their programs still
-//! begin flows and once they do not: what began or went on in between comes with the second time. So does what is over: until
-//! then they may give its port to a flow that ours would mistake for it.
+//! In: the folders of both. Out: our tables hold these flows too ([`super::adopt`]). [`Flows::bring`] is called twice, while
+//! their programs still begin flows and once they do not: what began or went on in between comes with the second time. So does
+//! what is over: until then they may give its port to a flow that ours would mistake for it.
 
 use std::io;
 use std::path::Path;
@@ -11,14 +11,16 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use aya::Pod;
 use proxy_common::abi::{Flow, FlowKey};
+use proxy_common::packet::Table;
 use proxy_common::packet::ip::{Ip, V4, V6};
-use proxy_common::socket::TCP;
+use proxy_common::packet::track::Found;
 use proxy_common::tables::name;
 use tracing::warn;
 
+use super::adopt::{Ours, has_ended};
 use super::described::described;
 use super::shape::{Conversion, Shape};
-use crate::sys::bpf::{Map, MapInfo, Rows, of_bytes};
+use crate::sys::bpf::{MapInfo, Rows, of_bytes};
 
 /// Entries that are read at once: few, since what ends after it was read is not known to have ended.
 const BATCH: usize = 256;
@@ -40,15 +42,15 @@ pub enum Which {
 
 #[derive(Debug)]
 struct Family<A> {
-    established: Table<A>,
-    embryonic: Table<A>,
+    established: Theirs,
+    embryonic: Theirs,
+    ours: Ours<A>,
 }
 
-/// A table of theirs, and the one of ours in its place.
+/// A table of theirs, and how it is read.
 #[derive(Debug)]
-struct Table<A> {
-    old: Rows,
-    new: Map<FlowKey<A>, Flow<A>>,
+struct Theirs {
+    rows: Rows,
     key: Conversion,
     flow: Conversion,
 }
@@ -86,108 +88,87 @@ where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
+    /// `None` where there is nothing to bring.
     fn open(old: &Path, new: &Path, text: Option<&str>, tables: [&str; 2]) -> Option<Box<Self>> {
-        let [established, embryonic] = tables.map(|table| {
-            let opened = Table::open(&old.join(table), &new.join(table), text);
-            opened.with_context(|| format!("table {table}")).unwrap_or_else(forgotten)
-        });
-        Some(Box::new(Self { established: established?, embryonic: embryonic? }))
+        let ours = Ours::open(new, tables).map_or_else(forgotten, Some)?;
+        let theirs = |name: &str, table| {
+            let opened = Theirs::open::<A>(&old.join(name), ours.table(table).info(), text);
+            opened.with_context(|| format!("table {name}")).unwrap_or_else(forgotten)
+        };
+        let [established, embryonic] = tables;
+        let (established, embryonic) = (theirs(established, Table::Established)?, theirs(embryonic, Table::Embryonic)?);
+        Some(Box::new(Self { established, embryonic, ours }))
     }
 
-    /// A flow that was promoted in the meantime is in both tables of ours then, and belongs to one.
     fn bring(&self, which: Which) -> io::Result<usize> {
-        let brought = self.embryonic.bring(which)? + self.established.bring(which)?;
-        self.embryonic.new.each_batch(BATCH, |keys, flows| {
-            for (key, flow) in keys.iter().zip(flows) {
-                if self.established.new.get(key)?.is_some_and(|promoted| promoted.seal == flow.seal) {
-                    self.embryonic.new.remove(key)?;
+        // What has ended is wanted least, so it comes where floods go, and leaves room to those: who is in use there, and was not
+        // heard of since it came, would be the first to go.
+        let mut room = self.ours.table(Table::Embryonic).max_entries() as usize / 2;
+        let (adopter, mut brought) = (self.ours.adopter()?, 0);
+        for (theirs, table) in [(&self.embryonic, Table::Embryonic), (&self.established, Table::Established)] {
+            theirs.each(|key, flow| {
+                let has_ended = has_ended(&key, &flow);
+                let found = Found { table: if has_ended { Table::Embryonic } else { table }, flow };
+                if has_ended && which == Which::GoingOn || adopter.tell(&key, &found)? || has_ended && room == 0 {
+                    return Ok(());
                 }
-            }
-            Ok(())
-        })?;
+                let new = adopter.place(&key, &found)?;
+                brought += new;
+                if has_ended {
+                    room = room.saturating_sub(new);
+                }
+                Ok(())
+            })?;
+        }
         Ok(brought)
     }
 }
 
-impl<A: Ip> Table<A>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-{
-    /// `None` where there is nothing to bring.
-    fn open(old: &Path, new: &Path, text: Option<&str>) -> anyhow::Result<Option<Self>> {
-        let new = Map::open(new)?;
-        let old = match Rows::open(old) {
+impl Theirs {
+    /// `None` where there is no such table, or it is `ours`.
+    fn open<A: Ip>(path: &Path, ours: &MapInfo, text: Option<&str>) -> anyhow::Result<Option<Self>> {
+        let rows = match Rows::open(path) {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
-            old => old?,
+            rows => rows?,
         };
-        if old.info().id == new.info().id {
+        if rows.info().id == ours.id {
             return Ok(None);
         }
-        let ours = Shape::ours(A::FAMILY);
+        let shape = Shape::ours(A::FAMILY);
         let theirs = match text {
             Some(text) => Shape::read(text, A::FAMILY),
-            None => ours.clone(),
+            None => shape.clone(),
         };
         let sizes = |info: &MapInfo| (info.key_size, info.value_size);
-        if text.is_none() && sizes(old.info()) != sizes(new.info()) {
+        if text.is_none() && sizes(rows.info()) != sizes(ours) {
             bail!("nobody said what is in it");
         }
-        let key = Conversion::new(&theirs.key, &ours.key).map_err(anyhow::Error::msg)?;
-        let flow = Conversion::new(&theirs.flow, &ours.flow).map_err(anyhow::Error::msg)?;
-        Ok(Some(Self { old, new, key, flow }))
+        let key = Conversion::new(&theirs.key, &shape.key).map_err(anyhow::Error::msg)?;
+        let flow = Conversion::new(&theirs.flow, &shape.flow).map_err(anyhow::Error::msg)?;
+        Ok(Some(Self { rows, key, flow }))
     }
 
-    fn bring(&self, which: Which) -> io::Result<usize> {
-        let mut brought = 0;
-        self.old.each_batch(BATCH, |entries| {
-            for (key, flow) in entries.filter_map(|(key, flow)| self.ours(key, flow)) {
-                if which == Which::GoingOn && has_ended(&key, &flow) {
-                    continue;
-                }
-                if self.new.add(&key, &flow)? {
-                    brought += 1;
-                } else {
-                    self.tell(&key, &flow)?;
-                }
-            }
-            Ok(())
-        })?;
-        Ok(brought)
+    /// Shows every entry in our words, but for those that make no sense in them.
+    fn each<A: Ip>(&self, mut visit: impl FnMut(FlowKey<A>, Flow<A>) -> io::Result<()>) -> io::Result<()>
+    where
+        FlowKey<A>: Pod,
+        Flow<A>: Pod,
+    {
+        self.rows.each_batch(BATCH, |entries| {
+            entries.filter_map(|(key, flow)| self.ours(key, flow)).try_for_each(|(key, flow)| visit(key, flow))
+        })
     }
 
-    /// An entry in our words, unless it makes no sense in them.
-    fn ours(&self, key: &[u8], flow: &[u8]) -> Option<(FlowKey<A>, Flow<A>)> {
+    fn ours<A: Ip>(&self, key: &[u8], flow: &[u8]) -> Option<(FlowKey<A>, Flow<A>)>
+    where
+        FlowKey<A>: Pod,
+        Flow<A>: Pod,
+    {
         let key: FlowKey<A> = made(&self.key, key)?;
         // The seal is one of their fields, in their order.
         let flow = made::<Flow<A>>(&self.flow, flow)?.sealed();
         flow.is_at(&key).then_some((key, flow))
     }
-
-    /// Our table has an entry there: this one as it was, or that of another flow, of which the key was or is by now.
-    fn tell(&self, key: &FlowKey<A>, flow: &Flow<A>) -> io::Result<()> {
-        let Some(known) = self.new.get(key)? else { return Ok(()) };
-        if known.seal != flow.seal {
-            return if has_passed_on(key, &known, flow) { self.new.set(key, flow) } else { Ok(()) };
-        }
-        let told = Flow {
-            source: if known.source == A::ANY { flow.source } else { known.source },
-            used: known.used.max(flow.used),
-            seen: known.seen | flow.seen,
-            seen_other: known.seen_other | flow.seen_other,
-            ..known
-        };
-        if told == known { Ok(()) } else { self.new.set(key, &told) }
-    }
-}
-
-/// Whether the flow that had the key gave it to `flow`. Seconds do not tell those of one second apart, but their states do.
-fn has_passed_on<A: Ip>(key: &FlowKey<A>, had: &Flow<A>, flow: &Flow<A>) -> bool {
-    had.used < flow.used || has_ended(key, had) && !has_ended(key, flow)
-}
-
-fn has_ended<A: Ip>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-    flow.proto == TCP && flow.tcp_state(key).is_over()
 }
 
 fn made<T: Pod>(conversion: &Conversion, theirs: &[u8]) -> Option<T> {

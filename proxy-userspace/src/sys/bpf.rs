@@ -45,8 +45,9 @@ pub mod map_type {
 /// Elements per batch call: large enough to make the call itself cheap, small enough to bound the buffers.
 const BATCH: usize = 16_384;
 
-/// `BPF_NOEXIST`.
+/// `BPF_NOEXIST` and `BPF_EXIST`.
 const NOEXIST: u64 = 1;
+const EXIST: u64 = 2;
 
 /// `ENOTSUPP` of the kernel, which libc does not know: a map type without batch calls.
 const ENOTSUPP: i32 = 524;
@@ -481,6 +482,16 @@ impl<K: Pod, V: Pod> Map<K, V> {
         match unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) } {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             added => added.map(|_| true),
+        }
+    }
+
+    /// Changes what `key` has; one that is not there is not added.
+    pub fn replace(&self, key: &K, value: &V) -> io::Result<()> {
+        let mut attr = ElemAttr { flags: EXIST, ..self.elem(pointer(key), pointer(value)) };
+        // SAFETY: key and value have the sizes that `new` compared with the map's.
+        match unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) } {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
         }
     }
 

@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = cases![
     a_question_gives_its_port_away_once_its_answer_cannot_be_on_its_way,
     a_masqueraded_flow_keeps_the_address_of_the_device_it_first_left_by,
     a_connection_straight_to_the_backend_is_left_alone_and_the_service_takes_another_port,
+    a_port_of_ours_that_the_backend_remembers_is_not_tried_again,
     a_backend_that_refuses_is_heard,
     who_else_sends_from_a_port_that_a_flow_has_gets_another_one,
     a_port_that_somebody_else_sends_from_is_given_to_no_flow,
@@ -247,6 +248,29 @@ fn direct_connection<A: Ip>() {
 #[cfg_attr(test, test)]
 fn a_connection_straight_to_the_backend_is_left_alone_and_the_service_takes_another_port() {
     in_both_families!(direct_connection());
+}
+
+fn remembered<A: Ip>() {
+    for client in ["client:4000", "client:61007"] {
+        let mut node = Setup::with("R").node::<A>();
+        let mut tried = HashSet::new();
+        // Of connections that were forgotten here, the backend keeps some.
+        for _ in 0..3 {
+            let port = own_port(&mut node, &format!("{client} > lb:80")).unwrap();
+            assert!(tried.insert(port), "{client}: {port} again after {tried:?}");
+            let challenge = tcp(format!("remote:8080 > client:{port}")).flags(ACK);
+            assert_eq!(node.leave(UP, &challenge), "pass: foreign_segment");
+        }
+        let port = own_port(&mut node, &format!("{client} > lb:80")).unwrap();
+        let answer = tcp(format!("remote:8080 > client:{port}")).flags(SYN | ACK);
+        assert_eq!(node.leave(UP, &answer), format!("lb:80 > {client} tcp SA"));
+        assert_eq!(node.count(), (0, 1), "only the last one is left");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn a_port_of_ours_that_the_backend_remembers_is_not_tried_again() {
+    in_both_families!(remembered());
 }
 
 fn refused_syn<A: Ip>() {
