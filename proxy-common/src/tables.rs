@@ -43,6 +43,8 @@ pub mod name {
     pub const PREDECESSORS: &str = "PREDECESSORS";
     pub const SUCCESSION: &str = "SUCCESSION";
 
+    /// Beside the tables while there is a succession.
+    pub const OF_SUCCESSION: [&str; 2] = [PREDECESSORS, SUCCESSION];
     /// What packets leave behind.
     pub const OF_FLOWS: [&str; 6] = [FLOWS4, FLOWS6, EMBRYONIC4, EMBRYONIC6, FRAGMENTS4, FRAGMENTS6];
 }

@@ -58,8 +58,8 @@ impl Agent {
         Self::spawn(node.host()?, arguments(node, manifests, &[]))?.ready()
     }
 
-    /// Like [`Self::start_with`], an agent of a version that keeps flows in another layout.
-    pub fn start_other(node: &Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
+    /// Like [`Self::start_with`], the agent of [`crate::other`].
+    pub(crate) fn start_other(node: &Node, manifests: &Folder, more: &[&str]) -> Result<Self> {
         let host = node.host()?;
         Self::spawn_by(host.command(other_binary()?)?, host, arguments(node, manifests.path(), more))?.ready()
     }

@@ -7,17 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 
 use anyhow::{Context, Result};
-use proxy_common::addr::Family;
-use proxy_userspace::maps::described::say;
-use proxy_userspace::maps::shape::Shape;
 use serde_json::Value;
 
 use crate::agent::{Agent, SMALL_TABLES, sluice};
 use crate::manifest::{Documents, Folder};
 use crate::node::{Node, Place, Pod};
+use crate::other;
 use crate::probe::Client;
 use crate::stage::{Backend, eventually};
 use crate::world::World;
@@ -61,12 +58,10 @@ impl Edge {
         Agent::start_with(&self.node, &self.manifests, &[&SMALL_TABLES[..], more].concat()).expect("the agent starts")
     }
 
-    /// As [`Self::agent`], of a version that keeps flows in another layout.
+    /// As [`Self::agent`], of another version ([`crate::other`]).
     pub fn other_agent(&self, more: &[&str]) -> Agent {
         let more = [&SMALL_TABLES[..], more].concat();
-        let agent = Agent::start_other(&self.node, &self.manifests, &more).expect("the other agent starts");
-        describe_other(&self.node.pin_dir().join("v1")).expect("the other layout is said");
-        agent
+        other::start(&self.node, &self.manifests, &more).expect("the other agent starts")
     }
 
     /// Starts the agent with this manifest as the only one, and says which addresses are pods'.
@@ -102,21 +97,6 @@ impl Edge {
         let (pod, place) = self.unseen_place(name)?;
         Ok((pod, Client::start(&place)?))
     }
-}
-
-/// Says how the programs of [`Edge::other_agent`] keep flows: as ours do, but for `pad`, which is behind the ports.
-fn describe_other(tables: &Path) -> Result<()> {
-    let mut text = String::new();
-    for family in [Family::V4, Family::V6] {
-        let mut shape = Shape::ours(family);
-        let end = shape.flow.iter().find(|field| field.name == "source_port").context("a source port")?.at.end;
-        for field in shape.flow.iter_mut().filter(|field| field.at.start >= end) {
-            let at = if field.name == "pad" { end } else { field.at.start + size_of::<u32>() };
-            field.at = at..at + field.at.len();
-        }
-        text += &shape.text(family);
-    }
-    Ok(say(tables, &text)?)
 }
 
 /// The address of the client outside in the family of `like`.

@@ -3,20 +3,20 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
-use std::path::Path;
 
 use nix::sys::signal::Signal;
-use proxy_common::abi::Device;
+use proxy_common::addr::Family;
 use proxy_common::tables::name;
 use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, sluice};
 use proxy_tests::crowd::Crowd;
 use proxy_tests::edge::{Edge, PODS, counters, devices, outside_address};
 use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
+use proxy_tests::pins::names;
 use proxy_tests::probe::{Answer, Client, Kind, Traffic};
 use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled};
-use proxy_userspace::sys::bpf::{self, Map, Pin};
+use proxy_userspace::maps::described::say;
+use proxy_userspace::maps::shape::Shape;
 
 /// Node ports in front of the backend on node one, and of the one on node two.
 const NEAR: u16 = 30_080;
@@ -307,36 +307,40 @@ fn flows_of_another_version_go_on_when_the_agent_dies_on_the_way_to_ours() {
     // Their tables step aside with the first of these calls, ours take the place with the second; then ours are described, and
     // it is prepared that their programs are asked.
     for (call, when) in [("rename", 2), ("unlink", 1), ("unlink", 2)] {
-        succeeded_after_a_death(call, when, |_| ());
+        succeeded_after_a_death(call, when);
     }
 }
 
 #[test]
-fn flows_of_another_version_go_on_when_the_agent_dies_between_two_hooks() {
-    // The programs have found their places in the folder but for the last one; then they take those at devices, one by one.
-    succeeded_after_a_death("unlink", 4, |pins| {
-        let ours = pins.join("v1");
-        let program = bpf::open_pin(&ours.join("tc_ingress")).unwrap();
-        let mut folders = fs::read_dir(pins).unwrap().map(|entry| entry.unwrap().path());
-        let theirs = folders.find(|folder| *folder != ours && folder.join(name::DEVICES).exists()).unwrap();
-        // A device is described before its hook asks.
-        let [old, new] = [theirs, ours].map(|tables| Map::<u32, Device>::open(&tables.join(name::DEVICES)).unwrap());
-        for (device, known) in old.entries().unwrap() {
-            new.set(&device, &known).unwrap();
-        }
-        let hooks = fs::read_dir(pins.join("links/devices")).unwrap().map(|entry| entry.unwrap().path());
-        for hook in hooks.filter(|hook| hook.to_string_lossy().ends_with("-ingress")) {
-            // On kernels before 6.6 filters stand there, which stay theirs.
-            let link = Pin::open(&hook).unwrap();
-            if link.kind == bpf::Kind::Link {
-                bpf::link_update(link.fd.as_fd(), program.as_fd()).unwrap();
-            }
-        }
-    });
+fn flows_go_on_that_an_agent_left_behind_which_another_version_succeeds() {
+    let stage = stage();
+    let mut agent = stage.agent(&PODS);
+    let mut crowd = crowd(&stage, &[Traffic::Stream, Traffic::Datagrams, Traffic::Tcp]);
+    let more = [&SMALL_TABLES[..], &PODS].concat();
+    let pins = stage.node.pin_dir();
+    // To who comes next, these tables are another version's.
+    let relabel = || {
+        let text: String = [Family::V4, Family::V6].map(|family| Shape::ours(family).text(family)).concat();
+        say(&pins.join("v1"), &text.replace(" pad ", " fill ")).unwrap();
+    };
+    crowd.goes_on();
+    agent.end_with(Signal::SIGKILL).unwrap();
+    relabel();
+    let strace = ["-f", "-e", "trace=unlink", "-e", "inject=unlink:signal=KILL:when=1"];
+    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
+    agent.ended().unwrap();
+    assert!(pins.join("v1-old").exists(), "tables took the place of others, which have the flows");
+    relabel();
+    crowd.goes_on();
+    let agent = stage.agent(&PODS);
+    agent.logged("FLOWS4 has other fields").unwrap();
+    crowd.goes_on();
+    assert_eq!(names(&pins), ["links", "v1"]);
+    crowd.was_never_refused();
 }
 
-/// Kills the agent that succeeds another version, at this call. Then there is `more_of_ours`, and the next one starts.
-fn succeeded_after_a_death(call: &str, when: u32, more_of_ours: impl FnOnce(&Path)) {
+/// Kills the agent that succeeds another version, at this call. Then the next one starts.
+fn succeeded_after_a_death(call: &str, when: u32) {
     eprintln!("the agent dies at {call} {when}");
     let stage = stage();
     let mut agent = stage.other_agent(&PODS);
@@ -348,7 +352,6 @@ fn succeeded_after_a_death(call: &str, when: u32, more_of_ours: impl FnOnce(&Pat
     let strace = ["-f", "-e", &trace, "-e", &inject];
     let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
     agent.ended().unwrap();
-    more_of_ours(&stage.node.pin_dir());
     crowd.goes_on();
     drop(agent);
     let agent = stage.agent(&PODS);

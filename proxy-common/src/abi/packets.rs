@@ -178,15 +178,14 @@ pub mod near {
     }
 }
 
-/// SUCCESSION, one entry: how long programs of another version serve what ours do not know, in seconds of `CLOCK_MONOTONIC`;
-/// zeros where there are none. An end, since who began it may die.
+/// SUCCESSION, one entry: what programs of another version serve, since ours do not know of it; zeros where there are none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Succession {
-    /// Until then what begins, begins with them.
-    pub begin_until: u32,
-    /// And what goes on, goes on with them.
-    pub know_until: u32,
+    /// Not 0: what begins, begins with them.
+    pub begins: u32,
+    /// Not 0: what goes on, goes on with them.
+    pub goes_on: u32,
 }
 
 /// Ports that translations draw from. No ephemeral range and no node port overlaps it, and no process is given one of it.

@@ -274,8 +274,8 @@ fn may_dial<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<Next, Stop> 
 /// Whether programs of another version are asked first, by who let the packet pass: they know flows that we do not.
 #[inline(always)]
 fn is_theirs(host: &impl Host, begins: bool) -> bool {
-    let until = |succession: &Succession| if begins { succession.begin_until } else { succession.know_until };
-    host.succession().is_some_and(|succession| host.seconds() < until(succession))
+    let is_theirs = |succession: &Succession| if begins { succession.begins } else { succession.goes_on };
+    host.succession().is_some_and(|succession| is_theirs(succession) != 0)
 }
 
 /// What has no ports is refused where it is for a Service, as nftables mode does.

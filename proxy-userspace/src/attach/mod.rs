@@ -150,28 +150,19 @@ pub struct Datapath {
 #[derive(Debug)]
 struct Predecessor {
     store: KernelStore,
-    left: Left,
+    /// What had been copied from them.
+    copied: Copied,
     /// Their successors hold all that they do, and may serve at once.
     is_whole: bool,
 }
 
-/// What tables leave to those that succeed them.
+/// What tables that others have succeeded leave at devices.
 #[derive(Debug)]
 struct Left {
-    /// What had been copied from them.
-    copied: Copied,
     /// In those of them that their successors do not share.
     flows: Flows,
-    /// Those at devices over them, at ingress and at egress.
+    /// Over them, at ingress and at egress.
     programs: [Option<OwnedFd>; 2],
-}
-
-impl Left {
-    /// Copies what can be copied; both folders are those of the tables.
-    fn by(old: &Pinned, new: &KernelStore, from: &Path, to: &Path) -> Result<Self, MapError> {
-        let copied = carry::copy(old, new.maps())?;
-        Ok(Self { copied, flows: Flows::between(from, to), programs: kept_programs(from) })
-    }
 }
 
 /// Where everything goes.
@@ -252,9 +243,8 @@ impl Datapath {
         let (Place { folder, cgroup, .. }, Tables { object, store }) = (&self.place, &mut self.tables);
         folder.promote_staging()?;
         describe(&folder.current())?;
-        let left_behind = if self.predecessor.is_none() { self.place.flows_left_behind()? } else { Vec::new() };
-        let flows: Vec<&Flows> = self.predecessor.iter().map(|old| &old.left.flows).chain(&left_behind).collect();
-        let succession = self.predecessor.as_ref().and_then(|old| self.place.succeed_programs(object, &old.left));
+        let left = self.place.left_behind()?;
+        let succession = left.iter().find_map(|left| self.place.succeed_programs(object, left));
         // After this exactly one program of ours is at each hook.
         let links = folder.make_links()?;
         for program in object.programs() {
@@ -262,19 +252,19 @@ impl Datapath {
         }
         // Before ours are asked, unless they ask others.
         if succession.is_none() {
-            bring(&flows, Which::GoingOn);
+            bring(&left, Which::GoingOn);
         }
         self.served_devices = self.place.serve_devices(object, &store.capacity()).is_ok();
         if let Some(succession) = &succession {
-            bring(&flows, Which::GoingOn);
+            bring(&left, Which::GoingOn);
             succession.turn()?;
         }
         if let Some(old) = &self.predecessor {
             store.wait_for_programs()?;
-            old.left.copied.hand_over(old.store.maps(), store.maps())?;
+            old.copied.hand_over(old.store.maps(), store.maps())?;
         }
-        bring(&flows, Which::All);
-        drop(succession);
+        bring(&left, Which::All);
+        succession.map_or(Ok(()), Succession::end)?;
         folder.remove_superseded(&object.program_names())?;
         self.live = true;
         let old = self.predecessor.take().filter(|old| old.is_whole);
@@ -331,7 +321,7 @@ impl Datapath {
             self.go_live()?;
         }
         let pins = self.place.folder.pins()?;
-        let (tables, left) = self.place.succeed(&self.tables.store, &pins, sizes).inspect_err(|_| {
+        let (tables, copied) = self.place.succeed(&self.tables.store, &pins, sizes).inspect_err(|_| {
             let _ = if self.live {
                 self.place.folder.remove_staging().map_err(Into::into)
             } else {
@@ -340,7 +330,7 @@ impl Datapath {
         })?;
         let old = std::mem::replace(&mut self.tables, tables);
         if std::mem::take(&mut self.live) {
-            self.predecessor = Some(Predecessor { store: old.store, left, is_whole: true });
+            self.predecessor = Some(Predecessor { store: old.store, copied, is_whole: true });
         }
         Ok(())
     }
@@ -371,20 +361,20 @@ impl Place {
     /// before them; when the programs do not load over those either, it is not the tables' fault: that is an error.
     fn take_over(&self, store: KernelStore) -> Result<(Tables, Option<Predecessor>), AttachError> {
         let current = self.folder.current();
-        match self.load_object(&current, &store.capacity(), false).map_err(AttachError::from) {
+        match self.load_object(&current, &store.capacity(), is_succession_pinned(&current)).map_err(AttachError::from) {
             Ok(object) => Ok((Tables { object, store }, None)),
             Err(error) if error.is_passing() => Err(error),
             Err(reason) => {
                 let folder = current.display();
                 warn!(%reason, %folder, "the programs do not load over the pinned tables, making new ones with all they hold");
-                let (tables, left) = self.succeed_at_same_sizes(&store)?;
-                Ok((tables, Some(Predecessor { store, left, is_whole: true })))
+                let (tables, copied) = self.succeed_at_same_sizes(&store)?;
+                Ok((tables, Some(Predecessor { store, copied, is_whole: true })))
             }
         }
     }
 
     /// Keeps the tables of sockets and flows themselves where the programs load over them: what is in them cannot all be copied.
-    fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Left), AttachError> {
+    fn succeed_at_same_sizes(&self, old: &KernelStore) -> Result<(Tables, Copied), AttachError> {
         let (mut pins, sizes) = (self.folder.pins()?, old.capacity());
         pins.retain(TablePin::stays);
         match self.succeed(old, &pins, &sizes) {
@@ -398,14 +388,14 @@ impl Place {
 
     /// Tables of at least these sizes in the staging folder, with all rows of `old`. What is large enough is not made
     /// again.
-    fn succeed(&self, old: &KernelStore, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Left), AttachError> {
+    fn succeed(&self, old: &KernelStore, pins: &[TablePin], sizes: &Capacity) -> Result<(Tables, Copied), AttachError> {
         let (current, staging) = (self.folder.current(), self.folder.make_staging()?);
         for table in pins.iter().filter(|table| table.entries >= table.layout.entries.of(sizes)) {
             table.pin_in(&staging)?;
         }
         let new = self.load_after(&current, &staging, sizes)?;
-        let left = Left::by(old.maps(), &new.store, &current, &staging)?;
-        Ok((new, left))
+        let copied = carry::copy(old.maps(), new.store.maps())?;
+        Ok((new, copied))
     }
 
     /// New tables in the staging folder, after those that are pinned. Those that are as large as they should be may not be
@@ -434,8 +424,8 @@ impl Place {
         // What does not fit is not looked at.
         let fits = |name: &str| pins.iter().any(|table| table.layout.name == name);
         let old = Pinned::open_each(|name| if fits(name) { &folder } else { &staging })?;
-        let left = Left::by(&old, &new.store, &folder, &staging)?;
-        Ok((new, Some(Predecessor { store: self.store_of(old)?, left, is_whole: false })))
+        let copied = carry::copy(&old, new.store.maps())?;
+        Ok((new, Some(Predecessor { store: self.store_of(old)?, copied, is_whole: false })))
     }
 
     /// Tables that are still being filled have no other place than the staging folder.
@@ -453,7 +443,7 @@ impl Place {
     /// The same, in the place of those in `old`.
     fn load_after(&self, old: &Path, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
         let is_left = |table: &&str| old.join(table).exists() && !folder.join(table).exists();
-        self.load(folder, sizes, name::OF_FLOWS.iter().any(is_left))
+        self.load(folder, sizes, name::OF_FLOWS.iter().any(is_left) || is_succession_pinned(old))
     }
 
     fn load_object(&self, folder: &Path, sizes: &Capacity, succeeds: bool) -> Result<Object, ObjectError> {
@@ -461,18 +451,21 @@ impl Place {
         Object::load(folder, sizes, &constants, self.hooks_over(sizes).is_some())
     }
 
-    /// Flows in tables that the current ones have succeeded: who began that died before all of them were brought.
-    fn flows_left_behind(&self) -> Result<Vec<Flows>, PinError> {
-        let old = self.folder.left_behind()?;
-        Ok(old.iter().map(|old| Flows::between(old, &self.folder.current())).collect())
+    /// What is to be brought from tables that the current ones succeed. Not only from the last ones: who began that may have
+    /// died on the way.
+    fn left_behind(&self) -> Result<Vec<Left>, PinError> {
+        let (folders, current) = (self.folder.left_behind()?, self.folder.current());
+        let left = |old: &PathBuf| Left { flows: Flows::between(old, &current), programs: kept_programs(old) };
+        Ok(folders.iter().map(left).collect())
     }
 
     /// Lets the programs at devices ask those of before about flows that are still to be brought.
     fn succeed_programs(&self, object: &Object, left: &Left) -> Option<Succession> {
-        if self.devices.is_none() || !left.flows.are_brought() {
+        let [Some(ingress), Some(egress)] = &left.programs else { return None };
+        if !object.succeeds || self.devices.is_none() || !left.flows.are_brought() {
             return None;
         }
-        let begun = Succession::begin(object, &left.programs, &self.folder.current());
+        let begun = Succession::begin(object, [ingress, egress]);
         begun.inspect_err(|error| warn!(%error, "what begins while programs change may have to begin again")).ok()
     }
 
@@ -502,11 +495,16 @@ impl Place {
     }
 }
 
-fn bring(flows: &[&Flows], which: Which) {
-    let brought: usize = flows.iter().map(|flows| flows.bring(which)).sum();
+fn bring(left: &[Left], which: Which) {
+    let brought: usize = left.iter().map(|left| left.flows.bring(which)).sum();
     if brought > 0 {
         info!("took over {} flows of packets from other tables", brought / 2);
     }
+}
+
+/// Whether who made the tables in `folder` died before all flows were in them.
+fn is_succession_pinned(folder: &Path) -> bool {
+    folder.join(name::SUCCESSION).exists()
 }
 
 /// The tables in `folder` that have our layout.

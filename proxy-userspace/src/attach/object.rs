@@ -115,6 +115,8 @@ pub struct Constants {
 #[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
+    /// Whether they ask programs of another version.
+    pub succeeds: bool,
 }
 
 /// One loaded program, with the name it has in the object, in `bpftool` and as a pinned link.
@@ -144,10 +146,11 @@ impl Object {
         let has_unsteered = u8::from(constants.has_unsteered);
         // A fifth more for the verifier of older kernels to walk, which is more than it should be.
         let drops_redirects = u8::from(for_devices && Way::of_this_kernel() == Way::Tcx);
-        let succeeds = u8::from(for_devices && constants.succeeds);
+        let succeeds = for_devices && constants.succeeds;
         let fast_path = u8::from(for_devices && constants.fast_path && has_fast_path());
         let capacity = Capacity { sockets: socket_slots(folder, capacity)?, ..*capacity };
         let (sockets_mask, buckets) = (capacity.sockets - 1, index_buckets(folder, &capacity)?);
+        let has_predecessors = u8::from(succeeds);
         let mut loader = EbpfLoader::new();
         loader.override_global("NODE_NETNS_COOKIE", &cookie, true);
         loader.override_global("STEERED", &steered, true);
@@ -155,7 +158,7 @@ impl Object {
         loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
         loader.override_global("DROPS_REDIRECTS", &drops_redirects, true);
         loader.override_global("HAS_FAST_PATH", &fast_path, true);
-        loader.override_global("HAS_PREDECESSORS", &succeeds, true);
+        loader.override_global("HAS_PREDECESSORS", &has_predecessors, true);
         loader.override_global("SOCKETS_MASK", &sockets_mask, true);
         loader.override_global("INDEX_BUCKETS", &buckets, true);
         loader.override_global("FLOWS", &capacity.flows, true);
@@ -165,7 +168,14 @@ impl Object {
                 loader.map_max_entries(layout.name, entries(&capacity));
             }
         }
-        let mut object = Self { ebpf: loader.load(embedded()).map_err(|error| refusal(error, &capacity))? };
+        // Who comes after us goes on with it, should we die. And the kernel empties a table of programs that nobody holds.
+        if succeeds {
+            for table in name::OF_SUCCESSION {
+                loader.map_pin_path(table, folder.join(table));
+            }
+        }
+        let ebpf = loader.load(embedded()).map_err(|error| refusal(error, &capacity))?;
+        let mut object = Self { ebpf, succeeds };
         #[cfg(feature = "debug")]
         super::debug::follow(&mut object.ebpf);
         let refusals = object.load_programs(|program| for_devices || !is_for_devices(program));

@@ -3,12 +3,14 @@
 //! ```text
 //! <pin-dir>/v1/NAME       the tables of this ABI version, complete
 //! <pin-dir>/v1-new/NAME   tables that are being filled; nothing uses them yet
+//! <pin-dir>/v1-old/NAME   tables that others have succeeded, until all is brought; v1-old2 and so on came to that later
 //! <pin-dir>/links/NAME    what is attached, whichever tables it uses: frozen over ABI versions
 //! ```
 //!
 //! A folder gets its final name in one rename after its tables were filled, so whatever is found under that name is a
 //! complete state. In: the folder's path. Out: paths and checks. Refuses to know programs.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -175,21 +177,37 @@ impl Folder {
         Ok(newest.map(|version| self.root.join(format!("v{version}"))))
     }
 
-    /// Folders of complete tables that others have succeeded.
+    /// Folders of complete tables that others have succeeded, the last ones first.
     pub fn left_behind(&self) -> Result<Vec<PathBuf>, PinError> {
         let is_left = |entry: &String| {
             is_ours(entry) && *entry != LINKS && *entry != version_name("") && !entry.ends_with(STAGING)
         };
-        Ok(self.entries()?.into_iter().filter(is_left).map(|entry| self.root.join(entry)).collect())
+        let mut left: Vec<String> = self.entries()?.into_iter().filter(is_left).collect();
+        left.sort_by_key(|entry| Reverse((entry.len(), entry.clone())));
+        Ok(left.into_iter().map(|entry| self.root.join(entry)).collect())
     }
 
     /// After a process that died: tables that had just stepped aside come back, unfinished ones go.
     pub fn recover(&self) -> Result<(), PinError> {
-        let (current, superseded) = (self.current(), self.root.join(version_name(SUPERSEDED)));
-        if fs::symlink_metadata(&current).is_err() && fs::symlink_metadata(&superseded).is_ok() {
-            fs::rename(&superseded, &current).map_err(fail("renaming", &superseded))?;
+        let current = self.current();
+        if fs::symlink_metadata(&current).is_err()
+            && let Some(last) = self.stepped_aside().last()
+        {
+            fs::rename(last, &current).map_err(fail("renaming", last))?;
         }
         self.remove_staging()
+    }
+
+    /// Folders of our version that others have succeeded, one after the other.
+    fn stepped_aside(&self) -> Vec<PathBuf> {
+        let folders = (0..).map(|number| self.place_aside(number));
+        folders.take_while(|folder| fs::symlink_metadata(folder).is_ok()).collect()
+    }
+
+    /// Where number `number` of them is: `v1-old`, `v1-old2` and so on.
+    fn place_aside(&self, number: usize) -> PathBuf {
+        let number = if number == 0 { String::new() } else { (number + 1).to_string() };
+        self.root.join(version_name(SUPERSEDED) + &number)
     }
 
     /// The tables of now: those that are being filled, else the current ones.
@@ -220,8 +238,8 @@ impl Folder {
             return Ok(());
         }
         if fs::symlink_metadata(&current).is_ok() {
-            let old = self.root.join(version_name(SUPERSEDED));
-            remove(&old)?;
+            // Where there is one already, who made the current ones died before they had all that is in there.
+            let old = self.place_aside(self.stepped_aside().len());
             fs::rename(&current, &old).map_err(fail("renaming", &current))?;
         }
         fs::rename(&staging, &current).map_err(fail("renaming", &staging))
@@ -253,7 +271,7 @@ impl Folder {
                 remove(&self.root.join(entry))?;
             }
         }
-        remove(&self.current().join(name::PREDECESSORS))?;
+        name::OF_SUCCESSION.iter().try_for_each(|table| remove(&self.current().join(table)))?;
         let links = self.links();
         for entry in names(&links).map_err(fail("reading", &links))? {
             if !programs.contains(&entry) && entry != super::devices::FOLDER {
@@ -386,11 +404,13 @@ fn version_name(stage: &str) -> String {
     format!("v{ABI_VERSION}{stage}")
 }
 
-/// True for names that some version of us gives: `links`, `v<number>`, `v<number>-new`, `v<number>-old`.
+/// True for names that some version of us gives: `links`, `v<number>`, `v<number>-new`, `v<number>-old`, `v<number>-old2`.
 fn is_ours(name: &str) -> bool {
     let Some(version) = name.strip_prefix('v') else { return name == LINKS };
-    let number = version.strip_suffix(STAGING).or_else(|| version.strip_suffix(SUPERSEDED)).unwrap_or(version);
-    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    let (number, which) =
+        version.split_once(SUPERSEDED).unwrap_or_else(|| (version.strip_suffix(STAGING).unwrap_or(version), ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    !number.is_empty() && is_number(number) && is_number(which)
 }
 
 fn is_mount_point(path: &Path) -> bool {
@@ -425,10 +445,24 @@ mod tests {
 
     #[test]
     fn only_names_that_some_version_of_sluice_gives_are_ours() {
-        for name in ["links", "v1", "v1-new", "v1-old", "v27"] {
+        for name in ["links", "v1", "v1-new", "v1-old", "v1-old2", "v27"] {
             assert!(is_ours(name), "{name}");
         }
-        for name in ["", "v", "vx", "v1-tmp", "v1-new-new", "tc", "cilium", "Links", "v-new"] {
+        for name in [
+            "",
+            "v",
+            "vx",
+            "v1-tmp",
+            "v1-new-new",
+            "v1-old-new",
+            "v1-new-old",
+            "v1-older",
+            "v-old2",
+            "tc",
+            "cilium",
+            "Links",
+            "v-new",
+        ] {
             assert!(!is_ours(name), "{name}");
         }
     }

@@ -76,8 +76,10 @@ impl Points {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Among {
     All,
-    /// From the first one that is about devices to the one after the last.
+    /// From the one that keeps programs for devices to the last of those that put them there.
     Devices,
+    /// And the one after it.
+    DevicesAndNext,
 }
 
 impl Among {
@@ -85,10 +87,10 @@ impl Among {
         let all = 0..=calls.len() - 1;
         match self {
             Self::All => all,
-            Self::Devices => {
-                let first = calls.iter().position(Call::is_about_devices).expect("a call about devices");
-                let last = calls.iter().rposition(Call::is_about_devices).expect("as before");
-                first..=(last + 1).min(*all.end())
+            Self::Devices | Self::DevicesAndNext => {
+                let first = calls.iter().position(Call::keeps_a_program).expect("a program for devices");
+                let last = calls.iter().rposition(Call::puts_programs).expect("a device");
+                first..=if self == Self::Devices { last } else { (last + 1).min(*all.end()) }
             }
         }
     }
@@ -193,12 +195,22 @@ fn a_start_over_tables_of_another_version_may_end_at_any_call() {
 }
 
 #[test]
+fn a_start_that_succeeds_programs_of_another_version_may_end_at_any_call_about_devices() {
+    in_lanes(|lane| {
+        let scene = Scene::at_devices();
+        // Then flows are brought, more or fewer of them.
+        let succession = (Thread::Writing, Among::Devices);
+        a_start_ends("succession", &scene, lane, succession, Scene::clear_for_another_version, true);
+    });
+}
+
+#[test]
 fn a_start_may_end_at_any_call_about_devices() {
     in_lanes(|lane| {
         let scene = Scene::at_devices();
-        let first = (Thread::Writing, Among::Devices);
+        let first = (Thread::Writing, Among::DevicesAndNext);
         a_start_ends("first start at devices", &scene, lane, first, Scene::clear, false);
-        let again = (Thread::Opening, Among::Devices);
+        let again = (Thread::Opening, Among::DevicesAndNext);
         let prepare = |scene: &Scene| scene.settle(Told::Before, "preparing");
         a_start_ends("restart at devices", &scene, lane, again, prepare, true);
     });

@@ -10,6 +10,7 @@ use proxy_common::tables::Capacity;
 use proxy_tests::agent::{AT_SOCKETS, Agent, SMALL_TABLES, small};
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, text};
 use proxy_tests::node::{Node, Place};
+use proxy_tests::other;
 use proxy_tests::pins::names;
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
 use proxy_tests::stage::{Backend, PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually};
@@ -174,6 +175,14 @@ impl Scene {
         self.tell(told);
         let mut agent = self.start();
         self.becomes(told, what);
+        agent.end_with(Signal::SIGKILL).unwrap();
+    }
+
+    /// Has an agent of another version serve what there is before the change, and ends it.
+    pub(crate) fn clear_for_another_version(&self) {
+        self.clear();
+        self.tell(Told::Before);
+        let mut agent = other::start(&self.stage.node, &self.stage.manifests, &self.arguments).unwrap();
         agent.end_with(Signal::SIGKILL).unwrap();
     }
 

@@ -10,6 +10,7 @@ use std::process::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxy_tests::agent::Agent;
+use proxy_userspace::attach::object::DEVICE_HOOKS;
 
 /// Where a trace is written, in the world of the test.
 pub(crate) const FILE: &str = "/run/trace";
@@ -52,8 +53,13 @@ impl Call {
         lasts && own_map && result.starts_with(|first: char| first.is_ascii_digit())
     }
 
-    /// It puts programs to devices, takes them away, or has others take their place.
-    pub(crate) fn is_about_devices(&self) -> bool {
+    /// It keeps a program for devices beside the tables.
+    pub(crate) fn keeps_a_program(&self) -> bool {
+        DEVICE_HOOKS.iter().any(|hook| self.text.contains(&format!("/{hook}\"")))
+    }
+
+    /// It puts programs to devices, takes them away, or has others take their place; those for sockets come before.
+    pub(crate) fn puts_programs(&self) -> bool {
         self.text.contains("links/devices") || self.text.contains("bpf(BPF_LINK_UPDATE,")
     }
 
