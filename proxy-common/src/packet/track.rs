@@ -165,19 +165,25 @@ pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
         own.used = now;
     }
     let partner_key = flow.partner_key(key, own_ports(node));
-    match node.flow(*table, &partner_key) {
-        Some(partner) if partner.seal == flow.seal => {
-            partner.seen_other = shown;
-            partner.used = now;
-        }
-        // The other half was evicted and its key is another flow's now: half a flow misdirects, so this one goes too.
-        Some(_) => node.remove_flow(*table, key),
-        None => {
-            rival.flow = flow.mirrored();
-            // Full: the next packet tries again. Exists: somebody else was faster, and looked as we did.
-            let _ = node.add_flow(*table, &partner_key, &rival.flow);
+    if let Some(partner) = node.flow(*table, &partner_key)
+        && partner.seal == flow.seal
+    {
+        partner.seen_other = shown;
+        partner.used = now;
+        return;
+    }
+    // The other half was evicted. If its key is another flow's now, this one goes too: half a flow misdirects.
+    for other in [Table::Established, Table::Embryonic] {
+        if let Some(holder) = node.flow(other, &partner_key) {
+            if holder.seal != flow.seal {
+                node.remove_flow(*table, key);
+            }
+            return;
         }
     }
+    rival.flow = flow.mirrored();
+    // Full: the next packet tries again. Exists: somebody else was faster, and looked as we did.
+    let _ = node.add_flow(*table, &partner_key, &rival.flow);
 }
 
 /// Puts the flow of a request out of reach of a flood. The reply entry comes first and goes last, so that a request never

@@ -1,5 +1,7 @@
 //! The two entries of a flow: both or none, whatever other CPUs and a full table do meanwhile.
 
+use std::format;
+
 use super::build::{syn, tcp, udp};
 use super::names::addr;
 use super::world::{On, PORTS, Setup, TestNode, connected};
@@ -89,14 +91,19 @@ fn a_datagram_whose_request_entry_was_evicted_finds_its_old_port() {
 }
 
 fn taken_partner<A: Ip>() {
-    let mut node = connected::<A>();
-    let (key, entry) = node.flows.iter().find(|((_, key), _)| key.direction() == FlowKey::<A>::REPLY).unwrap();
-    let (key, other) = (*key, Flow { client_port: Be16::new(9), ..*entry }.sealed());
-    node.room = usize::MAX - 1;
-    node.flows.insert(key, other);
-    node.pass(1);
-    node.enter(UP, &tcp("client:4000 > lb:80"));
-    assert_eq!(node.flows.len(), 1, "the half that could only misdirect is gone");
+    for table in [Table::Established, Table::Embryonic] {
+        about::<A>(&format!("{table:?}"));
+        let mut node = connected::<A>();
+        let is_reply = |((_, key), _): &(&(Table, FlowKey<A>), _)| key.direction() == FlowKey::<A>::REPLY;
+        let ((_, key), entry) = node.flows.iter().find(is_reply).unwrap();
+        let (key, other) = (*key, Flow { client_port: Be16::new(9), ..*entry }.sealed());
+        node.room = usize::MAX - 1;
+        node.evict(FlowKey::<A>::REPLY);
+        node.flows.insert((table, key), other);
+        node.pass(1);
+        node.enter(UP, &tcp("client:4000 > lb:80"));
+        assert_eq!(node.flows.len(), 1, "the half that could only misdirect is gone, {table:?}");
+    }
 }
 
 #[cfg_attr(test, test)]
