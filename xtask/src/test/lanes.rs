@@ -1,4 +1,4 @@
-//! Stages that wait more than they compute, two at a time.
+//! Stages that do not use up the machine, two at a time.
 //!
 //! In: jobs. Out: a row of the report for each, in the order in which they ended.
 

@@ -53,10 +53,10 @@ pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictn
     if let Err(error) = setup::run(places, &[Need::Ebpf, Need::Lints], consent) {
         report.left_out("set-up", format!("{error:#}"));
     }
-    let mut jobs = Vec::new();
+    let (mut jobs, is_all) = (Vec::new(), part.is_none());
     for part in parts {
         match part {
-            Part::Unit => unit(places, &mut report),
+            Part::Unit => unit(places, is_all, &mut report),
             Part::Netns => jobs.extend(namespaces(places, consent, &mut report)),
             Part::Kernels => jobs.extend(other_kernels(places, consent, &mut report)),
             Part::Api => jobs.extend(api(places, consent, &mut report)),
@@ -66,15 +66,26 @@ pub(crate) fn run(places: &Places, part: Option<Part>, consent: Consent, strictn
     report.conclude(strictness)
 }
 
-fn unit(places: &Places, report: &mut Report) {
+/// What is to be had without root; where tests that need it come after, they are built meanwhile.
+fn unit(places: &Places, more_to_come: bool, report: &mut Report) {
     report.check("format", || stages::format(places));
-    report.check("kernel programs", || build_ebpf::run(places, Flavour::Release));
-    report.check("lints of the pure core", || stages::lint_core(places));
-    report.check("lints", || stages::lint(places));
-    report.tests("unit tests", || stages::unit_tests(places));
-    report.check("static release", || {
-        product::check_static(&product::release(places)?).map(|said| eprintln!("  {said}"))
+    report.check("kernel programs", || {
+        build_ebpf::run(places, Flavour::Release)?;
+        if more_to_come { build_ebpf::for_tests(places) } else { Ok(()) }
     });
+    // Cargo builds one thing at a time in a folder, and each profile has its own: the release is built beside the rest.
+    let mut jobs = vec![
+        Job::check("static release", || {
+            product::check_static(&product::release(places)?).map(|said| eprintln!("  {said}"))
+        }),
+        Job::check("lints of the pure core", || stages::lint_core(places)),
+        Job::check("lints", || stages::lint(places)),
+        Job::tests("unit tests", || stages::unit_tests(places)),
+    ];
+    if more_to_come {
+        jobs.push(Job::check("tests that need root", || product::root_tests(places).map(drop)));
+    }
+    lanes::run(jobs, report);
 }
 
 fn namespaces<'a>(places: &'a Places, consent: Consent, report: &mut Report) -> Vec<Job<'a>> {

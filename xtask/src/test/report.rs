@@ -45,10 +45,6 @@ impl Report {
         self.add(Row::of_check(stage, run));
     }
 
-    pub(super) fn tests(&mut self, stage: &str, run: impl FnOnce() -> Result<Outcome>) {
-        self.add(Row::of_tests(stage, run));
-    }
-
     pub(super) fn add(&mut self, row: Row) {
         self.rows.push(row);
     }
