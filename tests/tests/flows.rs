@@ -267,17 +267,17 @@ fn flows_of_a_version_with_longer_entries_go_on_and_what_happens_meanwhile_comes
             assert_eq!(wire.echo(1).unwrap(), (false, false));
 
             let flows = Flows::between(&other.pins.0, &ours.0);
-            assert_eq!(flows.bring(Which::GoingOn), 4, "not the connection that has ended");
+            assert_eq!(flows.bring(Which::GoingOn).unwrap(), 4, "not the connection that has ended");
             for client in 1..=2 {
                 assert_eq!(wire.echo(client).unwrap(), (true, true), "connection {client}");
             }
             let known = wire.established().unwrap().iter().next().unwrap().unwrap();
             let closing = Flow { seen: known.1.seen | seen::FIN, used: known.1.used + 1, ..known.1 };
             other.set(&known.0, &closing);
-            assert_eq!(flows.bring(Which::All), 2, "what has ended, too");
+            assert_eq!(flows.bring(Which::All).unwrap(), 2, "what has ended, too");
             let told = wire.established().unwrap().get(&known.0, 0).unwrap();
             assert_eq!((told.seen, told.used), (closing.seen, closing.used));
-            assert_eq!(flows.bring(Which::All), 0, "all of it is known");
+            assert_eq!(flows.bring(Which::All).unwrap(), 0, "all of it is known");
         },
     );
 }
@@ -304,7 +304,7 @@ fn a_port_that_two_versions_gave_away_stays_with_who_uses_it() {
             other.hold(&key, &rival);
 
             let flows = Flows::between(&other.pins.0, &ours.0);
-            assert_eq!(flows.bring(Which::All), if is_theirs { 2 } else { 0 }, "{what}");
+            assert_eq!(flows.bring(Which::All).unwrap(), if is_theirs { 2 } else { 0 }, "{what}");
             let mut left = [established.entries().unwrap(), embryonic.entries().unwrap()].concat();
             let owner = if is_theirs { rival } else { flow };
             assert!(left.iter().all(|(_, flow)| flow.seal == owner.seal), "{what}: {left:?}");
@@ -346,11 +346,11 @@ fn what_ended_with_another_version_takes_no_room_from_what_goes_on() {
             embryonic.remove(&key).unwrap();
         }
         let flows = Flows::between(&other.pins.0, &ours.0);
-        flows.bring(Which::GoingOn);
+        flows.bring(Which::GoingOn).unwrap();
         let count =
             || tables.each_ref().map(|table| table.entries().unwrap().iter().filter(|(_, flow)| goes_on(flow)).count());
         assert_eq!((count(), going_on), ([ROOM as usize, 200], [ROOM as usize, 200]), "entries");
-        assert!(flows.bring(Which::All) > 0, "what has ended, too");
+        assert!(flows.bring(Which::All).unwrap() > 0, "what has ended, too");
         assert_eq!(count(), going_on, "none of them had to go");
     });
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 use proxy_common::addr::Family;
@@ -15,6 +16,7 @@ use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::pins::names;
 use proxy_tests::probe::{Answer, Client, Kind, Traffic};
 use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled};
+use proxy_userspace::attach::object::DEVICE_HOOKS;
 use proxy_userspace::maps::described::say;
 use proxy_userspace::maps::shape::Shape;
 
@@ -304,8 +306,8 @@ fn flows_go_on_when_another_version_keeps_them_in_another_layout() {
 
 #[test]
 fn flows_of_another_version_go_on_when_the_agent_dies_on_the_way_to_ours() {
-    // Their tables step aside with the first of these calls, ours take the place with the second; then ours are described, and
-    // it is prepared that their programs are asked.
+    // Their tables step aside with the first of these calls, ours take the place with the second; then ours are described. With
+    // the last one programs for devices are kept, and theirs are asked by then.
     for (call, when) in [("rename", 2), ("unlink", 1), ("unlink", 2)] {
         succeeded_after_a_death(call, when);
     }
@@ -316,27 +318,66 @@ fn flows_go_on_that_an_agent_left_behind_which_another_version_succeeds() {
     let stage = stage();
     let mut agent = stage.agent(&PODS);
     let mut crowd = crowd(&stage, &[Traffic::Stream, Traffic::Datagrams, Traffic::Tcp]);
-    let more = [&SMALL_TABLES[..], &PODS].concat();
     let pins = stage.node.pin_dir();
-    // To who comes next, these tables are another version's.
-    let relabel = || {
-        let text: String = [Family::V4, Family::V6].map(|family| Shape::ours(family).text(family)).concat();
-        say(&pins.join("v1"), &text.replace(" pad ", " fill ")).unwrap();
-    };
     crowd.goes_on();
     agent.end_with(Signal::SIGKILL).unwrap();
-    relabel();
-    let strace = ["-f", "-e", "trace=unlink", "-e", "inject=unlink:signal=KILL:when=1"];
-    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
-    agent.ended().unwrap();
+    relabel(&pins);
+    dies_at(&stage, "unlink", 1);
     assert!(pins.join("v1-old").exists(), "tables took the place of others, which have the flows");
-    relabel();
+    relabel(&pins);
     crowd.goes_on();
     let agent = stage.agent(&PODS);
     agent.logged("FLOWS4 has other fields").unwrap();
     crowd.goes_on();
     assert_eq!(names(&pins), ["links", "v1"]);
     crowd.was_never_refused();
+}
+
+#[test]
+fn nobody_waits_for_programs_of_another_version_that_are_gone() {
+    let stage = stage();
+    let mut agent = stage.agent(&PODS);
+    let pins = stage.node.pin_dir();
+    agent.end_with(Signal::SIGKILL).unwrap();
+    relabel(&pins);
+    // What begins is theirs by then.
+    dies_at(&stage, "unlink", 2);
+    for program in DEVICE_HOOKS {
+        fs::remove_file(pins.join("v1-old").join(program)).unwrap();
+    }
+    let mut agent = stage.agent(&PODS);
+    // What held the table of those programs goes with it.
+    agent.end_with(Signal::SIGKILL).unwrap();
+    let client = Client::start(&stage.outside).unwrap();
+    for to in stage.on_node(NEAR) {
+        answer_of("a", &client, Kind::Tcp, to);
+    }
+}
+
+#[test]
+fn an_agent_that_wants_no_devices_leaves_no_programs_of_the_last_one_there() {
+    let stage = stage();
+    let mut agent = stage.agent(&PODS);
+    let hooks = || names(&stage.node.pin_dir().join("links/devices"));
+    assert!(!hooks().is_empty());
+    agent.end_with(Signal::SIGKILL).unwrap();
+    let _agent = stage.agent(&AT_SOCKETS);
+    assert_eq!(hooks(), [""; 0], "pins are what keeps programs at devices");
+}
+
+/// To who comes next, these tables are another version's.
+fn relabel(pins: &Path) {
+    let text = [Family::V4, Family::V6].map(|family| Shape::ours(family).text(family)).concat();
+    say(&pins.join("v1"), &text.replace(" pad ", " fill ")).unwrap();
+}
+
+/// An agent starts, and is killed at this call.
+fn dies_at(stage: &Edge, call: &str, when: u32) {
+    let more = [&SMALL_TABLES[..], &PODS].concat();
+    let [trace, inject] = [format!("trace={call}"), format!("inject={call}:signal=KILL:when={when}")];
+    let strace = ["-f", "-e", &trace, "-e", &inject];
+    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
+    agent.ended().unwrap();
 }
 
 /// Kills the agent that succeeds another version, at this call. Then the next one starts.
@@ -347,13 +388,8 @@ fn succeeded_after_a_death(call: &str, when: u32) {
     let mut crowd = crowd(&stage, &[Traffic::Stream, Traffic::Datagrams]);
     crowd.goes_on();
     agent.end_with(Signal::SIGKILL).unwrap();
-    let more = [&SMALL_TABLES[..], &PODS].concat();
-    let [trace, inject] = [format!("trace={call}"), format!("inject={call}:signal=KILL:when={when}")];
-    let strace = ["-f", "-e", &trace, "-e", &inject];
-    let mut agent = Agent::start_under(&stage.node, &stage.manifests, &strace, &more).unwrap();
-    agent.ended().unwrap();
+    dies_at(&stage, call, when);
     crowd.goes_on();
-    drop(agent);
     let agent = stage.agent(&PODS);
     agent.logged("flows of packets from other tables").unwrap();
     crowd.goes_on();

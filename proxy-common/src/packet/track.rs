@@ -172,18 +172,18 @@ pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
         partner.used = now;
         return;
     }
-    // The other half was evicted. If its key is another flow's now, this one goes too: half a flow misdirects.
+    // The other half was evicted. If its key is another flow's now, this one goes too: half a flow misdirects. Added first and
+    // looked after, as where flows begin: one of two sees the other.
+    rival.flow = flow.mirrored();
+    if node.add_flow(*table, &partner_key, &rival.flow) == Err(NotAdded::Full) {
+        return;
+    }
     for other in [Table::Established, Table::Embryonic] {
-        if let Some(holder) = node.flow(other, &partner_key) {
-            if holder.seal != flow.seal {
-                node.remove_flow(*table, key);
-            }
-            return;
+        if node.flow(other, &partner_key).is_some_and(|holder| holder.seal != flow.seal) {
+            forget(node, *table, flow.seal, &partner_key);
+            node.remove_flow(*table, key);
         }
     }
-    rival.flow = flow.mirrored();
-    // Full: the next packet tries again. Exists: somebody else was faster, and looked as we did.
-    let _ = node.add_flow(*table, &partner_key, &rival.flow);
 }
 
 /// Puts the flow of a request out of reach of a flood. The reply entry comes first and goes last, so that a request never
@@ -217,14 +217,15 @@ pub fn added<A: Ip>(node: &mut impl Node<A>, table: Table, now: u32) {
 /// Forgets a flow, both halves of it, and nobody else's.
 #[inline(always)]
 pub fn close<A: Ip>(node: &mut impl Node<A>, found: &Found<A>) {
-    forget(node, found, &found.flow.request_key());
-    forget(node, found, &found.flow.reply_key(own_ports(node)));
+    let Found { table, flow } = found;
+    forget(node, *table, flow.seal, &flow.request_key());
+    forget(node, *table, flow.seal, &flow.reply_key(own_ports(node)));
 }
 
 #[inline(always)]
-fn forget<A: Ip>(node: &mut impl Node<A>, found: &Found<A>, key: &FlowKey<A>) {
-    if node.flow(found.table, key).is_some_and(|flow| flow.seal == found.flow.seal) {
-        node.remove_flow(found.table, key);
+fn forget<A: Ip>(node: &mut impl Node<A>, table: Table, seal: u32, key: &FlowKey<A>) {
+    if node.flow(table, key).is_some_and(|flow| flow.seal == seal) {
+        node.remove_flow(table, key);
     }
 }
 

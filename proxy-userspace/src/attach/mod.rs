@@ -31,7 +31,7 @@ pub mod succession;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -51,6 +51,7 @@ use crate::maps::reasons::Reasons;
 use crate::maps::reshape::{Flows, Which};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore, Published, Snapshot};
 use crate::plan::{Op, growth};
+use crate::sys::bpf::{Pin, map_info};
 use crate::sys::{CallError, failed_call, net, passes};
 use crate::unsteered;
 use cgroup::{Cgroup, CgroupError};
@@ -244,7 +245,7 @@ impl Datapath {
         folder.promote_staging()?;
         describe(&folder.current())?;
         let left = self.place.left_behind()?;
-        let succession = left.iter().find_map(|left| self.place.succeed_programs(object, left));
+        let succession = self.place.succession(object, &left)?;
         // After this exactly one program of ours is at each hook.
         let links = folder.make_links()?;
         for program in object.programs() {
@@ -252,20 +253,20 @@ impl Datapath {
         }
         // Before ours are asked, unless they ask others.
         if succession.is_none() {
-            bring(&left, Which::GoingOn);
+            bring(&left, Which::GoingOn)?;
         }
         self.served_devices = self.place.serve_devices(object, &store.capacity()).is_ok();
-        if let Some(succession) = &succession {
-            bring(&left, Which::GoingOn);
-            succession.turn()?;
+        if self.served_devices {
+            turn(&left, succession.as_ref())?;
         }
+        store.wait_for_programs()?;
         if let Some(old) = &self.predecessor {
-            store.wait_for_programs()?;
             old.copied.hand_over(old.store.maps(), store.maps())?;
         }
-        bring(&left, Which::All);
-        succession.map_or(Ok(()), Succession::end)?;
-        folder.remove_superseded(&object.program_names())?;
+        // Until then theirs may begin flows.
+        if self.served_devices {
+            self.place.conclude(object, &left, succession)?;
+        }
         self.live = true;
         let old = self.predecessor.take().filter(|old| old.is_whole);
         if old.is_some_and(|old| old.store.capacity() != store.capacity()) {
@@ -279,7 +280,15 @@ impl Datapath {
     pub fn serve_devices(&mut self) -> Result<(), AttachError> {
         if self.live && !self.served_devices {
             let Tables { object, store } = &mut self.tables;
+            let left = self.place.left_behind()?;
+            let succession = self.place.succession(object, &left)?;
+            if succession.is_none() {
+                bring(&left, Which::GoingOn)?;
+            }
             self.place.serve_devices(object, &store.capacity())?;
+            turn(&left, succession.as_ref())?;
+            store.wait_for_programs()?;
+            self.place.conclude(object, &left, succession)?;
             self.served_devices = true;
         }
         Ok(())
@@ -442,7 +451,7 @@ impl Place {
 
     /// The same, in the place of those in `old`.
     fn load_after(&self, old: &Path, folder: &Path, sizes: &Capacity) -> Result<Tables, AttachError> {
-        let is_left = |table: &&str| old.join(table).exists() && !folder.join(table).exists();
+        let is_left = |table: &&str| is_left(&old.join(table), &folder.join(table));
         self.load(folder, sizes, name::OF_FLOWS.iter().any(is_left) || is_succession_pinned(old))
     }
 
@@ -460,13 +469,21 @@ impl Place {
     }
 
     /// Lets the programs at devices ask those of before about flows that are still to be brought.
-    fn succeed_programs(&self, object: &Object, left: &Left) -> Option<Succession> {
-        let [Some(ingress), Some(egress)] = &left.programs else { return None };
-        if !object.succeeds || self.devices.is_none() || !left.flows.are_brought() {
-            return None;
-        }
-        let begun = Succession::begin(object, [ingress, egress]);
-        begun.inspect_err(|error| warn!(%error, "what begins while programs change may have to begin again")).ok()
+    fn succession(&self, object: &Object, left: &[Left]) -> Result<Option<Succession>, CallError> {
+        let Some(succession) = Succession::of(object)? else { return Ok(None) };
+        let mut asked = left.iter().filter(|left| self.devices.is_some() && left.flows.are_brought());
+        let theirs = asked.find_map(|left| match &left.programs {
+            [Some(ingress), Some(egress)] => Some([ingress, egress]),
+            _ => None,
+        });
+        Ok(succession.begin(theirs)?.then_some(succession))
+    }
+
+    /// Nobody begins flows but our programs: the rest is brought, and what was left behind goes.
+    fn conclude(&self, object: &Object, left: &[Left], succession: Option<Succession>) -> Result<(), AttachError> {
+        bring(left, Which::All)?;
+        succession.map_or(Ok(()), Succession::end)?;
+        Ok(self.folder.remove_superseded(&object.program_names())?)
     }
 
     /// The hooks at devices, where programs over tables of these sizes serve there. Tables that an agent made that wanted no
@@ -475,14 +492,24 @@ impl Place {
         self.devices.as_ref().filter(|_| sizes.flows > 0)
     }
 
-    /// Devices are served from the current tables from now on, which have these sizes.
+    /// Devices are served from the current tables from now on, which have these sizes; or by nobody, where that is wanted.
     fn serve_devices(&self, object: &mut Object, sizes: &Capacity) -> Result<(), AttachError> {
+        let inside = |work: &mut (dyn FnMut() -> io::Result<()> + Send)| -> Result<(), AttachError> {
+            net::inside(self.netns.as_deref(), work)?
+                .map_err(|error| CallError::new("attach programs to", "devices", error).into())
+        };
+        if self.devices.is_none() {
+            inside(&mut || devices::remove_all(&self.folder.links()))?;
+            return Ok(self.folder.forget_programs()?);
+        }
         let Some(hooks) = self.hooks_over(sizes) else { return Ok(()) };
         let programs = object.device_programs(&self.folder.current())?;
         self.folder.keep_programs(programs.both())?;
-        let serve = || hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs);
-        net::inside(self.netns.as_deref(), serve)?
-            .map_err(|error| CallError::new("attach programs to", "devices", error).into())
+        let mut programs = Some(programs);
+        inside(&mut || {
+            let mut hooks = hooks.lock().unwrap_or_else(PoisonError::into_inner);
+            programs.take().map_or(Ok(()), |programs| hooks.serve_by(programs))
+        })
     }
 
     fn open_store(&self, folder: &Path) -> Result<KernelStore, AttachError> {
@@ -495,11 +522,31 @@ impl Place {
     }
 }
 
-fn bring(left: &[Left], which: Which) {
-    let brought: usize = left.iter().map(|left| left.flows.bring(which)).sum();
+/// What begins, begins with our programs from then on, and few flows are left to be brought.
+fn turn(left: &[Left], succession: Option<&Succession>) -> Result<(), AttachError> {
+    let Some(succession) = succession else { return Ok(()) };
+    // What began while the first ones were read comes with the second time, which is short.
+    bring(left, Which::GoingOn)?;
+    bring(left, Which::GoingOn)?;
+    Ok(succession.turn()?)
+}
+
+fn bring(left: &[Left], which: Which) -> Result<(), CallError> {
+    let mut brought = 0;
+    for left in left {
+        let flows = left.flows.bring(which);
+        brought += flows.map_err(|error| CallError::new("bring flows from", "other tables", error))?;
+    }
     if brought > 0 {
         info!("took over {} flows of packets from other tables", brought / 2);
     }
+    Ok(())
+}
+
+/// Whether the table pinned at `old` is there, and is not the one at `new`.
+fn is_left(old: &Path, new: &Path) -> bool {
+    let id = |path: &Path| Pin::open(path).ok().and_then(|pin| map_info(pin.fd.as_fd()).ok()).map(|info| info.id);
+    id(old).is_some_and(|old| id(new) != Some(old))
 }
 
 /// Whether who made the tables in `folder` died before all flows were in them.

@@ -179,7 +179,8 @@ impl Object {
         #[cfg(feature = "debug")]
         super::debug::follow(&mut object.ebpf);
         let refusals = object.load_programs(|program| for_devices || !is_for_devices(program));
-        if constants.succeeds && refusals.iter().any(ObjectError::is_of_device) {
+        let is_refused = |refusal: &ObjectError| refusal.is_of_device() && !failed_call(refusal).is_some_and(passes);
+        if constants.succeeds && refusals.iter().any(is_refused) {
             // Before 6.0 kernels for ARM take no program that both calls functions and goes on to others.
             return Self::load(folder, &capacity, &Constants { succeeds: false, ..*constants }, for_devices);
         }

@@ -254,6 +254,11 @@ impl Folder {
         Ok(())
     }
 
+    /// Forgets them, where none stand at devices any more.
+    pub fn forget_programs(&self) -> Result<(), PinError> {
+        DEVICE_HOOKS.iter().try_for_each(|name| remove(&self.current().join(name)))
+    }
+
     /// The folder of the links.
     pub fn make_links(&self) -> Result<PathBuf, PinError> {
         let links = self.links();
@@ -266,11 +271,14 @@ impl Folder {
 
     /// Removes the tables and programs of other versions, and links that are none of `programs`.
     pub fn remove_superseded(&self, programs: &[String]) -> Result<(), PinError> {
-        for entry in self.entries()? {
-            if entry != LINKS && entry != version_name("") && is_ours(&entry) {
-                remove(&self.root.join(entry))?;
-            }
+        // In this order what is still there after a death means what it did: the last ones first, and no flows that nobody
+        // describes.
+        for left in self.left_behind()? {
+            let of_devices = name::OF_FLOWS.into_iter().chain(DEVICE_HOOKS);
+            of_devices.map(|pin| left.join(pin)).try_for_each(|pin| remove(&pin))?;
+            remove(&left)?;
         }
+        self.remove_staging()?;
         name::OF_SUCCESSION.iter().try_for_each(|table| remove(&self.current().join(table)))?;
         let links = self.links();
         for entry in names(&links).map_err(fail("reading", &links))? {

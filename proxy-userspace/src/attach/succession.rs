@@ -18,12 +18,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use proxy_common::abi::Succession as State;
 use proxy_common::tables::name;
+use tracing::warn;
 
 use super::object::Object;
 use crate::sys::CallError;
 use crate::sys::bpf::Map;
 
-/// One that is under way.
+/// One that may be under way.
 #[derive(Debug)]
 pub struct Succession {
     /// By hook: descriptors of programs.
@@ -32,18 +33,29 @@ pub struct Succession {
 }
 
 impl Succession {
-    /// Lets `ours` ask `theirs`, at ingress and at egress. One that had begun goes on.
-    pub fn begin(ours: &Object, theirs: [&OwnedFd; 2]) -> Result<Self, CallError> {
-        let succession = Self { predecessors: ours.own(name::PREDECESSORS)?, state: ours.own(name::SUCCESSION)? };
-        let state = succession.state.get(&0).map_err(|error| CallError::new("read map", name::SUCCESSION, error))?;
-        if state.is_none_or(|state| state == State::default()) {
-            for (hook, program) in (0..).zip(theirs) {
-                let set = succession.predecessors.set(&hook, &program.as_raw_fd().cast_unsigned());
-                set.map_err(|error| CallError::new("write map", name::PREDECESSORS, error))?;
-            }
-            succession.say(State { begins: 1, goes_on: 1 })?;
+    /// That of programs that ask others; none of those that do not.
+    pub fn of(ours: &Object) -> Result<Option<Self>, CallError> {
+        if !ours.succeeds {
+            return Ok(None);
         }
-        Ok(succession)
+        Ok(Some(Self { predecessors: ours.own(name::PREDECESSORS)?, state: ours.own(name::SUCCESSION)? }))
+    }
+
+    /// Lets ours ask `theirs`, at ingress and at egress; one that had begun goes on from where it was. Whether anybody is asked.
+    pub fn begin(&self, theirs: Option<[&OwnedFd; 2]>) -> Result<bool, CallError> {
+        let state = self.state.get(&0).map_err(|error| CallError::new("read map", name::SUCCESSION, error))?;
+        let has_begun = state.is_some_and(|state| state != State::default());
+        let Some(theirs) = theirs else { return Ok(has_begun) };
+        for (hook, program) in (0..).zip(theirs) {
+            if let Err(error) = self.predecessors.set(&hook, &program.as_raw_fd().cast_unsigned()) {
+                warn!(%error, "programs of another version are not asked: what begins meanwhile may have to begin again");
+                return Ok(has_begun);
+            }
+        }
+        if !has_begun {
+            self.say(State { begins: 1, goes_on: 1 })?;
+        }
+        Ok(true)
     }
 
     /// All hooks have our programs.

@@ -9,8 +9,9 @@ use std::io;
 use std::path::Path;
 
 use aya::Pod;
-use proxy_common::abi::{Flow, FlowKey, PacketSettings, PortRange};
+use proxy_common::abi::{Config, Flow, FlowKey, PacketSettings, PortRange};
 use proxy_common::packet::Table;
+use proxy_common::packet::expiry::Clock;
 use proxy_common::packet::ip::Ip;
 use proxy_common::packet::tcp::seen;
 use proxy_common::packet::track::Found;
@@ -19,6 +20,7 @@ use proxy_common::tables::name;
 
 use crate::sys::CallError;
 use crate::sys::bpf::Map;
+use crate::sys::monotonic_seconds;
 
 type Entries<A> = Map<FlowKey<A>, Flow<A>>;
 
@@ -28,13 +30,14 @@ pub(super) struct Ours<A> {
     established: Entries<A>,
     embryonic: Entries<A>,
     settings: Map<u32, PacketSettings>,
+    config: Map<u32, Config>,
 }
 
 /// Makes flows ours.
 #[derive(Debug)]
 pub(super) struct Adopter<'a, A> {
     ours: &'a Ours<A>,
-    ports: PortRange,
+    clock: Clock,
 }
 
 impl<A: Ip> Ours<A>
@@ -48,6 +51,7 @@ where
             established: Map::open(&folder.join(established))?,
             embryonic: Map::open(&folder.join(embryonic))?,
             settings: Map::open(&folder.join(name::PACKETS))?,
+            config: Map::open(&folder.join(name::CONFIG))?,
         })
     }
 
@@ -60,8 +64,11 @@ where
 
     /// By the settings of now.
     pub(super) fn adopter(&self) -> io::Result<Adopter<'_, A>> {
-        let ports = self.settings.get(&0)?.map_or(PortRange::default(), |settings| settings.ports);
-        Ok(Adopter { ours: self, ports })
+        let settings = self.settings.get(&0)?.unwrap_or_default();
+        let told = self.config.get(&0)?.filter(|config| config.udp_timeout > 0);
+        // In new tables nobody has said yet how long flows last.
+        let udp = told.map_or((u32::MAX, u32::MAX), |config| (config.udp_timeout, config.udp_stream_timeout));
+        Ok(Adopter { ours: self, clock: Clock { settings, udp, now: monotonic_seconds() } })
     }
 
     /// Where programs find the flow of a key.
@@ -80,9 +87,18 @@ where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
+    /// Whether somebody may still need it.
+    pub(super) fn is_alive(&self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        self.clock.is_alive(key, flow)
+    }
+
     /// If the flow is ours already: adds to its entry at `key` what theirs says and ours does not. False if it is not.
     pub(super) fn tell(&self, key: &FlowKey<A>, Found { table, flow }: &Found<A>) -> io::Result<bool> {
         let Some(known) = self.ours.find(key)?.filter(|known| known.flow.seal == flow.seal) else { return Ok(false) };
+        // Of the connection before this one, which had the same addresses and ports.
+        if flow.used.saturating_add(1) < known.flow.used && has_ended(key, flow) {
+            return Ok(true);
+        }
         let told = Flow {
             source: if known.flow.source == A::ANY { flow.source } else { known.flow.source },
             used: known.flow.used.max(flow.used),
@@ -94,14 +110,14 @@ where
             self.ours.table(known.table).replace(key, &told)?;
         }
         if (known.table, *table) == (Table::Embryonic, Table::Established) {
-            self.promote(&entries_of(key, &told, self.ports))?;
+            self.promote(&entries_of(key, &told, self.clock.settings.ports))?;
         }
         Ok(true)
     }
 
     /// Makes a flow ours that is not, unless others have its keys by better right. How many entries are new.
     pub(super) fn place(&self, key: &FlowKey<A>, Found { table, flow }: &Found<A>) -> io::Result<usize> {
-        let entries @ [reply, request] = entries_of(key, flow, self.ports);
+        let entries @ [reply, request] = entries_of(key, flow, self.clock.settings.ports);
         if !self.claim(&reply)? {
             return Ok(0);
         }
@@ -148,7 +164,7 @@ where
 
     /// Forgets a flow, both halves of it, and nobody else's.
     fn forget(&self, flow: &Flow<A>) -> io::Result<()> {
-        for key in [flow.request_key(), flow.reply_key(self.ports)] {
+        for key in [flow.request_key(), flow.reply_key(self.clock.settings.ports)] {
             for table in [&self.ours.established, &self.ours.embryonic] {
                 if table.get(&key)?.is_some_and(|found| found.seal == flow.seal) {
                     table.remove(&key)?;

@@ -21,6 +21,7 @@ use super::adopt::{Ours, has_ended};
 use super::described::described;
 use super::shape::{Conversion, Shape};
 use crate::sys::bpf::{MapInfo, Rows, of_bytes};
+use crate::sys::passes;
 
 /// Entries that are read at once: few, since what ends after it was read is not known to have ended.
 const BATCH: usize = 256;
@@ -70,11 +71,15 @@ impl Flows {
         self.four.is_some() || self.six.is_some()
     }
 
-    /// Brings what our tables lack, and what of it is news to them; says how many entries were brought, and what went wrong.
-    pub fn bring(&self, which: Which) -> usize {
+    /// Brings what our tables lack, and what of it is news to them; how many entries were brought. An error passes, and all may
+    /// be brought again; what other errors are about is forgotten, and said.
+    pub fn bring(&self, which: Which) -> io::Result<usize> {
         let four = self.four.as_ref().map_or(Ok(0), |family| family.bring(which));
         let six = self.six.as_ref().map_or(Ok(0), |family| family.bring(which));
-        [four, six].into_iter().map(|brought| brought.unwrap_or_else(forgotten)).sum()
+        [four, six].into_iter().try_fold(0, |sum, brought| match brought {
+            Err(error) if passes(&error) => Err(error),
+            brought => Ok(sum + brought.unwrap_or_else(forgotten)),
+        })
     }
 }
 
@@ -107,6 +112,9 @@ where
         let (adopter, mut brought) = (self.ours.adopter()?, 0);
         for (theirs, table) in [(&self.embryonic, Table::Embryonic), (&self.established, Table::Established)] {
             theirs.each(|key, flow| {
+                if !adopter.is_alive(&key, &flow) {
+                    return Ok(());
+                }
                 let has_ended = has_ended(&key, &flow);
                 let found = Found { table: if has_ended { Table::Embryonic } else { table }, flow };
                 if has_ended && which == Which::GoingOn || adopter.tell(&key, &found)? || has_ended && room == 0 {
