@@ -442,7 +442,10 @@ fn remove(path: &Path) -> Result<(), PinError> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail("removing", path)(error)),
+        // What should be a folder may be no folder.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(fail("removing", path)(error))
+        }
         _ => Ok(()),
     }
 }
