@@ -1,8 +1,8 @@
 //! Test programs, never part of a release: what a program on a device costs for each packet (`cargo xtask bench packet`).
 //!
 //! `BPF_PROG_TEST_RUN` shows each run the packet as the last one left it. So a first program looks what became of it, makes
-//! it anew and goes on to the one that is measured; what is measured beside it does nothing, looks one address up, or files
-//! both entries of a flow.
+//! it anew and goes on to the one that is measured; what is measured beside it does nothing, looks one address or one flow up,
+//! or files both entries of a flow.
 #![expect(unsafe_code, reason = "a room of its own for the memory of tables that no product has")]
 
 use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -82,6 +82,26 @@ pub(crate) fn cost_packet_lookup(_: TcContext) -> i32 {
         core::hint::black_box(unsafe { COST_ADDRS.get(&Again::addr(again.number)) });
     }
     TC_ACT_UNSPEC
+}
+
+/// One look-up that finds a flow, as the programs have to look for one.
+#[classifier]
+pub(crate) fn cost_packet_flow(_: TcContext) -> i32 {
+    let Some(again) = again() else { return TC_ACT_SHOT };
+    let found = match again.is_v6 {
+        0 => find(&COST_FLOWS4),
+        _ => find(&COST_FLOWS6),
+    };
+    if found.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+}
+
+/// Of a flow that whoever asks first files.
+#[inline(always)]
+fn find<A: Ip>(table: &LruHashMap<FlowKey<A>, Flow<A>, FEW>) -> Result<(), i32> {
+    // SAFETY: both are plain data, for which zeros are values.
+    let (mut key, flow): (FlowKey<A>, Flow<A>) = unsafe { core::mem::zeroed() };
+    key.kind = FlowKey::<A>::kind(1, FlowKey::<A>::REQUEST);
+    if table.get_ptr(&key).is_some() { Ok(()) } else { table.insert(&key, &flow, BPF_NOEXIST.into()) }
 }
 
 /// The two entries of a flow that nobody has seen.

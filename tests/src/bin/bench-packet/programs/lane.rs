@@ -48,6 +48,7 @@ pub(crate) enum Becomes {
 
 pub(crate) const EMPTY: &str = "an empty program";
 pub(crate) const LOOK_UP: &str = "one look-up";
+pub(crate) const LOOK_FLOW: &str = "one look-up of a flow";
 pub(crate) const INSERT_ROOM: &str = "two insertions";
 pub(crate) const INSERT_FULL: &str = "two insertions, two others go";
 pub(crate) const REQUEST: &str = "request of a flow";
@@ -62,10 +63,11 @@ const INSERT: &str = "cost_packet_insert";
 const INGRESS: &str = "tc_ingress";
 const EGRESS: &str = "tc_egress";
 
-pub(crate) const LANES: [Lane; 17] = [
+pub(crate) const LANES: [Lane; 18] = [
     lane(EMPTY, "cost_packet_nothing", "a request", Flows::One, Becomes::Same),
     lane(LOOK_UP, "cost_packet_lookup", "a request", Flows::One, Becomes::Same),
     lane("one look-up, any of many", "cost_packet_lookup", "a request", Flows::Each, Becomes::Same),
+    lane(LOOK_FLOW, "cost_packet_flow", "a request", Flows::One, Becomes::Same),
     lane(INSERT_ROOM, INSERT, "a new flow", Flows::New, Becomes::Same),
     Lane { on: Which::Full, ..lane(INSERT_FULL, INSERT, "a new flow", Flows::New, Becomes::Same) },
     lane("not ours, comes in", INGRESS, "nobody's", Flows::One, Becomes::Same),

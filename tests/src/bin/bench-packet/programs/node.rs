@@ -23,10 +23,11 @@ const AGAIN: &str = "AGAIN";
 /// Where the checksum is in a TCP header.
 const TCP_CHECKSUM: usize = 16;
 /// Programs of ours beside the two that are measured.
-const OURS: [&str; 4] = ["cost_packet", "cost_packet_nothing", "cost_packet_lookup", "cost_packet_insert"];
+const OURS: [&str; 5] =
+    ["cost_packet", "cost_packet_nothing", "cost_packet_lookup", "cost_packet_flow", "cost_packet_insert"];
 /// What is measured, as the first program calls it.
-const MEASURED: [&str; 5] =
-    ["cost_packet_nothing", "cost_packet_lookup", "cost_packet_insert", "tc_ingress", "tc_egress"];
+const MEASURED: [&str; 6] =
+    ["cost_packet_nothing", "cost_packet_lookup", "cost_packet_flow", "cost_packet_insert", "tc_ingress", "tc_egress"];
 /// Clients that nobody has seen have other addresses than those of established flows, by so much in the last byte, and are
 /// so many.
 const STRANGERS: u32 = 16;
