@@ -30,6 +30,11 @@ static COST_ADDRS: HashMap<Addr, u32, 131_072> = HashMap::new();
 static COST_FLOWS4: LruHashMap<FlowKey<V4>, Flow<V4>, FEW> = LruHashMap::new();
 #[btf_map]
 static COST_FLOWS6: LruHashMap<FlowKey<V6>, Flow<V6>, FEW> = LruHashMap::new();
+/// What is filed there: zeros.
+#[btf_map]
+static COST_FLOW4: Array<(FlowKey<V4>, Flow<V4>), 1> = Array::new();
+#[btf_map]
+static COST_FLOW6: Array<(FlowKey<V6>, Flow<V6>), 1> = Array::new();
 
 /// Makes the packet anew and goes on to what is measured.
 #[classifier]
@@ -87,21 +92,12 @@ pub(crate) fn cost_packet_lookup(_: TcContext) -> i32 {
 /// One look-up that finds a flow, as the programs have to look for one.
 #[classifier]
 pub(crate) fn cost_packet_flow(_: TcContext) -> i32 {
-    let Some(again) = again() else { return TC_ACT_SHOT };
-    let found = match again.is_v6 {
-        0 => find(&COST_FLOWS4),
-        _ => find(&COST_FLOWS6),
+    let found = match again().map(|again| again.is_v6) {
+        Some(0) => find(&COST_FLOWS4, &COST_FLOW4),
+        Some(_) => find(&COST_FLOWS6, &COST_FLOW6),
+        None => return TC_ACT_SHOT,
     };
     if found.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
-}
-
-/// Of a flow that whoever asks first files.
-#[inline(always)]
-fn find<A: Ip>(table: &LruHashMap<FlowKey<A>, Flow<A>, FEW>) -> Result<(), i32> {
-    // SAFETY: both are plain data, for which zeros are values.
-    let (mut key, flow): (FlowKey<A>, Flow<A>) = unsafe { core::mem::zeroed() };
-    key.kind = FlowKey::<A>::kind(1, FlowKey::<A>::REQUEST);
-    if table.get_ptr(&key).is_some() { Ok(()) } else { table.insert(&key, &flow, BPF_NOEXIST.into()) }
 }
 
 /// The two entries of a flow that nobody has seen.
@@ -109,18 +105,35 @@ fn find<A: Ip>(table: &LruHashMap<FlowKey<A>, Flow<A>, FEW>) -> Result<(), i32> 
 pub(crate) fn cost_packet_insert(_: TcContext) -> i32 {
     let Some(again) = again() else { return TC_ACT_SHOT };
     let filed = match again.is_v6 {
-        0 => file(&COST_FLOWS4, again.run),
-        _ => file(&COST_FLOWS6, again.run),
+        0 => file(&COST_FLOWS4, &COST_FLOW4, again.run),
+        _ => file(&COST_FLOWS6, &COST_FLOW6, again.run),
     };
     if filed.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
+type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, FEW>;
+type Sample<A> = Array<(FlowKey<A>, Flow<A>), 1>;
+
+/// Looks for a flow that whoever asks first files.
 #[inline(always)]
-fn file<A: Ip>(table: &LruHashMap<FlowKey<A>, Flow<A>, FEW>, number: u32) -> Result<(), i32> {
-    // SAFETY: both are plain data, for which zeros are values.
-    let (mut key, flow): (FlowKey<A>, Flow<A>) = unsafe { core::mem::zeroed() };
+fn find<A: Ip>(table: &Flows<A>, sample: &Sample<A>) -> Result<(), i32> {
+    let Some((key, flow)) = entry(sample) else { return Err(0) };
+    (key.ports, key.kind) = (0, FlowKey::<A>::kind(1, FlowKey::<A>::REQUEST));
+    if table.get_ptr(&*key).is_some() { Ok(()) } else { table.insert(&*key, &*flow, BPF_NOEXIST.into()) }
+}
+
+#[inline(always)]
+fn file<A: Ip>(table: &Flows<A>, sample: &Sample<A>, number: u32) -> Result<(), i32> {
+    let Some((key, flow)) = entry(sample) else { return Err(0) };
     (key.ports, key.kind) = (number, FlowKey::<A>::kind(0, FlowKey::<A>::REPLY));
-    table.insert(&key, &flow, BPF_NOEXIST.into())?;
+    table.insert(&*key, &*flow, BPF_NOEXIST.into())?;
     key.kind = FlowKey::<A>::kind(0, FlowKey::<A>::REQUEST);
-    table.insert(&key, &flow, BPF_NOEXIST.into())
+    table.insert(&*key, &*flow, BPF_NOEXIST.into())
+}
+
+/// In memory of its own: to make one would take longer than to look for it.
+#[inline(always)]
+fn entry<A>(sample: &Sample<A>) -> Option<&mut (FlowKey<A>, Flow<A>)> {
+    // SAFETY: in bounds; one run at a time.
+    sample.get_ptr_mut(0).and_then(|entry| unsafe { entry.as_mut() })
 }

@@ -153,7 +153,7 @@ pub fn follow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
 /// it does not know yet.
 #[inline(always)]
 pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
-    let State { key, found: Found { table, flow }, rival, now, .. } = state;
+    let State { key, found: Found { table, flow }, now, .. } = state;
     let now = *now;
     let is_told = shown == flow.seen && now == flow.used;
     if is_told && !node.rush(*table).is_some_and(|rush| rush.is_on(now)) {
@@ -165,15 +165,22 @@ pub fn note<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>, shown: u8) {
         own.used = now;
     }
     let partner_key = flow.partner_key(key, own_ports(node));
-    if let Some(partner) = node.flow(*table, &partner_key)
-        && partner.seal == flow.seal
-    {
-        partner.seen_other = shown;
-        partner.used = now;
-        return;
+    match node.flow(*table, &partner_key) {
+        Some(partner) if partner.seal == flow.seal => {
+            partner.seen_other = shown;
+            partner.used = now;
+        }
+        _ => mend(node, state),
     }
-    // The other half was evicted. If its key is another flow's now, this one goes too: half a flow misdirects. Added first and
-    // looked after, as where flows begin: one of two sees the other.
+}
+
+/// The other half was evicted. If its key is another flow's now, this one goes too: half a flow misdirects. Added first and
+/// looked after, as where flows begin: one of two sees the other. Never inlined: nearly no packet gets here, and registers are
+/// for those that do not.
+#[inline(never)]
+fn mend<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) {
+    let State { key, found: Found { table, flow }, rival, .. } = state;
+    let partner_key = flow.partner_key(key, own_ports(node));
     rival.flow = flow.mirrored();
     if node.add_flow(*table, &partner_key, &rival.flow) == Err(NotAdded::Full) {
         return;
