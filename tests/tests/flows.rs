@@ -305,11 +305,11 @@ fn a_port_that_two_versions_gave_away_stays_with_who_uses_it() {
 
             let flows = Flows::between(&other.pins.0, &ours.0);
             assert_eq!(flows.bring(Which::All).unwrap(), if is_theirs { 2 } else { 0 }, "{what}");
-            let mut left = [established.entries().unwrap(), embryonic.entries().unwrap()].concat();
+            let left = [established.entries().unwrap(), embryonic.entries().unwrap()].concat();
             let owner = if is_theirs { rival } else { flow };
             assert!(left.iter().all(|(_, flow)| flow.seal == owner.seal), "{what}: {left:?}");
             assert_eq!(left.len(), 2, "{what}: both halves of one flow, in one table: {left:?}");
-            for (key, _) in left.drain(..) {
+            for (key, _) in left {
                 established.remove(&key).unwrap();
                 embryonic.remove(&key).unwrap();
             }

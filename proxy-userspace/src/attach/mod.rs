@@ -166,6 +166,36 @@ struct Left {
     programs: [Option<OwnedFd>; 2],
 }
 
+/// All of that, and who is asked until it is brought.
+#[derive(Debug)]
+struct Inheritance {
+    left: Vec<Left>,
+    succession: Option<Succession>,
+}
+
+impl Inheritance {
+    /// All hooks have our programs: what begins, begins with them, and few flows are left to be brought.
+    fn turn(&self) -> Result<(), AttachError> {
+        let Some(succession) = &self.succession else { return Ok(()) };
+        // What began while the first ones were read comes with the second time, which is short.
+        self.bring(Which::GoingOn)?;
+        self.bring(Which::GoingOn)?;
+        Ok(succession.turn()?)
+    }
+
+    fn bring(&self, which: Which) -> Result<(), CallError> {
+        let mut brought = 0;
+        for left in &self.left {
+            let flows = left.flows.bring(which);
+            brought += flows.map_err(|error| CallError::new("bring flows from", "other tables", error))?;
+        }
+        if brought > 0 {
+            info!("took over {} flows of packets from other tables", brought / 2);
+        }
+        Ok(())
+    }
+}
+
 /// Where everything goes.
 #[derive(Debug)]
 struct Place {
@@ -244,28 +274,25 @@ impl Datapath {
         let (Place { folder, cgroup, .. }, Tables { object, store }) = (&self.place, &mut self.tables);
         folder.promote_staging()?;
         describe(&folder.current())?;
-        let left = self.place.left_behind()?;
-        let succession = self.place.succession(object, &left)?;
         // After this exactly one program of ours is at each hook.
         let links = folder.make_links()?;
         for program in object.programs() {
             links::ensure(&links, program, cgroup)?;
         }
-        // Before ours are asked, unless they ask others.
-        if succession.is_none() {
-            bring(&left, Which::GoingOn)?;
-        }
+        let inheritance = self.place.inheritance(object)?;
         self.served_devices = self.place.serve_devices(object, &store.capacity()).is_ok();
         if self.served_devices {
-            turn(&left, succession.as_ref())?;
+            inheritance.turn()?;
         }
-        store.wait_for_programs()?;
+        if self.predecessor.is_some() || !inheritance.left.is_empty() {
+            store.wait_for_programs()?;
+        }
         if let Some(old) = &self.predecessor {
             old.copied.hand_over(old.store.maps(), store.maps())?;
         }
         // Until then theirs may begin flows.
         if self.served_devices {
-            self.place.conclude(object, &left, succession)?;
+            self.place.conclude(object, inheritance)?;
         }
         self.live = true;
         let old = self.predecessor.take().filter(|old| old.is_whole);
@@ -280,15 +307,11 @@ impl Datapath {
     pub fn serve_devices(&mut self) -> Result<(), AttachError> {
         if self.live && !self.served_devices {
             let Tables { object, store } = &mut self.tables;
-            let left = self.place.left_behind()?;
-            let succession = self.place.succession(object, &left)?;
-            if succession.is_none() {
-                bring(&left, Which::GoingOn)?;
-            }
+            let inheritance = self.place.inheritance(object)?;
             self.place.serve_devices(object, &store.capacity())?;
-            turn(&left, succession.as_ref())?;
+            inheritance.turn()?;
             store.wait_for_programs()?;
-            self.place.conclude(object, &left, succession)?;
+            self.place.conclude(object, inheritance)?;
             self.served_devices = true;
         }
         Ok(())
@@ -460,12 +483,17 @@ impl Place {
         Object::load(folder, sizes, &constants, self.hooks_over(sizes).is_some())
     }
 
-    /// What is to be brought from tables that the current ones succeed. Not only from the last ones: who began that may have
-    /// died on the way.
-    fn left_behind(&self) -> Result<Vec<Left>, PinError> {
+    /// What tables leave that the current ones succeed. Not only the last ones: who began that may have died on the way.
+    fn inheritance(&self, object: &Object) -> Result<Inheritance, AttachError> {
         let (folders, current) = (self.folder.left_behind()?, self.folder.current());
         let left = |old: &PathBuf| Left { flows: Flows::between(old, &current), programs: kept_programs(old) };
-        Ok(folders.iter().map(left).collect())
+        let left: Vec<Left> = folders.iter().map(left).collect();
+        let inheritance = Inheritance { succession: self.succession(object, &left)?, left };
+        // Before ours are asked, unless they ask others.
+        if inheritance.succession.is_none() {
+            inheritance.bring(Which::GoingOn)?;
+        }
+        Ok(inheritance)
     }
 
     /// Lets the programs at devices ask those of before about flows that are still to be brought.
@@ -480,9 +508,9 @@ impl Place {
     }
 
     /// Nobody begins flows but our programs: the rest is brought, and what was left behind goes.
-    fn conclude(&self, object: &Object, left: &[Left], succession: Option<Succession>) -> Result<(), AttachError> {
-        bring(left, Which::All)?;
-        succession.map_or(Ok(()), Succession::end)?;
+    fn conclude(&self, object: &Object, inheritance: Inheritance) -> Result<(), AttachError> {
+        inheritance.bring(Which::All)?;
+        inheritance.succession.map_or(Ok(()), Succession::end)?;
         Ok(self.folder.remove_superseded(&object.program_names())?)
     }
 
@@ -494,22 +522,20 @@ impl Place {
 
     /// Devices are served from the current tables from now on, which have these sizes; or by nobody, where that is wanted.
     fn serve_devices(&self, object: &mut Object, sizes: &Capacity) -> Result<(), AttachError> {
-        let inside = |work: &mut (dyn FnMut() -> io::Result<()> + Send)| -> Result<(), AttachError> {
-            net::inside(self.netns.as_deref(), work)?
-                .map_err(|error| CallError::new("attach programs to", "devices", error).into())
-        };
         if self.devices.is_none() {
-            inside(&mut || devices::remove_all(&self.folder.links()))?;
+            self.at_devices(|| devices::remove_all(&self.folder.links()))?;
             return Ok(self.folder.forget_programs()?);
         }
         let Some(hooks) = self.hooks_over(sizes) else { return Ok(()) };
         let programs = object.device_programs(&self.folder.current())?;
         self.folder.keep_programs(programs.both())?;
-        let mut programs = Some(programs);
-        inside(&mut || {
-            let mut hooks = hooks.lock().unwrap_or_else(PoisonError::into_inner);
-            programs.take().map_or(Ok(()), |programs| hooks.serve_by(programs))
-        })
+        self.at_devices(|| hooks.lock().unwrap_or_else(PoisonError::into_inner).serve_by(programs))
+    }
+
+    /// Works where the devices are.
+    fn at_devices(&self, work: impl FnOnce() -> io::Result<()> + Send) -> Result<(), AttachError> {
+        net::inside(self.netns.as_deref(), work)?
+            .map_err(|error| CallError::new("attach programs to", "devices", error).into())
     }
 
     fn open_store(&self, folder: &Path) -> Result<KernelStore, AttachError> {
@@ -520,27 +546,6 @@ impl Place {
         Ok(KernelStore::new(maps, Rope::new(self.folder.root()))
             .map_err(|error| CallError::new("prepare grace periods for", "the tables", error))?)
     }
-}
-
-/// What begins, begins with our programs from then on, and few flows are left to be brought.
-fn turn(left: &[Left], succession: Option<&Succession>) -> Result<(), AttachError> {
-    let Some(succession) = succession else { return Ok(()) };
-    // What began while the first ones were read comes with the second time, which is short.
-    bring(left, Which::GoingOn)?;
-    bring(left, Which::GoingOn)?;
-    Ok(succession.turn()?)
-}
-
-fn bring(left: &[Left], which: Which) -> Result<(), CallError> {
-    let mut brought = 0;
-    for left in left {
-        let flows = left.flows.bring(which);
-        brought += flows.map_err(|error| CallError::new("bring flows from", "other tables", error))?;
-    }
-    if brought > 0 {
-        info!("took over {} flows of packets from other tables", brought / 2);
-    }
-    Ok(())
 }
 
 /// Whether the table pinned at `old` is there, and is not the one at `new`.

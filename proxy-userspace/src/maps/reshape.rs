@@ -1,8 +1,8 @@
 //! Flows in tables that cannot be ours: those of a version that files them with other fields, and those over which our programs
 //! do not load.
 //!
-//! In: the folders of both. Out: our tables hold these flows too ([`super::adopt`]). [`Flows::bring`] is called twice, while
-//! their programs still begin flows and once they do not: what began or went on in between comes with the second time. So does
+//! In: the folders of both. Out: our tables hold these flows too ([`super::adopt`]). [`Flows::bring`] is called while
+//! their programs still begin flows, and once they do not: what began or went on in between comes with the last time. So does
 //! what is over: until then they may give its port to a flow that ours would mistake for it.
 
 use std::io;
