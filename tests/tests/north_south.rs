@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use nix::net::if_::if_nametoindex;
 use nix::sys::signal::Signal;
 use proxy_common::addr::Family;
 use proxy_common::tables::name;
@@ -19,6 +20,7 @@ use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled
 use proxy_userspace::attach::object::DEVICE_HOOKS;
 use proxy_userspace::maps::described::say;
 use proxy_userspace::maps::shape::Shape;
+use proxy_userspace::sys::bpf::{self, tcx};
 
 /// Node ports in front of the backend on node one, and of the one on node two.
 const NEAR: u16 = 30_080;
@@ -427,12 +429,25 @@ fn check_shows_each_device_and_cleanup_leaves_it_as_it_was() {
         let line = format!("{device}: {reason}");
         assert!(lines.iter().any(|found| found.starts_with(&line)), "{line} is missing in {lines:#?}");
     }
+    assert!(programs_at(&stage.node, "eth0") >= 2 && programs_at(&stage.node, "pod1") >= 2);
     agent.end_with(Signal::SIGTERM).unwrap();
     let pin_dir = stage.node.pin_dir().display().to_string();
     let cleaned = sluice(&stage.node, &["cleanup", "--pin-dir", &pin_dir]).unwrap();
     assert!(cleaned.status.success(), "{cleaned:?}");
     assert_eq!(reserved().trim(), "");
-    let left = stage.node.netns.output("bpftool", &["net", "show"]).unwrap();
-    assert!(!left.contains("tc_ingress") && !left.contains("tc_egress"), "{left}");
+    assert_eq!(programs_at(&stage.node, "eth0") + programs_at(&stage.node, "pod1"), 0);
     assert_eq!(stage.near.pod.name, "a");
+}
+
+/// How many programs are at both hooks of this device.
+fn programs_at(node: &Node, device: &str) -> usize {
+    let links = node.netns.inside(|| {
+        let index = if_nametoindex(device)?;
+        // Kernels before 6.6 have no such links to ask for: there, filters are all.
+        let at = |hook| bpf::tcx_programs(index, hook).map_or(0, |ids| ids.len());
+        Ok(at(tcx::INGRESS) + at(tcx::EGRESS))
+    });
+    let filters =
+        |hook| node.netns.output("tc", &["filter", "show", "dev", device, hook]).unwrap().matches("bpf").count();
+    links.unwrap() + filters("ingress") + filters("egress")
 }
