@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt::Write;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
@@ -12,22 +12,25 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use proxy_tests::node::{Node, Pod};
 use proxy_tests::probe::Client;
-use proxy_tests::stage::TARGET;
+use proxy_tests::stage::{PORT, TARGET, on};
+use proxy_tests::world::World;
 
-/// The ClusterIPs of the Service of the demo.
-pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+/// The ClusterIPs of the Service of the demo, and its port at every node.
+const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+const NODE_PORT: u16 = 30080;
 
 const SERVICE: &str = "\
 apiVersion: v1
 kind: Service
 metadata: {name: colours, namespace: default}
 spec:
+  type: NodePort
   clusterIP: 10.96.0.10
   clusterIPs: ['10.96.0.10', 'fd00:10:96::10']
   ipFamilies: [IPv4, IPv6]
   ports:
-  - {name: tcp, protocol: TCP, port: 80}
-  - {name: udp, protocol: UDP, port: 80}
+  - {name: tcp, protocol: TCP, port: 80, nodePort: 30080}
+  - {name: udp, protocol: UDP, port: 80, nodePort: 30080}
 ";
 
 /// The folder of the manifests, a real one so that a spectator can look at it. Removed at the end and on Ctrl-C.
@@ -71,9 +74,22 @@ impl Drop for Scratch {
     }
 }
 
-/// A pod that dials.
-pub(crate) fn client(node: &Node) -> Result<Client> {
-    Client::start(&node.pod("client")?.place)
+/// Somebody who dials the Service.
+pub(crate) struct Dialler {
+    pub(crate) who: &'static str,
+    pub(crate) client: Client,
+    /// Where it is dialled, IPv4 and IPv6.
+    pub(crate) at: [SocketAddr; 2],
+}
+
+/// A pod of the node, which is served at its sockets, and a machine that is none of the cluster's, whose packets are translated
+/// where they enter the node.
+pub(crate) fn diallers(world: &World, node: &Node) -> Result<[Dialler; 2]> {
+    let cluster_ips = CLUSTER_IPS.map(|ip| SocketAddr::new(ip.parse().expect("a constant"), PORT));
+    Ok([
+        Dialler { who: "the client pod", client: Client::start(&node.pod("client")?.place)?, at: cluster_ips },
+        Dialler { who: "outside", client: Client::start(&world.outside()?)?, at: on(node, NODE_PORT) },
+    ])
 }
 
 fn backends(pods: &[&Pod]) -> String {

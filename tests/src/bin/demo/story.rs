@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use proxy_tests::agent::{Agent, sluice};
 use proxy_tests::node::{Node, Pod};
-use proxy_tests::probe::{Client, Kind};
+use proxy_tests::probe::Kind;
 use proxy_tests::process::sluice_binary;
-use proxy_tests::stage::{Backend, PORT};
+use proxy_tests::stage::Backend;
 use proxy_tests::world::World;
 
-use crate::scene::{CLUSTER_IPS, Scratch, client};
+use crate::scene::{Dialler, Scratch, diallers};
 
 /// Connections per line of the tables.
 const DIALS: u32 = 24;
@@ -24,13 +24,15 @@ const DIALS: u32 = 24;
 pub(crate) fn tell(scratch: &Scratch) -> Result<()> {
     let world = World::new()?;
     let node = world.node("node")?;
-    let client = client(&node)?;
+    let diallers = diallers(&world, &node)?;
     let [red, green, blue] = ["red", "green", "blue"].map(|name| Backend::start(&node, name));
     let (red, green, blue) = (red?, green?, blue?);
     introduce(&[&red.pod, &green.pod, &blue.pod]);
 
-    step("A Service has an address that no machine owns. Without a proxy nobody answers there:");
-    show_silence(&client);
+    step(
+        "A Service has an address that no machine owns, and a port at every node. Without a proxy nobody answers there:",
+    );
+    show_silence(&diallers);
 
     step("The Service and the pods behind it are described in YAML files, as in a cluster:");
     scratch.publish_service()?;
@@ -38,22 +40,26 @@ pub(crate) fn tell(scratch: &Scratch) -> Result<()> {
 
     step("Start the agent. It loads eBPF programs into the kernel and fills their tables from the folder:");
     let mut agent = start(&node, scratch.path())?;
-    show_answers(&client)?;
+    show_answers(&diallers)?;
+
+    step("A pod that somebody outside dials sees who it is, not the node:");
+    let [_, outside] = &diallers;
+    show_clients(outside)?;
 
     step("Add blue to the file; the agent follows within milliseconds:");
     scratch.publish_backends(&[&red.pod, &green.pod, &blue.pod])?;
-    wait_until_it(&client, Answers::Include("blue"))?;
-    show_answers(&client)?;
+    wait_until_it(&diallers, Answers::Include("blue"))?;
+    show_answers(&diallers)?;
 
     step("Take red out; no new connection goes there:");
     scratch.publish_backends(&[&green.pod, &blue.pod])?;
-    wait_until_it(&client, Answers::Exclude("red"))?;
-    show_answers(&client)?;
+    wait_until_it(&diallers, Answers::Exclude("red"))?;
+    show_answers(&diallers)?;
 
     step("Kill the agent with SIGKILL. The kernel goes on by itself:");
     let status = agent.end_with(Signal::SIGKILL)?;
     println!("  agent: {status}");
-    show_answers(&client)?;
+    show_answers(&diallers)?;
 
     step("What the kernel holds, read without the agent:");
     show_list(&node)?;
@@ -90,25 +96,44 @@ fn start(node: &Node, folder: &Path) -> Result<Agent> {
     Ok(agent)
 }
 
-/// What a client can dial: both families, both protocols.
-fn ways() -> impl Iterator<Item = (Kind, SocketAddr)> {
-    let addresses = CLUSTER_IPS.map(|ip| SocketAddr::new(ip.parse::<IpAddr>().expect("a constant"), PORT));
-    [Kind::Tcp, Kind::Udp].into_iter().flat_map(move |kind| addresses.map(|address| (kind, address)))
-}
+impl Dialler {
+    /// What it can dial: both protocols, both families.
+    fn ways(&self) -> impl Iterator<Item = (Kind, SocketAddr)> {
+        [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| self.at.map(|address| (kind, address)))
+    }
 
-fn show_silence(client: &Client) {
-    for (kind, address) in ways().filter(|(kind, _)| *kind == Kind::Tcp) {
-        let outcome = client.dial(kind, address).map_or_else(|error| error, |answer| format!("{} answers", answer.by));
-        println!("  {} {address:<19} {outcome}", name(kind));
+    /// Whose answers it gets who dials there.
+    fn spread(&self, kind: Kind, address: SocketAddr) -> Result<BTreeMap<String, u32>> {
+        let spread = self.client.spread(kind, address, DIALS).map_err(anyhow::Error::msg);
+        spread.with_context(|| format!("dial {address} over {} from {}", name(kind), self.who))
     }
 }
 
-fn show_answers(client: &Client) -> Result<()> {
-    println!("  {DIALS} connections each from the client pod, answered by:");
-    for (kind, address) in ways() {
-        let spread = client.spread(kind, address, DIALS).map_err(anyhow::Error::msg);
-        let spread = spread.with_context(|| format!("dial {address} over {}", name(kind)))?;
-        println!("  {} {address:<19} {}", name(kind), shown(&spread));
+fn show_silence(diallers: &[Dialler]) {
+    for dialler in diallers {
+        for (kind, address) in dialler.ways().filter(|(kind, _)| *kind == Kind::Tcp) {
+            let outcome = dialler.client.dial(kind, address);
+            let outcome = outcome.map_or_else(|error| error, |answer| format!("{} answers", answer.by));
+            println!("  {} {address:<19} {outcome}", name(kind));
+        }
+    }
+}
+
+fn show_answers(diallers: &[Dialler]) -> Result<()> {
+    for dialler in diallers {
+        println!("  {DIALS} connections each from {}, answered by:", dialler.who);
+        for (kind, address) in dialler.ways() {
+            let spread = dialler.spread(kind, address)?;
+            println!("  {} {address:<19} {}", name(kind), shown(&spread));
+        }
+    }
+    Ok(())
+}
+
+fn show_clients(dialler: &Dialler) -> Result<()> {
+    for (kind, address) in dialler.ways() {
+        let answer = dialler.client.dial(kind, address).map_err(anyhow::Error::msg)?;
+        println!("  {} {address:<19} {:<5} sees {}", name(kind), answer.by, answer.seen_as);
     }
     Ok(())
 }
@@ -131,24 +156,26 @@ enum Answers {
     Exclude(&'static str),
 }
 
-fn wait_until_it(client: &Client, wanted: Answers) -> Result<()> {
+fn wait_until_it(diallers: &[Dialler], wanted: Answers) -> Result<()> {
     let start = Instant::now();
-    while !everywhere(client, wanted)? {
+    while !everywhere(diallers, wanted)? {
         ensure!(start.elapsed() < Duration::from_secs(10), "the agent did not follow the file within 10 s");
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }
 
-fn everywhere(client: &Client, wanted: Answers) -> Result<bool> {
-    for (kind, address) in ways() {
-        let spread = client.spread(kind, address, DIALS).map_err(anyhow::Error::msg)?;
-        let fine = match wanted {
-            Answers::Include(name) => spread.contains_key(name),
-            Answers::Exclude(name) => !spread.contains_key(name),
-        };
-        if !fine {
-            return Ok(false);
+fn everywhere(diallers: &[Dialler], wanted: Answers) -> Result<bool> {
+    for dialler in diallers {
+        for (kind, address) in dialler.ways() {
+            let spread = dialler.spread(kind, address)?;
+            let is_so = match wanted {
+                Answers::Include(name) => spread.contains_key(name),
+                Answers::Exclude(name) => !spread.contains_key(name),
+            };
+            if !is_so {
+                return Ok(false);
+            }
         }
     }
     Ok(true)
