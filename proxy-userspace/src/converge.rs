@@ -19,7 +19,7 @@ use proxy_common::tables::Capacity;
 use crate::desired::{self, Claim, ServicePortName, ThisNode};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore};
 use crate::model::{self, Change, Dirty, Model, ObjectName};
-use crate::plan::{self, Full, Ledger, Op, Planned, growth};
+use crate::plan::{self, Dialled, Full, Ledger, Op, Planned, growth};
 
 pub struct Converger<S> {
     model: Model,
@@ -254,6 +254,15 @@ impl<S: MapStore> Converger<S> {
             report.add(self.step()?);
         }
         Ok(report)
+    }
+
+    /// Takes in what flows of packets dial: of what nobody serves and nobody dials, packets need not be looked at. Before the
+    /// first step and after an error it is nothing: there will be another look.
+    pub fn heed_flows(&mut self, dialled: &Dialled) -> Result<(), Error> {
+        let Some(mut ledger) = self.ledger.take() else { return Ok(()) };
+        let ops = ledger.heed_flows(dialled, &self.store)?;
+        self.write(ledger, &ops, &mut Report::default())?;
+        Ok(())
     }
 
     /// The ledger, and whether it is a new one. It is only given back when every write succeeded.

@@ -1,7 +1,7 @@
 //! Forgets flows of packets that are over, both directions together.
 //!
-//! In: the pinned tables, once in a while. Out: fewer entries, and the names of tables that are nearly full. Nothing waits for
-//! it: programs forget what is least recently used, and take what is over where they need it. But who is gone should not
+//! In: the pinned tables, once in a while. Out: fewer entries, the names of tables that are nearly full, and what flows dial, of
+//! which more is in the tables than is served ([`Dialled`]). Nothing waits for it: programs forget what is least recently used, and take what is over where they need it. But who is gone should not
 //! hold memory that is looked at, ports, and the place of who is alive.
 //!
 //! Batches copy entries without making them look used. Between reading a flow for the last time and removing it a packet
@@ -20,11 +20,12 @@ use proxy_common::abi::{Config, Flow, FlowKey, PacketSettings};
 use proxy_common::packet::expiry::{Clock, Fate};
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::tables::name;
+use tokio::sync::watch::{self, Receiver};
 use tracing::{debug, warn};
 
 use crate::attach::pins::Folder;
 use crate::maps::kernel::option;
-use crate::plan::{Alarm, Pressure};
+use crate::plan::{Alarm, Dialled, Pressure};
 use crate::sys::bpf::Map;
 use crate::sys::monotonic_seconds;
 
@@ -34,20 +35,31 @@ pub const INTERVAL: Duration = Duration::from_mins(1);
 pub const BATCH: usize = 2048;
 pub const REST: Duration = Duration::from_millis(2);
 
-/// Looks after the tables below `folder` for as long as this process lives.
-pub fn start(folder: Folder) -> io::Result<()> {
+/// Looks after the tables below `folder` for as long as somebody wants to know what flows dial.
+pub fn start(folder: Folder) -> io::Result<Receiver<Dialled>> {
+    let (tell, dialled) = watch::channel(Dialled::default());
     let look_on = move || {
         let mut collector = Collector::default();
-        loop {
+        while !tell.is_closed() {
             thread::sleep(INTERVAL);
             match collector.look(&folder.current(), REST) {
-                Ok(0) => {}
-                Ok(flows) => debug!(flows, "forgot flows that were over"),
+                Ok(seen) => {
+                    debug!(forgotten = seen.forgotten, "looked at flows");
+                    tell.send_replace(seen.dialled);
+                }
                 Err(error) => debug!(error = format!("{error:#}"), "cannot look at flows"),
             }
         }
     };
-    thread::Builder::new().name("flows".to_owned()).spawn(look_on).map(drop)
+    thread::Builder::new().name("flows".to_owned()).spawn(look_on).map(|_| dialled)
+}
+
+/// What a look at flows found.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// How many flows were over, and are forgotten.
+    pub forgotten: usize,
+    pub dialled: Dialled,
 }
 
 /// Remembers what looked wrong the last time.
@@ -59,24 +71,25 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Looks once at each table below `current`, with a `rest` after each batch. How many flows were forgotten.
-    pub fn look(&mut self, current: &Path, rest: Duration) -> anyhow::Result<usize> {
+    /// Looks once at each table below `current`, with a `rest` after each batch.
+    pub fn look(&mut self, current: &Path, rest: Duration) -> anyhow::Result<Seen> {
         let packets =
             Map::<u32, PacketSettings>::open(&current.join(name::PACKETS))?.get(&0).context("read PACKETS")?;
         let config = Map::<u32, Config>::open(&current.join(name::CONFIG))?.get(&0).context("read CONFIG")?;
         let told = packets.zip(config).filter(|(packets, config)| packets.ports.count > 0 && config.udp_timeout > 0);
         // In new tables nobody has said yet how long flows last.
-        let Some((settings, config)) = told else { return Ok(0) };
+        let Some((settings, config)) = told else { return Ok(Seen::default()) };
         let now = monotonic_seconds();
         let clock = Clock { settings, udp: (config.udp_timeout, config.udp_stream_timeout), now };
-        let mut forgotten = 0;
-        for table in [name::FLOWS4, name::EMBRYONIC4] {
-            forgotten += self.sweep::<V4>(current, table, &clock, rest)?;
+        let mut seen = Seen::default();
+        // Flows move from the second table of a family to the first one: none may be missed.
+        for table in [name::EMBRYONIC4, name::FLOWS4] {
+            self.sweep::<V4>(current, table, &clock, rest, &mut seen)?;
         }
-        for table in [name::FLOWS6, name::EMBRYONIC6] {
-            forgotten += self.sweep::<V6>(current, table, &clock, rest)?;
+        for table in [name::EMBRYONIC6, name::FLOWS6] {
+            self.sweep::<V6>(current, table, &clock, rest, &mut seen)?;
         }
-        Ok(forgotten)
+        Ok(seen)
     }
 
     fn sweep<A: Ip>(
@@ -85,19 +98,21 @@ impl Collector {
         table: &'static str,
         clock: &Clock,
         rest: Duration,
-    ) -> anyhow::Result<usize>
+        seen: &mut Seen,
+    ) -> anyhow::Result<()>
     where
         FlowKey<A>: Pod,
         Flow<A>: Pod,
     {
         let map = Map::<FlowKey<A>, Flow<A>>::open(&current.join(table))?;
         let suspects = self.alone.remove(table).unwrap_or_default();
-        let (mut seals, mut forgotten) = (Vec::new(), 0);
+        let mut seals = Vec::new();
         let visit = |keys: &[FlowKey<A>], flows: &[Flow<A>]| {
             seals.extend(flows.iter().map(|flow| flow.seal));
             for (key, flow) in keys.iter().zip(flows) {
+                seen.dialled.add(&flow.frontend.addr());
                 if suspects.contains(&flow.seal) || !clock.is_alive(key, flow) {
-                    forgotten += forget(&map, key, clock)?;
+                    seen.forgotten += forget(&map, key, clock)?;
                 }
             }
             thread::sleep(rest);
@@ -107,7 +122,7 @@ impl Collector {
         let used = Pressure { table, used: seals.len() as u32, capacity: map.max_entries() };
         self.tell(used);
         self.alone.insert(table, alone(seals));
-        Ok(forgotten)
+        Ok(())
     }
 
     fn tell(&mut self, used: Pressure) {

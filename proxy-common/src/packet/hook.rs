@@ -38,7 +38,7 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: 
     if next == Next::Request {
         next = request(node, state);
     }
-    if next == Next::Ask && leads_elsewhere(node, state) {
+    if next == Next::Ask && leads_elsewhere(node, state) && !state.moved {
         next = state.after(unconcerned(node));
     }
     if next == Next::Past {
@@ -412,7 +412,7 @@ fn own<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// What the node itself asks for. All other requests have been translated where they came in.
 #[inline(always)]
 fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
-    let is_of_concern = may_be_of_concern(node, state) && !leads_elsewhere(node, state);
+    let is_of_concern = may_be_of_concern(node, state) && (!leads_elsewhere(node, state) || has_flow(node, state));
     if !is_of_concern && !takes_own_port(node, state) {
         return Err(Stop::Pass);
     }
@@ -422,6 +422,15 @@ fn asked_by_node<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result
     state.is_foreign = !is_of_concern;
     state.point = if is_of_concern { Point::RequestIn } else { Point::RequestOut };
     if state.is_own { Ok(Next::Request) } else { Err(Stop::Pass) }
+}
+
+/// Whether what goes out is of a flow to a Service that may be gone.
+#[inline(never)]
+fn has_flow<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
+    state.key = state.parsed.tuple.request_key();
+    state.form != Form::WithoutPorts
+        && track::find(node, &state.key, &mut state.found)
+        && state.found.flow.is_from_node()
 }
 
 /// Whether somebody else sends from a port of ours: a process that asked for it, or netfilter, which masquerades with any port

@@ -35,6 +35,11 @@ pub fn dial<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(),
     }
     match found {
         Found::Frontend(frontend) => (state.has_frontend, state.frontend) = (true, frontend),
+        // Who was served a moment ago is told.
+        Found::Nothing(Verdict::Unreachable(reason)) if state.moved => return Err(Stop::Reject(reason)),
+        Found::Nothing(Verdict::Leave | Verdict::To(_)) if state.moved => {
+            return Err(Stop::Reject(Reason::NoEndpoints));
+        }
         Found::Nothing(Verdict::Unreachable(reason)) => {
             (state.has_frontend, state.stop) = (false, Stop::Drop(reason));
         }

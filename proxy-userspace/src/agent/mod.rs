@@ -38,7 +38,7 @@ use crate::devices::Scope;
 use crate::model::Model;
 use crate::netdev::Host;
 use crate::news::News;
-use crate::plan::{Alarm, Ledger, first, growth};
+use crate::plan::{Alarm, Dialled, Ledger, first, growth};
 use crate::timeouts::Timeouts;
 use crate::watch::Events;
 use crate::{flows, log, ports, sys};
@@ -97,14 +97,16 @@ async fn serve(config: &Config) -> Result<u8> {
         started.or_else(|error| if datapath.is_live() { Ok(()) } else { Err(error) })?;
         drop(sender);
         // Not sooner: who cannot start leaves the node as it was.
-        if config.devices.wants_any() {
+        let dialled = if config.devices.wants_any() {
             ports::keep(config.kernel.netns.as_deref(), config.source_ports, ports_before)?;
-            flows::start(Folder::at(&config.kernel.pin_dir)).context("start to look after flows")?;
-        }
+            Some(flows::start(Folder::at(&config.kernel.pin_dir)).context("start to look after flows")?)
+        } else {
+            None
+        };
         let this = this_node(&settings(config), &host.borrow(), &past);
         let left_out = LeftOut::begin(&datapath, &config.kernel.unsteered)?;
         let converger = Converger::knowing(model, datapath, this);
-        Agent::new(config, converger, host, past, left_out, intake, events).follow(news).await
+        Agent::new(config, converger, host, past, left_out, dialled, intake, events).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -155,6 +157,8 @@ struct Agent {
     host: Latest<Host>,
     past: Past,
     left_out: LeftOut,
+    /// What flows of packets dial, if there are any.
+    dialled: Option<Latest<Dialled>>,
     settings: ThisNode,
     intake: Intake,
     events: Option<Events>,
@@ -176,6 +180,7 @@ impl Agent {
         host: Latest<Host>,
         past: Past,
         left_out: LeftOut,
+        dialled: Option<Latest<Dialled>>,
         intake: Intake,
         events: Option<Events>,
     ) -> Self {
@@ -184,6 +189,7 @@ impl Agent {
             host,
             past,
             left_out,
+            dialled,
             settings: settings(config),
             intake,
             events,
@@ -214,6 +220,7 @@ impl Agent {
                     self.look_at_node();
                 }
                 cgroups = self.left_out.changed() => self.leave_out(&cgroups?),
+                dialled = next(&mut self.dialled) => self.heed_flows(&dialled?),
                 () = until(self.converging.at()) => self.converging.begin(),
                 () = until(self.growing.at()) => {
                     self.growing.begin();
@@ -242,6 +249,13 @@ impl Agent {
     fn leave_out(&self, cgroups: &BTreeSet<u64>) {
         if let Err(error) = self.converger.store().leave_out(cgroups) {
             error!("not everybody whom --socket-lb-exclude names is left out: {error}");
+        }
+    }
+
+    /// The next look tries again.
+    fn heed_flows(&mut self, dialled: &Dialled) {
+        if let Err(error) = self.converger.heed_flows(dialled) {
+            error!("packets are looked at that are of no Service any more: {error}");
         }
     }
 
@@ -342,6 +356,13 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// What comes next; never where nothing does.
+async fn next<T: Clone>(latest: &mut Option<Latest<T>>) -> Result<T> {
+    let Some(latest) = latest else { return std::future::pending().await };
+    latest.changed().await.context("flows are no longer looked at")?;
+    Ok(latest.borrow_and_update().clone())
 }
 
 /// Never when there is nothing to wait for.

@@ -19,7 +19,7 @@ use proxy_common::abi::{Backend, Config, Frontend, FrontendKey, PacketSettings, 
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::tables::{Capacity, name};
 
-use super::absent::Absent;
+use super::absent::{Absent, Dialled};
 use super::arena::Arena;
 use super::backends::Backends;
 use super::change::{BackendChange, HeldBackend, SET_FLAGS, Sets};
@@ -59,6 +59,8 @@ pub struct Ledger {
     pub(super) absent: Absent,
     pub(super) config: Option<Config>,
     pub(super) packets: Option<PacketSettings>,
+    /// Packets are translated, so flows outlive the Service that they dialled. Learned with the node.
+    pub(super) has_flows: bool,
     /// Service ports with affinity.
     pub(super) sticky: u32,
     /// Service ports found in the kernel that nobody has asked for since.
@@ -171,7 +173,7 @@ impl Ledger {
 
     /// As [`Self::read_all`], where [`Self::collect`] needs it; says whether it does.
     pub fn read_to_collect(&mut self, tables: &impl MapStore) -> Result<bool, MapError> {
-        let needs_all = self.absent.is_untidy();
+        let needs_all = self.absent.is_untidy(self.has_flows);
         if needs_all {
             self.read_all(tables)?;
         }
@@ -236,8 +238,8 @@ impl Ledger {
             ids.release();
         }
         slots.release();
-        if self.absent.is_untidy() {
-            ops.extend(self.absent.tidy(self.index.iter().map(|(_, entry)| entry.key.addr)));
+        if self.absent.is_untidy(self.has_flows) {
+            ops.extend(self.absent.tidy(self.index.iter().map(|(_, entry)| entry.key.addr), self.has_flows));
         }
         self.needs_grace = false;
         ops
@@ -255,7 +257,17 @@ impl Ledger {
         [services, versions, frontends, backends].iter().any(|ids| !ids.retired().is_empty())
             || slots.has_retired()
             || !self.retired_sources.is_empty()
-            || self.absent.is_untidy()
+            || self.absent.is_untidy(self.has_flows)
+    }
+
+    /// Takes in what flows of packets dial: what went before the look at them, and is none of it, need not be looked up any
+    /// more. Reads what it needs of `tables`, which the ledger is of.
+    pub fn heed_flows(&mut self, dialled: &Dialled, tables: &impl MapStore) -> Result<Vec<Op>, MapError> {
+        if !self.absent.heed(dialled) {
+            return Ok(Vec::new());
+        }
+        self.read_all(tables)?;
+        Ok(self.absent.cover(self.index.iter().map(|(_, entry)| entry.key.addr), dialled))
     }
 
     /// Service ports that did not fit. Plan them again when something was collected.
@@ -356,7 +368,7 @@ impl Ledger {
     fn withdraw(&mut self, ops: &mut Vec<Op>, key: FrontendKey, service: u32) {
         if let Some(holding) = self.index.get(&key).filter(|holding| holding.service == service) {
             self.ids.frontends.retire(holding.id);
-            self.absent.dismiss();
+            self.absent.dismiss(&key.addr);
             ops.push(self.index.withdraw(&key));
         }
     }

@@ -33,6 +33,7 @@ mod pressure;
 mod restore;
 mod sources;
 
+pub use absent::Dialled;
 pub use ledger::{Full, Ledger, Planned};
 pub use pressure::{Alarm, Pressure};
 pub use restore::Problem;

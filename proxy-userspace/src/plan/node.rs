@@ -20,6 +20,7 @@ impl Ledger {
             ops.push(Op::Config { value: Box::new(wanted.config) });
             self.config = Some(wanted.config);
         }
+        self.has_flows = wanted.packets.is_some();
         if let Some(packets) = wanted.packets.filter(|packets| self.packets != Some(*packets)) {
             ops.push(Op::Packets { value: Box::new(packets) });
             self.packets = Some(packets);
@@ -78,7 +79,7 @@ impl Ledger {
         let key = FrontendKey::of_address(addr);
         let held = self.index.get(&key).expect("the caller found it");
         self.ids.frontends.retire(held.id);
-        self.absent.dismiss();
+        self.absent.dismiss(&addr);
         self.index.withdraw(&key)
     }
 }

@@ -58,6 +58,7 @@ impl Ledger {
             absent,
             config: snapshot.config,
             packets: snapshot.packets,
+            has_flows: false,
             stray_backends,
             retired_sources: Vec::new(),
             full: BTreeMap::new(),

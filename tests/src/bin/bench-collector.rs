@@ -120,7 +120,7 @@ impl Tables {
     fn time(&self, collector: &mut Collector) -> Result<(usize, f64)> {
         let spent = || Ok::<_, nix::Error>(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?));
         let before = spent()?;
-        let forgotten = collector.look(&self.folder, REST)?;
+        let forgotten = collector.look(&self.folder, REST)?.forgotten;
         Ok((forgotten, spent()?.saturating_sub(before).as_secs_f64() * 1e3))
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use proxy_tests::agent::Agent;
 use proxy_tests::edge::{Edge, counters};
 use proxy_tests::manifest::Condition::{self, NotServing, Ready, Terminating};
@@ -58,7 +59,7 @@ fn a_udp_flow_moves_with_its_next_datagram_when_its_backend_stops_serving_and_a_
     let stage = Edge::new().unwrap();
     stage.route_here(&EXTERNAL).unwrap();
     stage.route_here(&VIPS).unwrap();
-    let agent = stage.serve(&[&web()], &["-v2"]).unwrap();
+    let mut agent = stage.serve(&[&web()], &["-v2"]).unwrap();
     let scene = Scene { stage: &stage, agent: &agent };
     scene.served_by(Ready, NotServing);
     let client = Client::start(&stage.outside).unwrap();
@@ -93,11 +94,15 @@ fn a_udp_flow_moves_with_its_next_datagram_when_its_backend_stops_serving_and_a_
     check("nobody is left", REFUSED);
     scene.served_by(NotServing, Ready);
     check("somebody came", "b");
-    // Its addresses are nobody's then: no packet to them is looked at, but for those to the node itself.
     let slices = endpoints("web").port(Proto::Udp, PORT, TARGET).pod(&stage.far.pod);
+    let known = agent.log_length();
     scene.change(&[&slices]);
-    assert_eq!(by(&udp[..2]), [REFUSED, REFUSED], "the Service is gone");
-    assert_eq!(by(&tcp[..2]), ["a", "a"], "a connection to a node port, the Service is gone");
+    agent.logs_after(known, &["gave back what went out of use"]).unwrap();
+    check("the Service is gone", REFUSED);
+    agent.end_with(Signal::SIGTERM).unwrap();
+    let agent = agent.restart().unwrap();
+    assert_eq!(by(&tcp), all("a"), "a connection, the Service is gone and the agent is another one");
+    let scene = Scene { stage: &stage, agent: &agent };
     scene.served_by(NotServing, Ready);
     check("the Service is back", "b");
 }

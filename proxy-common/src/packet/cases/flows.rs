@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = cases![
     an_established_connection_keeps_its_backend_whatever_becomes_of_the_service,
     a_syn_that_comes_again_goes_where_the_first_one_went,
     a_udp_flow_leaves_a_backend_that_stopped_serving_with_its_next_datagram,
+    whose_udp_flow_dialled_a_service_that_is_gone_is_told,
     a_udp_flow_leaves_a_backend_whose_id_was_given_away,
     a_udp_flow_that_was_forgotten_finds_the_same_backend_again,
     a_flow_ends_with_the_timeout_of_its_state,
@@ -90,7 +91,7 @@ fn stays<A: Ip>() {
         ("another backend is chosen for new ones", (|node| node.choose_from(1, 1)) as fn(&mut TestNode<A>)),
         ("its backend stopped serving", |node| node.set_backend("local", 0)),
         ("nobody serves any more", TestNode::without_endpoints),
-        ("the Service is gone", |node| node.tables.withdraw(|entry| entry.kind != Frontend::KIND_ADDRESS)),
+        ("the Service is gone", |node| node.tables.withdraw(|_| true)),
     ] {
         about::<A>(sentence);
         let mut node = connected::<A>();
@@ -151,12 +152,38 @@ fn moves<A: Ip>() {
         node.without_endpoints();
         node.tables.withdraw(|entry| entry.kind != Frontend::KIND_ADDRESS);
     };
-    refused("the Service is gone", deleted, "undefined_port");
+    refused("another port of the Service stays", deleted, "undefined_port");
 }
 
 #[cfg_attr(test, test)]
 fn a_udp_flow_leaves_a_backend_that_stopped_serving_with_its_next_datagram() {
     in_both_families!(moves());
+}
+
+fn told<A: Ip>() {
+    for (sentence, to, reason, later) in [
+        ("an address that nobody else may have", "vip", "unallocated_address", "drop: unallocated_address"),
+        ("an address that leads elsewhere now", "lb", "no_endpoints", "pass"),
+    ] {
+        about::<A>(sentence);
+        let mut node = Setup::with("L").node::<A>();
+        let question = udp(format!("client:4000 > {to}:80"));
+        assert_eq!(goes_to(&mut node, &question), "local", "{sentence}");
+        node.without_endpoints();
+        node.tables.withdraw(|_| true);
+        let found = node.enter(UP, &question);
+        assert_eq!(
+            found,
+            format!("answer: {to} > client port unreachable (client:4000 > {to}:80 udp), {reason}"),
+            "{sentence}"
+        );
+        assert_eq!(node.enter(UP, &question), later, "{sentence}, from then on");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn whose_udp_flow_dialled_a_service_that_is_gone_is_told() {
+    in_both_families!(told());
 }
 
 fn given_away<A: Ip>() {

@@ -3,6 +3,7 @@
 use std::format;
 
 use super::build::{ping, sctp, syn, tcp, too_big, udp, unreachable};
+use super::names::addr;
 use super::world::{On, Setup, TestNode};
 use super::{Case, PROTOCOLS, about, cases, family, in_both_families, source_port};
 use crate::abi::{Backend, PacketSettings, Version};
@@ -21,6 +22,7 @@ pub(super) const CASES: &[Case] = cases![
     errors_about_what_the_node_asks_itself_turn_round_too,
     fragments_of_the_node_follow_their_first_one,
     a_datagram_of_the_node_leaves_a_backend_that_stopped_serving,
+    what_the_node_dialled_outlives_its_service,
 ];
 
 const UP: On = On::Uplink;
@@ -306,4 +308,25 @@ fn moved<A: Ip>() {
 #[cfg_attr(test, test)]
 fn a_datagram_of_the_node_leaves_a_backend_that_stopped_serving() {
     in_both_families!(moved());
+}
+
+fn outlives<A: Ip>() {
+    for name in ["vip", "lb"] {
+        about::<A>(name);
+        let to = format!("{name}:80");
+        let mut node = Setup::with("R").node::<A>();
+        let port = source_port(&node.leave(UP, &syn(format!("node:4000 > {to}"))));
+        node.leave(UP, &udp(format!("node:5000 > {to}")));
+        node.without_endpoints();
+        node.tables.withdraw(|entry| entry.key.addr == addr(name, A::FAMILY));
+        let sent = node.leave(UP, &tcp(format!("node:4000 > {to}")));
+        assert_eq!(sent, format!("out: node:{port} > remote:8080 tcp A"), "a connection stays");
+        let told = node.leave(UP, &udp(format!("node:5000 > {to}")));
+        assert!(told.starts_with("answer: "), "a datagram has nowhere to go: {told}");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn what_the_node_dialled_outlives_its_service() {
+    in_both_families!(outlives());
 }
