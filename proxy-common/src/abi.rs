@@ -21,7 +21,7 @@ mod packets;
 
 pub use packets::{
     Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, PortRange, Succession, TcpTimeouts,
-    near,
+    direct, near,
 };
 
 /// What a client dials. A node port has [`Addr::unspecified`] of its family as address; an address by itself has neither port

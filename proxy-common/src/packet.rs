@@ -174,6 +174,8 @@ pub trait Flows<A> {
     fn rush(&mut self, table: Table) -> Option<&mut Rush>;
     /// How many flows a table has room for.
     fn room(&self) -> u32;
+    /// The word of DIRECT for this protocol.
+    fn direct(&mut self, proto: u8) -> Option<&mut u32>;
     /// Whether redirects about flows are looked for.
     fn drops_redirects(&self) -> bool;
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts>;

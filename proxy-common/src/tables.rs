@@ -38,6 +38,7 @@ pub mod name {
     pub const EMBRYONIC6: &str = "EMBRYONIC6";
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     pub const FRAGMENTS6: &str = "FRAGMENTS6";
+    pub const DIRECT: &str = "DIRECT";
 
     pub const SHAPES: &str = "SHAPES";
     pub const PREDECESSORS: &str = "PREDECESSORS";

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aya::Pod;
-use proxy_common::abi::{Config, Flow, FlowKey, PacketSettings};
+use proxy_common::abi::{Config, Flow, FlowKey, PacketSettings, direct};
 use proxy_common::packet::expiry::{Clock, Fate};
 use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::tables::name;
@@ -60,6 +60,8 @@ pub struct Seen {
     /// How many flows were over, and are forgotten.
     pub forgotten: usize,
     pub dialled: Dialled,
+    /// By word of DIRECT: whether there are flows for which it says "look".
+    like_direct: [bool; direct::WORDS as usize],
 }
 
 /// Remembers what looked wrong the last time.
@@ -81,6 +83,7 @@ impl Collector {
         let Some((settings, config)) = told else { return Ok(Seen::default()) };
         let now = monotonic_seconds();
         let clock = Clock { settings, udp: (config.udp_timeout, config.udp_stream_timeout), now };
+        let directs = Directs::ask(current)?;
         let mut seen = Seen::default();
         // Flows move from the second table of a family to the first one: none may be missed.
         for table in [name::EMBRYONIC4, name::FLOWS4] {
@@ -89,6 +92,7 @@ impl Collector {
         for table in [name::EMBRYONIC6, name::FLOWS6] {
             self.sweep::<V6>(current, table, &clock, rest, &mut seen)?;
         }
+        directs.answer(&seen.like_direct)?;
         Ok(seen)
     }
 
@@ -111,6 +115,7 @@ impl Collector {
             seals.extend(flows.iter().map(|flow| flow.seal));
             for (key, flow) in keys.iter().zip(flows) {
                 seen.dialled.add(&flow.frontend.addr());
+                seen.like_direct[direct::place(A::FAMILY, flow.proto) as usize] |= flow.is_like_direct();
                 if suspects.contains(&flow.seal) || !clock.is_alive(key, flow) {
                     seen.forgotten += forget(&map, key, clock)?;
                 }
@@ -133,6 +138,30 @@ impl Collector {
                  forgotten first, see {option}"
             );
         }
+    }
+}
+
+/// Lets packets to no Service pass again where no flow is like them any more. Programs say "look" whenever one begins: what
+/// they say after the question stands.
+struct Directs(Map<u32, u32>);
+
+impl Directs {
+    fn ask(current: &Path) -> anyhow::Result<Self> {
+        let this = Self(Map::open(&current.join(name::DIRECT))?);
+        for place in 0..direct::WORDS {
+            this.replace(place, direct::LOOK, direct::ASKED)?;
+        }
+        Ok(this)
+    }
+
+    fn answer(&self, like_direct: &[bool]) -> io::Result<()> {
+        (0..).zip(like_direct).try_for_each(|(place, is_there)| {
+            self.replace(place, direct::ASKED, if *is_there { direct::LOOK } else { direct::PASS })
+        })
+    }
+
+    fn replace(&self, place: u32, old: u32, new: u32) -> io::Result<()> {
+        if self.0.get(&place)? == Some(old) { self.0.set(&place, &new) } else { Ok(()) }
     }
 }
 

@@ -9,7 +9,7 @@ use proxy_common::tables::name;
 const HOOKS: [&str; 4] = ["connect", "sendmsg", "recvmsg", "getpeername"];
 /// Functions in the section `classifier`.
 const DEVICE_HOOKS: [&str; 2] = ["tc_ingress", "tc_egress"];
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 25] = [
     name::INDEX,
     name::FRONTEND,
     name::SERVICE,
@@ -34,6 +34,7 @@ const MAPS: [&str; 24] = [
     name::EMBRYONIC6,
     name::FRAGMENTS4,
     name::FRAGMENTS6,
+    name::DIRECT,
 ];
 
 /// What a good object holds, for the user.

@@ -88,8 +88,9 @@ impl<A> Flow<A> {
     pub const TO_NODE: u8 = 1 << 2;
     /// Its packets go past the stack, in both directions: decided with the first one.
     pub const PAST_STACK: u8 = 1 << 3;
-    /// Not to a frontend: somebody else on this node, netfilter or a process, sends from a port that is ours. Of its packets
-    /// nothing changes but that port, and only where the backend knows it from a flow of ours.
+    /// Not to a frontend. Of its packets nothing changes but the port, and only where the backend knows that from a flow of ours:
+    /// somebody else on this node, netfilter or a process, sends from a port that is ours (with [`Flow::MASQUERADED`]); or
+    /// the client of a flow sends to its backend directly.
     pub const FOREIGN: u8 = 1 << 4;
 }
 
@@ -175,6 +176,28 @@ pub mod near {
     #[inline(always)]
     pub const fn has_link_header(near: NearDevice) -> bool {
         near & 1 != 0
+    }
+}
+
+/// DIRECT, by family and protocol: whether packets to no Service are looked for among flows. They are where a client may send to
+/// a backend by the port by which that knows it from a flow: to the backend both are one.
+pub mod direct {
+    use crate::addr::Family;
+    use crate::socket::TCP;
+
+    pub const WORDS: u32 = 4;
+    /// A flow said so. Fresh tables say so too.
+    pub const LOOK: u32 = 0;
+    /// As [`LOOK`], while an agent looks whether there still is such a flow.
+    pub const ASKED: u32 = 1;
+    pub const PASS: u32 = 2;
+
+    /// Connections are told by how they begin, so it counts only that one had to be given another port; all else has an
+    /// entry of its own.
+    #[inline(always)]
+    pub const fn place(family: Family, proto: u8) -> u32 {
+        let family = if matches!(family, Family::V6) { 2 } else { 0 };
+        family + (proto != TCP) as u32
     }
 }
 

@@ -166,6 +166,12 @@ impl<A: Ip> Flow<A> {
         self.flags & Self::FOREIGN != 0
     }
 
+    /// Whether packets of its client to no Service may have to be told from it ([`direct`]).
+    #[inline(always)]
+    pub fn is_like_direct(&self) -> bool {
+        !self.is_masqueraded() && (self.proto != TCP || self.is_foreign())
+    }
+
     /// Whether this node itself is client and backend.
     #[inline(always)]
     pub fn is_to_node(&self) -> bool {

@@ -3,7 +3,8 @@
 //! ```text
 //! ingress:  read -> may its destination be of any concern? a reply to us? of a flow? -> follow ---> translate
 //!                   of none yet: is its destination of concern? -> dial -> vet -> choose -> begin -> pick -> store '
-//!                   its destination is of none: is it a reply of a flow that goes past the stack? -> forward
+//!                   its destination is of none: is it like what a flow of ours sends? -> begin
+//!                   or a reply of a flow that goes past the stack? -> forward
 //! egress:   read -> is it for the link? does it leave from one of our ports? is it a reply of a flow? -> follow -----> translate
 //!                   does the node itself send it to a destination of any concern? -> as at ingress
 //!                   does it send it from one of our ports? -> begin, or follow, as at ingress
@@ -12,7 +13,7 @@
 //! Each stage is a function of its own, never inlined, and what it learns goes into [`State`]: so none of them needs more
 //! stack than a kernel program has, and the verifier, which forgets what is in memory, meets each one in few states.
 
-use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, Succession, address};
+use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, Succession, address, direct};
 use crate::addr::{Addr, Family};
 use crate::balance::{Choice, is_reserved};
 use crate::packet::caller::address_flags;
@@ -39,7 +40,7 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: 
         next = request(node, state);
     }
     if next == Next::Ask && leads_elsewhere(node, state) && !state.moved {
-        next = state.after(unconcerned(node));
+        next = aside(node, state);
     }
     if next == Next::Past {
         next = past(node, state);
@@ -142,12 +143,14 @@ fn arrive<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 #[inline(always)]
 fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next, Stop> {
     spoof::refuse_loopback(&state.parsed.header)?;
-    if !may_be_of_concern(node, state) {
+    let is_of_concern = may_be_of_concern(node, state);
+    if !is_of_concern && !may_be_direct(node, state) {
         return unconcerned(node);
     }
     (state.is_own, state.is_foreign, state.point) = (false, false, Point::RequestIn);
     let ports = track::own_ports(node);
-    let may_be_reply = state.form != Form::WithoutPorts && ports.contains(state.parsed.tuple.dst_port.get());
+    let may_be_reply =
+        is_of_concern && state.form != Form::WithoutPorts && ports.contains(state.parsed.tuple.dst_port.get());
     Ok(if may_be_reply && is_reply_in(node, ports, state) { heard_in(node, state) } else { Next::Request })
 }
 
@@ -155,6 +158,47 @@ fn flow_in<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<Next,
 #[inline(always)]
 fn unconcerned<A: Ip>(node: &impl Node<A>) -> Result<Next, Stop> {
     if node.has_fast_path() { Ok(Next::Past) } else { Err(Stop::Pass) }
+}
+
+/// Whether a packet to no Service may be one of a client to the backend that it has a flow to, by the same port.
+#[inline(always)]
+fn may_be_direct<A: Ip>(node: &mut impl Node<A>, state: &State<A>) -> bool {
+    let Parsed { tuple, flags, .. } = &state.parsed;
+    match state.form {
+        Form::WithoutPorts => false,
+        Form::Transport if tuple.proto == TCP && tcp::opens(*flags) => true,
+        _ => node.direct(tuple.proto).is_some_and(|word| *word != direct::PASS),
+    }
+}
+
+#[inline(never)]
+fn aside<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
+    let asked = if is_taken(node, state) { Ok(Next::Ask) } else { unconcerned(node) };
+    state.after(asked)
+}
+
+/// Whether what begins here, to no Service, would be the same to its destination as a flow of ours. Then it becomes a flow
+/// itself, which has another port.
+#[inline(always)]
+fn is_taken<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
+    let Parsed { tuple, flags, .. } = &state.parsed;
+    let begins =
+        state.form == Form::Transport && if tuple.proto == TCP { tcp::opens(*flags) } else { tuple.proto != SCTP };
+    if !begins {
+        return false;
+    }
+    state.key = tuple.reversed().reply_key(track::own_ports(node));
+    state.is_foreign =
+        track::find(node, &state.key, &mut state.found) && state.found.flow.client == state.parsed.tuple.src;
+    dial_as_it_is(state);
+    state.is_foreign
+}
+
+/// The destination is what is dialled.
+#[inline(always)]
+fn dial_as_it_is<A: Ip>(state: &mut State<A>) {
+    let (addr, port) = (state.parsed.tuple.dst.addr(), state.parsed.tuple.dst_port);
+    state.choice = Choice { backend: 0, generation: 0, addr, port, kind: 0, flags: 0, policies: 0 };
 }
 
 #[inline(never)]
@@ -315,10 +359,10 @@ fn may_be_of_concern<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool 
     !state.is_classified || is_reserved(tables, &dst)
 }
 
-/// Whether the destination, which may be of concern, is of none. Nothing is looked up twice.
+/// Whether the destination is of no concern. No entry is looked up twice.
 #[inline(always)]
 fn leads_elsewhere<A: Ip>(tables: &impl Tables, state: &mut State<A>) -> bool {
-    !state.is_classified && !classify(tables, state)
+    if state.is_classified { !is_reserved(tables, &state.parsed.tuple.dst.addr()) } else { !classify(tables, state) }
 }
 
 /// Says what the destination is; whether it is of any concern.
@@ -444,8 +488,7 @@ fn takes_own_port<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool 
         && track::own_ports(node).contains(tuple.src_port.get())
         && !node.was_translated();
     if takes {
-        let (addr, port) = (tuple.dst.addr(), tuple.dst_port);
-        state.choice = Choice { backend: 0, generation: 0, addr, port, kind: 0, flags: 0, policies: 0 };
+        dial_as_it_is(state);
     }
     takes
 }

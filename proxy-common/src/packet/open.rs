@@ -3,7 +3,7 @@
 //! The reply entry is claimed first: it says whether the backend can tell this flow from all others. Then the request entry;
 //! of two CPUs that begin one flow at once the second gives its claim back and adopts what the first one stored.
 
-use crate::abi::{Backend, Device, Flow, FlowKey, FrontendKey, PacketSettings, address};
+use crate::abi::{Backend, Device, Flow, FlowKey, FrontendKey, PacketSettings, address, direct};
 use crate::addr::{Addr, Be16};
 use crate::balance::{Choice, Client, Found, Verdict, find_at, has_detector, serve};
 use crate::packet::caller::{Caller, address_flags};
@@ -85,7 +85,7 @@ fn decided<A: Ip>(state: &mut State<A>, verdict: Verdict) -> Result<(), Stop> {
 pub fn begin<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
     let State { parsed: Parsed { tuple, flags, .. }, choice, .. } = state;
     let caller = Caller::new(node, tuple, state.source);
-    let masquerade = state.is_own || replaces_source_of(node, &caller, tuple, choice);
+    let masquerade = state.is_own || !state.is_foreign && replaces_source_of(node, &caller, tuple, choice);
     state.found.flow = begun(tuple, choice, masquerade, *flags);
     if state.is_foreign {
         state.found.flow.flags |= Flow::<A>::FOREIGN;
@@ -289,6 +289,9 @@ pub fn store<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<()
     match claim(node, &request, flow) {
         Ok(()) => {
             track::added(node, Table::Embryonic, flow.used);
+            if flow.is_like_direct() {
+                look_for_direct(node, flow.proto);
+            }
             if !state.is_foreign {
                 node.count_flow(flow.backend_id);
                 node.count(Reason::Translated);
@@ -300,6 +303,14 @@ pub fn store<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<()
             let is_adopted = not_added == NotAdded::Exists && track::find(node, &request, &mut state.found);
             if is_adopted { Ok(()) } else { Err(Stop::Drop(Reason::FlowTableFull)) }
         }
+    }
+}
+
+/// From now on packets are looked for that are like those of a flow.
+#[inline(always)]
+fn look_for_direct<A>(node: &mut impl Node<A>, proto: u8) {
+    if let Some(word) = node.direct(proto).filter(|word| **word != direct::LOOK) {
+        *word = direct::LOOK;
     }
 }
 

@@ -29,7 +29,7 @@ pub struct State<A> {
     pub point: Point,
     /// The node itself sends it: it goes out, and never came in.
     pub is_own: bool,
-    /// Somebody on this node sends it from a port of ours, to no destination of any concern ([`Flow::FOREIGN`]).
+    /// It is to no destination of any concern, and yet its port is of concern ([`Flow::FOREIGN`]).
     pub is_foreign: bool,
     /// What is done with the packet once it is translated.
     pub action: Action,

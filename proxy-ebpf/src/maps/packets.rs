@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::{
-    Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, Succession, near,
+    Device, Flow, FlowKey, FragmentKey, FragmentPorts, NearDevice, PacketSettings, Succession, direct, near,
 };
 use proxy_common::addr::Family;
 use proxy_common::packet::ip::{Ip, V4, V6};
@@ -52,6 +52,9 @@ static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts, DATAGRAMS> = LruHa
 static PREDECESSORS: ProgramArray<2> = ProgramArray::new();
 #[btf_map]
 static SUCCESSION: Array<Succession, 1, FROZEN> = Array::new();
+
+#[btf_map]
+static DIRECT: Array<u32, { direct::WORDS as usize }> = Array::new();
 
 /// Of established flows and of others, in IPv4 and then in IPv6. For these programs alone.
 #[btf_map]
@@ -113,6 +116,13 @@ macro_rules! flows {
                 let rush = RUSH.get_ptr_mut(family + table as u32)?;
                 // SAFETY: words that any processor may write at any time; each is read and written whole.
                 unsafe { rush.as_mut() }
+            }
+
+            #[inline(always)]
+            fn direct(&mut self, proto: u8) -> Option<&mut u32> {
+                let word = DIRECT.get_ptr_mut(direct::place(<$addr>::FAMILY, proto))?;
+                // SAFETY: one word, read and written whole.
+                unsafe { word.as_mut() }
             }
 
             #[inline(always)]

@@ -106,7 +106,8 @@ async fn serve(config: &Config) -> Result<u8> {
         let this = this_node(&settings(config), &host.borrow(), &past);
         let left_out = LeftOut::begin(&datapath, &config.kernel.unsteered)?;
         let converger = Converger::knowing(model, datapath, this);
-        Agent::new(config, converger, host, past, left_out, dialled, intake, events).follow(news).await
+        let followed = Followed { host, past, left_out, dialled };
+        Agent::new(config, converger, followed, intake, events).follow(news).await
     };
     tokio::select! {
         result = serving => result.map(|()| 0),
@@ -152,13 +153,18 @@ fn last_words(error: AttachError) -> anyhow::Error {
     }
 }
 
-struct Agent {
-    converger: Converger<Datapath>,
+/// What is followed of the node itself.
+struct Followed {
     host: Latest<Host>,
     past: Past,
     left_out: LeftOut,
     /// What flows of packets dial, if there are any.
     dialled: Option<Latest<Dialled>>,
+}
+
+struct Agent {
+    converger: Converger<Datapath>,
+    node: Followed,
     settings: ThisNode,
     intake: Intake,
     events: Option<Events>,
@@ -177,19 +183,13 @@ impl Agent {
     fn new(
         config: &Config,
         converger: Converger<Datapath>,
-        host: Latest<Host>,
-        past: Past,
-        left_out: LeftOut,
-        dialled: Option<Latest<Dialled>>,
+        node: Followed,
         intake: Intake,
         events: Option<Events>,
     ) -> Self {
         Self {
             converger,
-            host,
-            past,
-            left_out,
-            dialled,
+            node,
             settings: settings(config),
             intake,
             events,
@@ -211,16 +211,16 @@ impl Agent {
             let tidy_at = self.untidy.tidy_at(self.converger.is_untidy(), Instant::now());
             tokio::select! {
                 count = news.recv_many(&mut batch, QUEUE) => if count == 0 { bail!("every source of changes ended") },
-                changed = self.host.changed() => {
+                changed = self.node.host.changed() => {
                     changed.context("the addresses of this node are no longer followed")?;
                     self.look_at_node();
                 }
-                changed = self.past.changed() => {
+                changed = self.node.past.changed() => {
                     changed?;
                     self.look_at_node();
                 }
-                cgroups = self.left_out.changed() => self.leave_out(&cgroups?),
-                dialled = next(&mut self.dialled) => self.heed_flows(&dialled?),
+                cgroups = self.node.left_out.changed() => self.leave_out(&cgroups?),
+                dialled = next(&mut self.node.dialled) => self.heed_flows(&dialled?),
                 () = until(self.converging.at()) => self.converging.begin(),
                 () = until(self.growing.at()) => {
                     self.growing.begin();
@@ -241,8 +241,8 @@ impl Agent {
     }
 
     fn look_at_node(&mut self) {
-        let host = self.host.borrow_and_update().clone();
-        self.converger.set_node(this_node(&self.settings, &host, &self.past));
+        let host = self.node.host.borrow_and_update().clone();
+        self.converger.set_node(this_node(&self.settings, &host, &self.node.past));
     }
 
     /// The next change tries again.

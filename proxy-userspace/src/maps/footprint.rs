@@ -137,6 +137,7 @@ mod tests {
             (name::EMBRYONIC6, 0),
             (name::FRAGMENTS4, 0),
             (name::FRAGMENTS6, 0),
+            (name::DIRECT, 0),
         ];
         assert_eq!(kilobytes, expected);
         let all = all(10_000, 100_000);

@@ -10,6 +10,7 @@ use aya::Pod;
 use proxy_common::abi::{
     Affinity, AffinityKey, Backend, BackendStats, Bucket, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, PacketSettings, SLOTS_PER_PAIR, ServiceWord, SlotPair, SocketFlow, SourceKey, Version,
+    direct,
 };
 use proxy_common::addr::Family;
 use proxy_common::index::{self, Hash, Word};
@@ -115,6 +116,7 @@ const PRIVATE: &[Layout] = &[
     flows!(EMBRYONIC6, V6),
     layout!(FRAGMENTS4, LRU_HASH, FragmentKey<V4> => FragmentPorts, 0, Chosen(datagrams)),
     layout!(FRAGMENTS6, LRU_HASH, FragmentKey<V6> => FragmentPorts, 0, Chosen(datagrams)),
+    layout!(DIRECT, ARRAY, u32 => u32, 0, Fixed(direct::WORDS)),
 ];
 
 fn devices(capacity: &Capacity) -> u32 {

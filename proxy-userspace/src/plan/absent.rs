@@ -97,7 +97,7 @@ impl Absent {
 
     /// Whether [`Self::tidy`] has something to do. `has_flows`: somebody may still dial what went.
     pub(super) fn is_untidy(&self, has_flows: bool) -> bool {
-        self.fresh || !has_flows && !(self.left.is_empty() && self.just_left.is_empty())
+        self.fresh || !(has_flows || self.left.is_empty() && self.just_left.is_empty())
     }
 
     /// Says of everything but `present`, and of what just went where there are flows, that it is absent; `present` has every
@@ -228,7 +228,9 @@ mod tests {
     /// What a look at flows says that found these.
     fn dialled(addrs: &[Addr]) -> Dialled {
         let mut dialled = Dialled::default();
-        addrs.iter().for_each(|addr| dialled.add(addr));
+        for addr in addrs {
+            dialled.add(addr);
+        }
         dialled
     }
 

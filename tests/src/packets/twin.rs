@@ -167,6 +167,7 @@ impl Twin {
         self.listen(&run.sockets)?;
         self.set(name::PACKETS, 0, run.settings)?;
         self.set(name::SUCCESSION, 0, run.succession)?;
+        (0..).zip(run.direct).try_for_each(|(at, word)| self.set(name::DIRECT, at, word))?;
         let moment = stress::Moment { now: run.now, random: run.random, pad: 0 };
         self.set("MOMENT", 0, moment)?;
         self.replace::<u32, Device>(name::DEVICES, &[(DEVICE, run.device)])?;

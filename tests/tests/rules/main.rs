@@ -6,3 +6,4 @@ mod icmp;
 mod policies;
 mod ports;
 mod stale;
+mod straight;

@@ -11,7 +11,7 @@ use std::vec::Vec;
 use super::family;
 use crate::abi::{
     Affinity, AffinityKey, Backend, Bucket, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    PacketSettings, ServiceWord, Succession, Version,
+    PacketSettings, ServiceWord, Succession, Version, direct,
 };
 use crate::addr::Addr;
 use crate::packet::ip::Ip;
@@ -37,6 +37,7 @@ pub struct Run<A> {
     pub services: Services,
     pub settings: PacketSettings,
     pub succession: Succession,
+    pub direct: [u32; direct::WORDS as usize],
     /// `CLOCK_MONOTONIC` in nanoseconds.
     pub now: u64,
     pub random: u32,

@@ -7,9 +7,10 @@ use std::string::String;
 use super::build::{syn, tcp, udp, unreachable};
 use super::world::{On, PORTS, Setup, TestNode};
 use super::{Case, PROTOCOLS, about, cases, family, in_both_families, source_port};
-use crate::abi::PortRange;
+use crate::abi::{PortRange, direct};
 use crate::packet::ip::Ip;
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
+use crate::socket::{TCP, UDP};
 
 pub(super) const CASES: &[Case] = cases![
     one_client_port_to_two_frontends_with_one_backend_is_two_flows,
@@ -21,6 +22,8 @@ pub(super) const CASES: &[Case] = cases![
     a_question_gives_its_port_away_once_its_answer_cannot_be_on_its_way,
     a_masqueraded_flow_keeps_the_address_of_the_device_it_first_left_by,
     a_connection_straight_to_the_backend_is_left_alone_and_the_service_takes_another_port,
+    who_has_a_flow_and_asks_its_backend_straight_gets_another_port_there,
+    packets_to_no_service_are_looked_for_only_while_they_may_be_like_those_of_a_flow,
     a_port_of_ours_that_the_backend_remembers_is_not_tried_again,
     a_backend_that_refuses_is_heard,
     who_else_sends_from_a_port_that_a_flow_has_gets_another_one,
@@ -248,6 +251,58 @@ fn direct_connection<A: Ip>() {
 #[cfg_attr(test, test)]
 fn a_connection_straight_to_the_backend_is_left_alone_and_the_service_takes_another_port() {
     in_both_families!(direct_connection());
+}
+
+fn straight<A: Ip>() {
+    for (ask, answer, asks, answers) in PROTOCOLS {
+        about::<A>(asks);
+        let mut node = Setup::with("L").node::<A>();
+        let of_service = answer("local:8080 > client:4000");
+        node.enter(UP, &ask("client:4000 > lb:80"));
+        assert_eq!(node.leave(UP, &of_service), format!("lb:80 > client:4000 {answers}"));
+        let sent = node.enter(UP, &ask("client:4000 > local:8080"));
+        let port = source_port(&sent);
+        assert!(PORTS.contains(port.parse().unwrap()), "to the backend both would be one: {sent}");
+        assert_eq!(sent, format!("client:{port} > local:8080 {asks}"));
+        assert_eq!(node.leave(On::PodDevice, &ask(&format!("client:{port} > local:8080"))), "pass");
+        let back = answer(&format!("local:8080 > client:{port}"));
+        assert_eq!(node.leave(UP, &back), format!("local:8080 > client:4000 {answers}"));
+        assert_eq!(node.leave(UP, &of_service), format!("lb:80 > client:4000 {answers}"), "that one goes on");
+        assert_eq!(node.enter(UP, &ask("client:4000 > local:8080")), sent, "and so does this one");
+        for other in ["stranger:4000 > local:8080", "client:4001 > local:8080", "client:4000 > local:8081"] {
+            assert_eq!(node.enter(UP, &ask(other)), "pass", "{other} is like no flow");
+        }
+        assert_eq!(node.begun.borrow().values().sum::<u32>(), 1, "flows to backends, {}", family::<A>());
+    }
+}
+
+#[cfg_attr(test, test)]
+fn who_has_a_flow_and_asks_its_backend_straight_gets_another_port_there() {
+    in_both_families!(straight());
+}
+
+fn looked_for<A: Ip>() {
+    let mut node = Setup::with("L").node::<A>();
+    let (datagram, segment) = (udp("client:4000 > local:8080"), tcp("client:4000 > local:8080"));
+    node.direct = [direct::PASS; 4];
+    node.enter(UP, &syn("client:4000 > lb:80"));
+    assert_eq!(node.direct, [direct::PASS; 4], "connections are told by their first segment");
+    node.enter(UP, &syn("client:4000 > local:8080"));
+    let moved = node.enter(UP, &segment);
+    assert_ne!(source_port(&moved), "4000", "the next segment of that one: {moved}");
+    assert_eq!(node.enter(UP, &datagram), "pass");
+    node.enter(UP, &udp("client:4000 > lb:80"));
+    let moved = node.enter(UP, &datagram);
+    assert_ne!(source_port(&moved), "4000", "the backend knows that port now: {moved}");
+    let of_family =
+        |direct: [u32; 4]| [direct::place(A::FAMILY, TCP), direct::place(A::FAMILY, UDP)].map(|at| direct[at as usize]);
+    assert_eq!(of_family(node.direct), [direct::LOOK; 2], "{}", family::<A>());
+    assert_eq!(node.direct.iter().filter(|word| **word == direct::PASS).count(), 2, "the other family's");
+}
+
+#[cfg_attr(test, test)]
+fn packets_to_no_service_are_looked_for_only_while_they_may_be_like_those_of_a_flow() {
+    in_both_families!(looked_for());
 }
 
 fn remembered<A: Ip>() {

@@ -12,6 +12,7 @@ use super::{Bytes, outcome, read};
 use crate::abi::{
     Affinity, AffinityKey, Backend, Bucket, Cidr, Config, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, PacketSettings, PortRange, Range, ServiceWord, Succession, TcpTimeouts, Version, Word, address,
+    direct,
 };
 use crate::addr::{Addr, Be16, Family};
 use crate::balance::NANOSECONDS;
@@ -73,6 +74,7 @@ pub(super) struct TestNode<A> {
     pub(super) flows: HashMap<(Table, FlowKey<A>), Flow<A>>,
     pub(super) fragments: HashMap<FragmentKey<A>, FragmentPorts>,
     rush: [Rush; 2],
+    pub(super) direct: [u32; direct::WORDS as usize],
     /// Flows that the tables say they have room for.
     pub(super) flows_room: u32,
     /// Entries that a table takes before it is full.
@@ -124,6 +126,7 @@ impl<A: Ip> TestNode<A> {
             flows: HashMap::new(),
             fragments: HashMap::new(),
             rush: [Rush::default(); 2],
+            direct: [direct::LOOK; direct::WORDS as usize],
             flows_room: u32::MAX,
             room: usize::MAX,
             device: Device::default(),
@@ -177,7 +180,7 @@ impl<A: Ip> TestNode<A> {
         // Nowhere else is there another CPU or a table that refuses.
         let is_shown = is_observed() && self.meanwhile.is_none() && self.room > self.flows.len() + 8;
         let before = is_shown.then(|| (self.moment(bytes), self.random.get(), self.begun.borrow().clone()));
-        let counted = self.reasons.borrow().len();
+        let (counted, direct) = (self.reasons.borrow().len(), self.direct);
         let action = self.hook(hook, device, bytes, start);
         if let Some((before, random, begun)) = before {
             show(&Run {
@@ -188,6 +191,7 @@ impl<A: Ip> TestNode<A> {
                 services: self.services(),
                 settings: self.settings,
                 succession: self.succession,
+                direct,
                 now: self.now.get(),
                 random,
                 sockets: self.sockets.clone(),
@@ -455,6 +459,10 @@ impl<A: Ip> Flows<A> for TestNode<A> {
 
     fn rush(&mut self, table: Table) -> Option<&mut Rush> {
         Some(&mut self.rush[table as usize])
+    }
+
+    fn direct(&mut self, proto: u8) -> Option<&mut u32> {
+        Some(&mut self.direct[direct::place(A::FAMILY, proto) as usize])
     }
 
     fn drops_redirects(&self) -> bool {
