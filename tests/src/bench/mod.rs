@@ -10,6 +10,7 @@
 
 mod api;
 mod document;
+mod inside;
 mod machine;
 mod plot;
 mod pod;
@@ -19,6 +20,7 @@ mod summary;
 mod turn;
 
 pub use api::Api;
+pub use inside::Inside;
 pub use machine::{Machine, pin_to_one_cpu};
 pub use plot::{Bar, Kind, Line, Plot};
 pub use pod::pod;

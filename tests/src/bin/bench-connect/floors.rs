@@ -12,9 +12,8 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use proxy_common::abi::FrontendKey;
 use proxy_common::addr::{Addr, Be16};
 use proxy_common::socket::TCP;
+use proxy_tests::bench::Inside;
 use proxy_tests::hooks::test_object;
-
-use crate::inside::Inside;
 
 /// What each is called for people, and in the object.
 pub(crate) const FLOORS: [(&str, &str); 2] =

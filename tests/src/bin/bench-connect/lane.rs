@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::SockaddrIn;
-use proxy_tests::bench::Kind;
-use proxy_tests::bench::sockets::{Server, Session, address, reset_at_close, send_one, tcp, timed_connect, udp};
-use proxy_tests::netns::Netns;
 
-use crate::inside::Inside;
+use proxy_tests::bench::sockets::{Server, Session, address, reset_at_close, send_one, tcp, timed_connect, udp};
+use proxy_tests::bench::{Inside, Kind};
+use proxy_tests::netns::Netns;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,6 @@
 
 mod figures;
 mod floors;
-mod inside;
 mod lane;
 mod scene;
 

@@ -10,8 +10,9 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use proxy_tests::agent::AT_SOCKETS;
+
 use proxy_tests::bench::sockets::Server;
-use proxy_tests::bench::{Api, Kind, pod, services_text};
+use proxy_tests::bench::{Api, Inside, Kind, pod, services_text};
 use proxy_tests::cluster::{self, PORT};
 use proxy_tests::kube_proxy::Mode;
 use proxy_tests::netns::Netns;
@@ -20,7 +21,6 @@ use proxy_tests::world::World;
 use serde_json::{Value, json};
 
 use crate::floors::{FLOORS, Floors};
-use crate::inside::Inside;
 use crate::lane::{Lane, Standpoint, enter_cgroup};
 use crate::{Samples, Sizes};
 

@@ -3,6 +3,7 @@
 use proxy_tests::bench::{Bar, Bound, Percentile, Plot, Report, Summary, Table, Target, services_text};
 use proxy_tests::kube_proxy::Mode;
 
+use super::inside::Counted;
 use super::{Lane, Metric};
 
 pub(super) const DIRECT: &str = "routed to the pod";
@@ -52,6 +53,15 @@ pub(super) fn tell(report: &mut Report, lanes: &[Lane], sizes: &[u32], beside: b
         }
     }
     report.tables.extend(tables);
+}
+
+/// What the kernel counts in the programs. Held to nothing: between two runs, the stacks of client and server have used all
+/// caches, and what else a packet costs comes first to whoever touches it first.
+pub(super) fn tell_inside(report: &mut Report, counted: &[Counted]) {
+    let rows = counted.iter().map(|counted| (counted.name.clone(), Summary::of(&counted.nanoseconds)));
+    let table = Table::new("Inside of the programs while requests pass", "ns", Percentile::P10, rows);
+    report.also_documented("Inside of the programs, as the kernel counts it", &table);
+    report.tables.push(table);
 }
 
 const MODES: [Mode; 2] = [Mode::Nftables, Mode::IptablesLegacy];

@@ -10,8 +10,10 @@
 //! much these differ is the noise.
 
 mod figures;
+mod inside;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -27,6 +29,8 @@ use serde_json::{Value, json};
 
 const ROUNDS: usize = 300;
 const QUICK_ROUNDS: usize = 3;
+/// Of those in which the kernel counts the time in programs.
+const INSIDE_ROUNDS: usize = 100;
 const SIZES: [u32; 3] = [1, 1_000, 10_000];
 const QUICK_SIZES: [u32; 1] = [20];
 /// Operations in a row, and those before them that are not counted: who was there before has filled the caches.
@@ -75,21 +79,25 @@ struct Lane {
     server: Server,
     /// Dialled in turn.
     to: Vec<SockaddrIn>,
+    /// The pin folder of the node's agent.
+    node: Option<PathBuf>,
     samples: Samples,
 }
 
 /// Fills `report`.
 pub(crate) fn measure(report: &mut Report, world: &World, quick: bool, beside: bool) -> Result<()> {
     let (rounds, sizes) = if quick { (QUICK_ROUNDS, &QUICK_SIZES[..]) } else { (ROUNDS, &SIZES[..]) };
-    let (mut lanes, _nodes) = lanes(world, sizes, beside)?;
+    let (mut lanes, nodes) = lanes(world, sizes, beside)?;
     world.uplink.enter()?;
     in_turn(lanes.len(), rounds, |lane| lanes[lane].batch())?;
+    let inside = inside::measure(&lanes, nodes.last().context("there is a clean node")?, rounds.min(INSIDE_ROUNDS))?;
     report.note(format!(
         "From outside: one process on one CPU, {rounds} rounds; in each, every lane opens {CONNECTS} connections one after \
          another and asks {REQUESTS} times over one. Every Service has ten endpoints, one of them a node port: one pod that has \
          as many addresses."
     ));
     figures::tell(report, &lanes, sizes, beside);
+    figures::tell_inside(report, &inside);
     Ok(())
 }
 
@@ -111,7 +119,8 @@ fn lanes(world: &World, sizes: &[u32], beside: bool) -> Result<(Vec<Lane>, Vec<N
             let pod = join(&node)?;
             program(&node)?;
             let to = vec![SocketAddrV4::new(node.v4, NODE_PORT)];
-            lanes.push(Lane::open(services_text(name, *services), kind, &pod, TARGET, to)?);
+            let lane = Lane::open(services_text(name, *services), kind, &pod, TARGET, to)?;
+            lanes.push(Lane { node: Some(node.pin_dir()), ..lane });
             nodes.push(node);
             Ok(())
         };
@@ -155,7 +164,14 @@ impl Lane {
     /// The server listens in `pod`.
     fn open(name: String, kind: Kind, pod: &Netns, port: u16, to: Vec<SocketAddrV4>) -> Result<Self> {
         let server = pod.inside(|| Server::bind(port))?;
-        Ok(Self { name, kind, server, to: to.into_iter().map(address).collect(), samples: Samples::default() })
+        Ok(Self {
+            name,
+            kind,
+            server,
+            to: to.into_iter().map(address).collect(),
+            node: None,
+            samples: Samples::default(),
+        })
     }
 
     fn batch(&mut self) -> Result<()> {
@@ -172,16 +188,20 @@ impl Lane {
                 self.samples[Metric::Cycle as usize].push(cycle);
             }
         }
-        let session = Session::open(&self.to[0], &self.server)?;
-        for number in 0..WARM_UP + REQUESTS {
+        let session = self.session()?;
+        for _ in 0..REQUESTS {
             let start = Instant::now();
             session.ask()?;
-            let took = nanoseconds(start);
-            if number >= WARM_UP {
-                self.samples[Metric::Request as usize].push(took);
-            }
+            self.samples[Metric::Request as usize].push(nanoseconds(start));
         }
         Ok(())
+    }
+
+    /// A connection over which somebody has asked before.
+    fn session(&self) -> Result<Session> {
+        let session = Session::open(&self.to[0], &self.server)?;
+        (0..WARM_UP).try_for_each(|_| session.ask())?;
+        Ok(session)
     }
 
     /// The time of `connect()` alone, and of everything.
