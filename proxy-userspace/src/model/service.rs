@@ -274,14 +274,17 @@ fn frontend_ip(field: &str, text: &str, problems: &mut Problems) -> Option<IpAdd
 fn external_ips(spec: &ServiceSpec, problems: &mut Problems) -> Box<[IpAddr]> {
     let mut ips = Vec::new();
     for (at, text) in spec.external_ips.iter().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-        let field = format!("externalIPs[{at}]");
-        let Some(ip) = frontend_ip(&field, text.trim(), problems) else { continue };
-        match unfit_for_endpoint(ip) {
-            Some(what) => problems.push(format!("{field} {text:?} is {what} and is not served; use another one")),
-            None => ips.push(ip),
-        }
+        ips.extend(outside_ip(&format!("externalIPs[{at}]"), text.trim(), problems));
     }
     sorted(ips)
+}
+
+/// Clients on other links are to dial it.
+fn outside_ip(field: &str, text: &str, problems: &mut Problems) -> Option<IpAddr> {
+    let ip = frontend_ip(field, text, problems)?;
+    let Some(what) = unfit_for_endpoint(ip) else { return Some(ip) };
+    problems.push(format!("{field} {text:?} is {what} and is not served; use another one"));
+    None
 }
 
 /// Addresses of mode VIP; with mode Proxy traffic comes back through the node port (specification B1).
@@ -291,7 +294,7 @@ fn load_balancer_ips(object: &objects::Service, problems: &mut Problems) -> Box<
         let Some(text) = ingress.ip.as_deref().filter(|ip| !ip.is_empty()) else { continue };
         match ingress.ip_mode.as_deref() {
             None | Some("VIP" | "") => {
-                ips.extend(frontend_ip(&format!("status.loadBalancer.ingress[{at}].ip"), text, problems));
+                ips.extend(outside_ip(&format!("status.loadBalancer.ingress[{at}].ip"), text, problems));
             }
             Some("Proxy") => {}
             Some(other) => problems.push(format!(

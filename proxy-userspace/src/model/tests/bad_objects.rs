@@ -54,6 +54,10 @@ fn a_bad_field_of_a_service_is_named_with_its_value() {
             "externalIPs[0] \"169.254.0.1\" is a link-local address and is not served; use another one",
         ),
         (
+            web().load_balancer_ip("169.254.169.254"),
+            "status.loadBalancer.ingress[0].ip \"169.254.169.254\" is a link-local address and is not served; use another one",
+        ),
+        (
             web().load_balancer_ip("0.0.0.0"),
             "status.loadBalancer.ingress[0].ip \"0.0.0.0\" is the unspecified address and is not served; use an address of its own",
         ),
@@ -80,6 +84,47 @@ fn a_bad_field_of_a_service_is_named_with_its_value() {
         (affinity, "sessionAffinity \"Cookie\" is unknown and counts as None; use None or ClientIP"),
     ] {
         assert_eq!(told_by_service(&service), format!("Service shop/web: {expected}"));
+    }
+}
+
+/// What nobody may dial from outside, in every family and the forms that people write.
+const NO_OUTSIDE: [(&str, &str); 16] = [
+    ("0.0.0.0", "the unspecified address"),
+    ("::", "the unspecified address"),
+    ("::ffff:0.0.0.0", "the unspecified address"),
+    ("127.0.0.1", "a loopback address"),
+    ("127.255.0.9", "a loopback address"),
+    ("::1", "a loopback address"),
+    ("::ffff:127.0.0.1", "a loopback address"),
+    ("169.254.169.254", "a link-local address"),
+    ("fe80::1", "a link-local address"),
+    ("febf::9", "a link-local address"),
+    ("::ffff:169.254.0.1", "a link-local address"),
+    ("224.0.0.1", "a multicast address"),
+    ("239.255.0.1", "a multicast address"),
+    ("ff02::1", "a multicast address"),
+    ("ff0e::7", "a multicast address"),
+    ("255.255.255.255", "the broadcast address"),
+];
+
+#[test]
+fn addresses_from_outside_that_mean_something_else_are_left_out_and_their_neighbours_are_served() {
+    let good = ["203.0.113.9", "2001:db8::9"];
+    for (bad, what) in NO_OUTSIDE {
+        let told_of = |service: Service| {
+            let mut model = Model::default();
+            let told = told(&mut model, service.cluster_ip("fd00:10:96::10").apply());
+            let served: Vec<_> = model.service(&name()).unwrap().outside_ips().map(|ip| ip.to_string()).collect();
+            assert_eq!(served, good, "{bad}");
+            told.join("\n")
+        };
+        let external = web().external_ip(good[0]).external_ip(bad).external_ip(good[1]);
+        let balanced = web().load_balancer_ip(good[0]).load_balancer_ip(bad).load_balancer_ip(good[1]);
+        for (service, field) in [(external, "externalIPs[1]"), (balanced, "status.loadBalancer.ingress[1].ip")] {
+            let (told, wanted) =
+                (told_of(service), format!("Service shop/web: {field} {bad:?} is {what} and is not served"));
+            assert!(told.starts_with(&wanted), "{told}");
+        }
     }
 }
 
