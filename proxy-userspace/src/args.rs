@@ -73,7 +73,8 @@ pub struct Run {
     pub bind_address: String,
 
     /// externalIPs that are addresses of nodes, of the API server, of pods or of Services: `Allowed`, as with kube-proxy, or
-    /// `Restricted`, that is, refused. They are told of either way.
+    /// `Restricted`, that is, refused. They are told of either way; of other nodes' only `Restricted` knows, for which the agent
+    /// follows all Nodes.
     #[arg(long, value_name = "POLICY", default_value = "Allowed")]
     pub external_ip_policy: String,
 

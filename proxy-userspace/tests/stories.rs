@@ -29,13 +29,16 @@ use proxy_userspace::converge::Converger;
 use proxy_userspace::desired::{Detector, ExternalIps, NodePortAddresses, ThisNode};
 use proxy_userspace::facts::facts;
 use proxy_userspace::maps::memory::{Failures, MemoryStore, Seed};
-use proxy_userspace::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
+use proxy_userspace::model::objects::{EndpointSlice, Metadata, Node, OtherNode, Service, ServiceCidr};
 use proxy_userspace::model::{Change, Event};
 use proxy_userspace::plan::Ledger;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 const FAILING_PERCENT: u64 = 10;
+
+/// The node that stories look from.
+const OWN_NODE: &str = "node-1";
 
 /// Nothing needs that many tries when one write of ten fails.
 const MOST_TRIES: usize = 10_000;
@@ -119,7 +122,7 @@ struct Story {
 impl Story {
     fn new(seed: Seed) -> Self {
         let this = ThisNode {
-            name: "node-1".into(),
+            name: OWN_NODE.into(),
             own_addresses: vec!["192.0.2.1".parse().unwrap()],
             fallback_addresses: vec!["192.0.2.1".parse().unwrap()],
             ..ThisNode::default()
@@ -154,7 +157,8 @@ impl Story {
     fn list(&mut self, objects: Vec<Object>) {
         self.tell(Change::Service(Event::Reset(objects.iter().filter_map(Object::service).collect())));
         self.tell(Change::EndpointSlice(Event::Reset(objects.iter().filter_map(Object::slice).collect())));
-        self.tell(Change::Node(Event::Reset(objects.iter().filter_map(Object::node).collect())));
+        self.tell(Change::Node(Event::Reset(objects.iter().filter_map(Object::own_node).collect())));
+        self.tell(Change::OtherNode(Event::Reset(objects.iter().filter_map(Object::other_node).collect())));
         self.tell(Change::ServiceCidr(Event::Reset(objects.iter().filter_map(Object::cidr).collect())));
         self.objects = objects;
     }
@@ -173,7 +177,8 @@ impl Story {
         self.tell(match kind {
             "Service" => Change::Service(Event::Delete { namespace, name }),
             "EndpointSlice" => Change::EndpointSlice(Event::Delete { namespace, name }),
-            "Node" => Change::Node(Event::Delete { namespace, name }),
+            "Node" if name == OWN_NODE => Change::Node(Event::Delete { namespace, name }),
+            "Node" => Change::OtherNode(Event::Delete { namespace, name }),
             "ServiceCIDR" => Change::ServiceCidr(Event::Delete { namespace, name }),
             other => panic!("no kind {other}"),
         });
@@ -345,7 +350,8 @@ impl Object {
         match self {
             Self::Service(object) => Change::Service(Event::Apply(object)),
             Self::EndpointSlice(object) => Change::EndpointSlice(Event::Apply(object)),
-            Self::Node(object) => Change::Node(Event::Apply(object)),
+            Self::Node(object) if object.metadata.name == OWN_NODE => Change::Node(Event::Apply(object)),
+            Self::Node(object) => Change::OtherNode(Event::Apply(OtherNode(object))),
             Self::ServiceCidr(object) => Change::ServiceCidr(Event::Apply(object)),
         }
     }
@@ -358,8 +364,16 @@ impl Object {
         if let Self::EndpointSlice(object) = self { Some(object.clone()) } else { None }
     }
 
-    fn node(&self) -> Option<Node> {
-        if let Self::Node(object) = self { Some(object.clone()) } else { None }
+    fn own_node(&self) -> Option<Node> {
+        self.node().filter(|node| node.metadata.name == OWN_NODE).cloned()
+    }
+
+    fn other_node(&self) -> Option<OtherNode> {
+        self.node().filter(|node| node.metadata.name != OWN_NODE).cloned().map(OtherNode)
+    }
+
+    fn node(&self) -> Option<&Node> {
+        if let Self::Node(object) = self { Some(object) } else { None }
     }
 
     fn cidr(&self) -> Option<ServiceCidr> {

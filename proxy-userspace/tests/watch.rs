@@ -9,6 +9,7 @@ use fakeapi::{
     refusal, service, status,
 };
 use proxy_userspace::model::{Change, Event};
+use proxy_userspace::watch::Nodes;
 use serde_json::json;
 
 #[tokio::test]
@@ -48,6 +49,23 @@ async fn what_is_asked_for_is_selected_on_the_server() {
     assert_eq!(asked(SERVICES, "allowWatchBookmarks"), "true");
     let seconds: u32 = asked(SERVICES, "timeoutSeconds").parse().unwrap();
     assert!((300..=600).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn all_nodes_are_asked_for_in_two_parts_so_that_none_is_taken_for_this_one() {
+    let api = FakeApi::start(|_| Answer::Watch(vec![end_of_list(3)])).await;
+    let mut changes = api.follow_nodes(Nodes::All).await;
+    let (mut own, mut others) = (false, false);
+    while !(own && others) {
+        match changes.recv().await.unwrap().change {
+            Change::Node(Event::End) => own = true,
+            Change::OtherNode(Event::End) => others = true,
+            _ => {}
+        }
+    }
+    let mut asked: Vec<_> = api.requests(NODES).iter().map(|request| request.get("fieldSelector").to_owned()).collect();
+    asked.sort();
+    assert_eq!(asked, ["metadata.name!=node-1", "metadata.name=node-1"]);
 }
 
 #[tokio::test]

@@ -122,6 +122,15 @@ fn pods_come_and_go_and_the_service_follows_in_both_families() {
     }
 }
 
+/// What was told about `ip` of a Service.
+fn event_about(plane: &ControlPlane, service: &Value, ip: IpAddr) -> Option<Value> {
+    let metadata = plane.get(service).unwrap()["metadata"].clone();
+    let [name, uid] = ["name", "uid"].map(|field| metadata[field].as_str().unwrap().to_owned());
+    let ip = Addr::from(ip).octets().map(|octet| format!("{octet:02x}")).concat();
+    let metadata = json!({ "name": format!("{name}.{uid}.{ip}"), "namespace": "default" });
+    plane.get(&json!({ "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": metadata })).ok()
+}
+
 #[test]
 fn an_external_ip_that_is_somebody_elses_is_told_in_an_event_once_and_counted() {
     let world = World::new().unwrap();
@@ -130,28 +139,25 @@ fn an_external_ip_that_is_somebody_elses_is_told_in_an_event_once_and_counted() 
     let mut web = service("web", None);
     web["spec"]["externalIPs"] = json!([node.v4, "203.0.113.5"]);
     plane.apply(&web).unwrap();
-    let uid = plane.get(&web).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
-    let event_about = |ip: IpAddr| {
-        let ip = Addr::from(ip).octets().map(|octet| format!("{octet:02x}")).concat();
-        let metadata = json!({ "name": format!("web.{uid}.{ip}"), "namespace": "default" });
-        plane.get(&json!({ "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": metadata }))
-    };
+    let about = web.clone();
+    let event_about = |ip: IpAddr| event_about(&plane, &about, ip);
     let told = || counters(&node).unwrap()["external_ip_claimed"];
 
     let mut agent = Agent::follow(&node, &kubeconfig).unwrap();
-    until("the claim is told", || event_about(node.v4.into()).is_ok());
+    until("the claim is told", || event_about(node.v4.into()).is_some());
     let event = event_about(node.v4.into()).unwrap();
     let note =
         format!("externalIPs {} is an address of a node: --external-ip-policy=Restricted would refuse it", node.v4);
     let said = ["type", "reason", "note", "reportingController", "reportingInstance"].map(|field| event[field].clone());
     assert_eq!(said, ["Warning", "ClaimedExternalIP", &note, "sluice", "one"]);
+    let uid = &plane.get(&web).unwrap()["metadata"]["uid"];
     let about = json!({ "apiVersion": "v1", "kind": "Service", "namespace": "default", "name": "web", "uid": uid });
     assert_eq!(event["regarding"], about);
     assert_eq!(told(), 1, "the other address is nobody's");
 
     web["spec"]["externalIPs"] = json!([node.v4, node.v6]);
     plane.apply(&web).unwrap();
-    until("another claim is told", || event_about(node.v6.into()).is_ok());
+    until("another claim is told", || event_about(node.v6.into()).is_some());
     assert_eq!(told(), 2, "not the first one again");
 
     agent.end_with(Signal::SIGKILL).unwrap();
@@ -160,8 +166,60 @@ fn an_external_ip_that_is_somebody_elses_is_told_in_an_event_once_and_counted() 
     // Its Events are there: what it tells about a third one comes after them.
     web["spec"]["externalIPs"] = json!([node.v4, node.v6, "10.96.0.1"]);
     plane.apply(&web).unwrap();
-    until("a third claim is told", || event_about("10.96.0.1".parse().unwrap()).is_ok());
+    until("a third claim is told", || event_about("10.96.0.1".parse().unwrap()).is_some());
     assert_eq!(event_about(node.v4.into()).unwrap(), event, "it is as it was");
+}
+
+#[test]
+fn what_another_node_has_is_refused_as_an_external_ip_where_they_are_restricted_until_that_node_is_gone() {
+    let world = World::new().unwrap();
+    let (plane, node) = cluster(&world);
+    let other = world.node("two").unwrap();
+    let mut object = node_object(&other);
+    object["spec"] = json!({ "podCIDR": "10.77.2.0/24", "podCIDRs": ["10.77.2.0/24", "fd00:77:2::/64"] });
+    plane.apply(&object).unwrap();
+    let client = Client::start(&node.pod("client").unwrap().place).unwrap();
+    let (_, _evil) = backend(&plane, &node, "evil", "evil");
+    let at_other = [IpAddr::from(other.v4), other.v6.into()];
+    let to = at_other.map(|ip| SocketAddr::new(ip, 80));
+    let _server = Server::start(&other.host().unwrap(), "two", &to).unwrap();
+    let pods: [IpAddr; 2] = ["10.77.2.9", "fd00:77:2::9"].map(|ip| ip.parse().unwrap());
+    let mut evil = service("evil", Some("evil"));
+    evil["spec"]["externalIPs"] = json!([at_other, pods].concat());
+    plane.apply(&evil).unwrap();
+    let answer = |to: SocketAddr| client.dial(Kind::Tcp, to).map(|answer| answer.by);
+    let start = |more: &[&str]| {
+        let mut agent = Agent::start_following(&node, &plane.kubeconfig().unwrap(), more).unwrap();
+        agent.logged("programmed ").unwrap();
+        agent
+    };
+    let told = |ip: &IpAddr| event_about(&plane, &evil, *ip);
+
+    let mut agent = start(&[]);
+    for to in to {
+        until("the Service takes what is the other node's", || answer(to) == Ok("evil".to_owned()));
+    }
+    assert_eq!(told(&at_other[0]), None, "nothing is known of the other node");
+    agent.end_with(Signal::SIGTERM).unwrap();
+
+    let _agent = start(&["--external-ip-policy=Restricted"]);
+    // Before its first write: no other answer is ever heard.
+    assert_eq!(to.map(answer), [Ok("two".to_owned()), Ok("two".to_owned())]);
+    until("each claim is told", || [at_other, pods].concat().iter().all(|ip| told(ip).is_some()));
+    let note = |ip: &IpAddr| told(ip).unwrap()["note"].as_str().unwrap().to_owned();
+    let refused = "it is not served (--external-ip-policy=Restricted); use an address of its own";
+    for ip in &at_other {
+        assert_eq!(note(ip), format!("externalIPs {ip} is an address of a node: {refused}"));
+    }
+    for ip in &pods {
+        assert_eq!(note(ip), format!("externalIPs {ip} is in a range of pods: {refused}"));
+    }
+    assert_eq!(counters(&node).unwrap()["external_ip_claimed"], 4);
+
+    plane.delete(&object).unwrap();
+    for to in to {
+        until("it is nobody's any more", || answer(to) == Ok("evil".to_owned()));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{error, warn};
 
 use crate::config::{Config, Source};
-use crate::desired::{Detector, ThisNode};
+use crate::desired::{Detector, ExternalIps, ThisNode};
 use crate::model::{Change, Event, Model};
 use crate::news::News;
 
@@ -61,7 +61,8 @@ impl Intake {
 }
 
 /// How long the first write waits for what does not strictly need to be there (specification F4): without the own Node,
-/// node ports and topology would be wrong for a moment; without ServiceCIDRs, tables would change twice.
+/// node ports and topology would be wrong for a moment; without ServiceCIDRs, tables would change twice; without the other nodes,
+/// where their addresses are refused as externalIPs, these would be served for a moment.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     /// When everything else was there.
@@ -69,16 +70,23 @@ pub(super) struct Patience {
     /// Files say everything at once; a server may be asked too early.
     waits: bool,
     needs_pod_cidrs: bool,
+    needs_other_nodes: bool,
     has_addresses: bool,
     has_pod_cidrs: bool,
     has_service_cidrs: bool,
+    has_other_nodes: bool,
     exhausted: bool,
 }
 
 impl Patience {
     fn new(config: &Config) -> Self {
         let waits = matches!(config.source, Source::Cluster(_));
-        Self { waits, needs_pod_cidrs: waits && config.detector == Detector::NodeCidr, ..Self::default() }
+        Self {
+            waits,
+            needs_pod_cidrs: waits && config.detector == Detector::NodeCidr,
+            needs_other_nodes: config.external_ips == ExternalIps::Restricted,
+            ..Self::default()
+        }
     }
 
     pub(super) fn start(&mut self) {
@@ -92,12 +100,14 @@ impl Patience {
                 self.has_pod_cidrs |= !node.spec.pod_cidrs.is_empty();
             }
             Change::ServiceCidr(Event::End | Event::Reset(_)) => self.has_service_cidrs = true,
+            Change::OtherNode(Event::End) => self.has_other_nodes = true,
             _ => {}
         }
     }
 
     pub(super) fn is_over(&self) -> bool {
-        let complete = self.has_addresses && self.has_service_cidrs;
+        let knows_nodes = self.has_addresses && (self.has_other_nodes || !self.needs_other_nodes);
+        let complete = knows_nodes && self.has_service_cidrs;
         !self.waits || ((complete || self.exhausted) && (self.has_pod_cidrs || !self.needs_pod_cidrs))
     }
 
@@ -119,6 +129,9 @@ impl Patience {
         if !self.has_addresses {
             error!("{}", unknown_node(name));
         }
+        if self.needs_other_nodes && !self.has_other_nodes {
+            error!("{}", unknown_nodes());
+        }
         Ok(())
     }
 }
@@ -127,6 +140,13 @@ fn unknown_node(name: &str) -> String {
     format!(
         "node {name} does not exist or has no address after {} s; going on with this host's own. \
          --hostname-override must name the Node object",
+        NODE_PATIENCE.as_secs()
+    )
+}
+
+fn unknown_nodes() -> String {
+    format!(
+        "other nodes are not known after {} s; going on without: until they are, externalIPs that are theirs are served",
         NODE_PATIENCE.as_secs()
     )
 }
@@ -151,6 +171,17 @@ mod tests {
         patience.see(&node("node-1").internal_ip("192.0.2.1").apply());
         assert!(patience.is_over());
         assert_eq!(patience.deadline(), None);
+    }
+
+    #[test]
+    fn it_waits_for_the_other_nodes_too_where_their_addresses_are_refused() {
+        let mut patience = Patience { needs_other_nodes: true, ..patient(false) };
+        patience.see(&node("node-1").internal_ip("192.0.2.1").apply());
+        patience.see(&Change::ServiceCidr(Event::End));
+        patience.see(&Change::OtherNode(Event::Begin));
+        assert!(!patience.is_over());
+        patience.see(&Change::OtherNode(Event::End));
+        assert!(patience.is_over());
     }
 
     #[test]

@@ -8,8 +8,9 @@ use tokio::sync::mpsc::Sender;
 use tracing::info;
 
 use crate::config::{Config, Source};
+use crate::desired::ExternalIps;
 use crate::news::News;
-use crate::watch::Events;
+use crate::watch::{Events, Nodes};
 use crate::{manifests, watch};
 
 /// An API server that gives no sign of life for so long, with nothing to serve, is a mistake in the settings.
@@ -48,7 +49,11 @@ impl Prepared {
         let Self::Cluster { client, server } = self else { return Ok(()) };
         info!("node {}, API server {server}", config.node_name);
         let answered = watch::reachable(&client, SERVER_PATIENCE).await;
-        watch::start(&client, &config.node_name, news);
+        let nodes = match config.external_ips {
+            ExternalIps::Allowed => Nodes::Own,
+            ExternalIps::Restricted => Nodes::All,
+        };
+        watch::start(&client, &config.node_name, nodes, news);
         answered.map_err(|reason| {
             anyhow!(
                 "no answer from the API server {server} in {} s, and there is no earlier state to serve: {reason}; \

@@ -30,7 +30,7 @@ fn owner(model: &Model, this: &ThisNode, service: &Service, ip: IpAddr) -> Optio
         let mut others = model.outside_at(ip).filter(|other| other.name != service.name);
         others.any(|other| other.load_balancer_ips().contains(&ip))
     };
-    if this.owns(ip) || model.nodes().any(|node| node.addresses.contains(&ip)) {
+    if this.owns(ip) || model.is_node_address(ip) {
         Some("an address of a node")
     } else if model.is_api_server(ip) {
         Some("an address of the API server")

@@ -139,14 +139,13 @@ impl ThisNode {
         }
     }
 
-    /// Whether `ip` is in a range of pods, as far as the cluster's or this node's are known.
+    /// Whether `ip` is in a range of pods, as far as the cluster's or those of nodes are known.
     pub fn is_of_pods(&self, model: &Model, ip: IpAddr) -> bool {
-        let of_nodes = model.nodes().flat_map(|node| &node.pod_cidrs);
         let of_cluster = match &self.detector {
             Detector::ClusterCidr(ranges) => &ranges[..],
             Detector::NodeCidr | Detector::BridgeInterface(_) | Detector::InterfaceNamePrefix(_) => &[],
         };
-        of_nodes.chain(of_cluster).any(|range| range.contains(&ip))
+        model.pod_cidrs().chain(of_cluster).any(|range| range.contains(&ip))
     }
 
     /// The range of pods that a detector by address goes by.

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 pub use parse::FileError;
 
-use crate::model::objects::Metadata;
+use crate::model::objects::{Metadata, OtherNode};
 use crate::model::{Change, Event};
 use crate::news::News;
 use crate::stirred;
@@ -111,12 +111,14 @@ fn merge(files: &BTreeMap<PathBuf, Objects>, node_name: &str) -> Objects {
         services: distinct("Service", files, |objects| &objects.services, |service| &service.metadata),
         slices: distinct("EndpointSlice", files, |objects| &objects.slices, |slice| &slice.metadata),
         nodes: distinct("Node", files, |objects| &objects.nodes, |node| &node.metadata),
+        other_nodes: Vec::new(),
         service_cidrs: distinct("ServiceCIDR", files, |objects| &objects.service_cidrs, |cidr| &cidr.metadata),
     };
     // An API server selects for us (specification A1); files do not.
     merged.services.retain(|service| !service.metadata.labels.contains_key("service.kubernetes.io/service-proxy-name"));
     merged.slices.retain(|slice| !slice.metadata.labels.contains_key("service.kubernetes.io/headless"));
-    merged.nodes.retain(|node| node.metadata.name == node_name);
+    let others = merged.nodes.extract_if(.., |node| node.metadata.name != node_name);
+    merged.other_nodes = others.map(OtherNode).collect();
     merged
 }
 
@@ -146,7 +148,7 @@ fn distinct<T: Clone>(
 }
 
 fn summary(objects: &Objects) -> String {
-    let Objects { services, slices, nodes, service_cidrs } = objects;
+    let Objects { services, slices, nodes, other_nodes: _, service_cidrs } = objects;
     format!(
         "Services {}, EndpointSlices {}, Nodes of this name {}, ServiceCIDRs {}",
         services.len(),
@@ -162,6 +164,7 @@ async fn publish(objects: Objects, news: &Sender<News>) -> Result<(), ()> {
     // Node and ServiceCIDRs first: they do not hold anything up, and what follows them is right at once.
     for change in [
         Change::Node(Event::Reset(objects.nodes)),
+        Change::OtherNode(Event::Reset(objects.other_nodes)),
         Change::ServiceCidr(Event::Reset(objects.service_cidrs)),
         Change::Service(Event::Reset(objects.services)),
         Change::EndpointSlice(Event::Reset(objects.slices)),

@@ -11,7 +11,7 @@ use serde_saphyr::{Options, Spanned};
 use tracing::warn;
 
 use super::fields;
-use crate::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr, ServicePort, ServiceSpec};
+use crate::model::objects::{EndpointSlice, Metadata, Node, OtherNode, Service, ServiceCidr, ServicePort, ServiceSpec};
 
 /// What a file (or all of them together) says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +19,8 @@ pub(super) struct Objects {
     pub(super) services: Vec<Service>,
     pub(super) slices: Vec<EndpointSlice>,
     pub(super) nodes: Vec<Node>,
+    /// Told from this node's own when everything is there.
+    pub(super) other_nodes: Vec<OtherNode>,
     pub(super) service_cidrs: Vec<ServiceCidr>,
 }
 

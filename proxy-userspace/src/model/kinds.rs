@@ -1,11 +1,11 @@
-//! The four kinds, each with the verbs that every event is made of.
+//! The kinds, each with the verbs that every event is made of.
 
 use arcstr::ArcStr;
 use proxy_common::abi::SERVICE_CIDRS;
 
 use super::listing::Listing;
 use super::names::ObjectName;
-use super::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
+use super::objects::{EndpointSlice, Metadata, Node, OtherNode, Service, ServiceCidr};
 use super::problem::{Problem, Problems};
 use super::{Model, cidr, endpoints, node, service};
 
@@ -14,6 +14,7 @@ pub(super) struct Listings {
     pub(super) services: Listing,
     pub(super) slices: Listing,
     pub(super) nodes: Listing,
+    pub(super) other_nodes: Listing,
     pub(super) cidrs: Listing,
 }
 
@@ -131,6 +132,35 @@ impl Kind for Node {
 
     /// A Node that is deleted keeps its zone and addresses in force: kube-proxy does not let go either (A4, F4).
     fn remove(_: &mut Model, _: &ObjectName) {}
+}
+
+impl Kind for OtherNode {
+    const NAME: &'static str = "Node";
+    const NAMESPACED: bool = false;
+
+    fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+
+    fn listing(listings: &mut Listings) -> &mut Listing {
+        &mut listings.other_nodes
+    }
+
+    fn known(model: &Model) -> Vec<ObjectName> {
+        cluster_scoped(model.other_nodes.keys())
+    }
+
+    fn put(model: &mut Model, name: ObjectName, object: &Self, problems: &mut Problems) -> Vec<Problem> {
+        let node = node::convert_other(object, problems);
+        if model.other_nodes.get(name.name()) != Some(&node) {
+            model.replace_other_node(&name, Some(node));
+        }
+        Vec::new()
+    }
+
+    fn remove(model: &mut Model, name: &ObjectName) {
+        model.replace_other_node(name, None);
+    }
 }
 
 impl Kind for ServiceCidr {

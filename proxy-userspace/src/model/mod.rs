@@ -49,7 +49,7 @@ use catalog::Catalog;
 use counted::Counted;
 use kinds::Kind;
 use names::Names;
-use node::Node;
+use node::{Node, OtherNode};
 use objects::EndpointSlice;
 use problem::Told;
 use service::{Port, Service};
@@ -60,7 +60,9 @@ use service::{Port, Service};
 pub enum Change {
     Service(Event<objects::Service>),
     EndpointSlice(Event<EndpointSlice>),
+    /// This node's own; nothing else about it is read from another one.
     Node(Event<objects::Node>),
+    OtherNode(Event<objects::OtherNode>),
     ServiceCidr(Event<objects::ServiceCidr>),
 }
 
@@ -90,6 +92,9 @@ pub struct Model {
     /// externalIPs and load-balancer addresses.
     external_ips: Counted,
     nodes: BTreeMap<ArcStr, Node>,
+    other_nodes: BTreeMap<ArcStr, OtherNode>,
+    /// Addresses of other nodes.
+    node_addresses: Counted,
     cidrs: BTreeMap<ArcStr, Box<[IpNet]>>,
     listings: kinds::Listings,
     told: Told,
@@ -103,6 +108,7 @@ impl Model {
             Change::Service(event) => self.take(event),
             Change::EndpointSlice(event) => self.take(event),
             Change::Node(event) => self.take(event),
+            Change::OtherNode(event) => self.take(event),
             Change::ServiceCidr(event) => self.take(event),
         }
     }
@@ -170,9 +176,15 @@ impl Model {
         self.catalog.outside_at(ip)
     }
 
-    /// Every Node that was told of.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+    /// Whether a Node that was told of, this one's or another one's, has `ip`.
+    pub fn is_node_address(&self, ip: IpAddr) -> bool {
+        self.node_addresses.has(ip) || self.nodes.values().any(|node| node.addresses.contains(&ip))
+    }
+
+    /// The podCIDRs of every Node that was told of.
+    pub fn pod_cidrs(&self) -> impl Iterator<Item = &IpNet> {
+        let others = self.other_nodes.values().flat_map(|node| &node.pod_cidrs);
+        self.nodes.values().flat_map(|node| &node.pod_cidrs).chain(others)
     }
 
     pub fn is_api_server(&self, ip: IpAddr) -> bool {
@@ -267,6 +279,22 @@ impl Model {
             self.mark_claimants(changed);
         }
         new.map(|new| self.add_service(new)).unwrap_or_default()
+    }
+
+    /// Puts another node (or its absence) in the place of what was known of it.
+    fn replace_other_node(&mut self, name: &ObjectName, new: Option<OtherNode>) {
+        let old = match new.clone() {
+            Some(new) => self.other_nodes.insert(name.name().into(), new),
+            None => self.other_nodes.remove(name.name()),
+        };
+        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+        let mut changed = self.node_addresses.replace(&old.addresses, &new.addresses);
+        changed.retain(|ip| self.is_external_ip(*ip));
+        self.dirty.add_addresses(changed.iter().copied());
+        self.mark_claimants(changed);
+        if old.pod_cidrs != new.pod_cidrs {
+            self.mark_all_claimants();
+        }
     }
 
     /// Something became of these addresses that matters to Services which have them among their externalIPs.

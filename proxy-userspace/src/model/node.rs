@@ -1,4 +1,4 @@
-//! Node: where this node stands and which addresses the cluster knows it by.
+//! Node: where this node stands and which addresses the cluster knows it by; and what other nodes have.
 
 use std::net::IpAddr;
 
@@ -20,6 +20,17 @@ pub struct Node {
     /// All InternalIPs, then all ExternalIPs (specification F3).
     pub addresses: Box<[IpAddr]>,
     pub pod_cidrs: Box<[IpNet]>,
+}
+
+/// What matters of a Node that is not this node's: what is nobody else's to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OtherNode {
+    pub(super) addresses: Box<[IpAddr]>,
+    pub(super) pod_cidrs: Box<[IpNet]>,
+}
+
+pub(super) fn convert_other(object: &objects::OtherNode, problems: &mut Problems) -> OtherNode {
+    OtherNode { addresses: addresses(&object.0, problems), pod_cidrs: pod_cidrs(&object.0, problems) }
 }
 
 pub(super) fn convert(object: &objects::Node, names: &mut Names, problems: &mut Problems) -> Node {

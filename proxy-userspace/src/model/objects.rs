@@ -189,6 +189,11 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
+/// A Node that is not this node's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OtherNode(pub Node);
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSpec {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::Sender;
 pub use client::connect;
 pub use events::Events;
 
-use crate::model::objects::{EndpointSlice, Metadata, Node, Service, ServiceCidr};
+use crate::model::objects::{EndpointSlice, Metadata, Node, OtherNode, Service, ServiceCidr};
 use crate::model::{Change, Event};
 use crate::news::News;
 
@@ -67,6 +67,17 @@ impl Kind for Node {
     }
 }
 
+impl Kind for OtherNode {
+    const NAME: &'static str = "nodes";
+    const PATH: &'static str = Node::PATH;
+    fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+    fn change(event: Event<Self>) -> Change {
+        Change::OtherNode(event)
+    }
+}
+
 impl Kind for ServiceCidr {
     const NAME: &'static str = "servicecidrs";
     const PATH: &'static str = "/apis/networking.k8s.io/v1/servicecidrs";
@@ -86,18 +97,32 @@ struct Selection {
     fields: Option<String>,
 }
 
+/// Which Nodes are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// This node's.
+    Own,
+    /// All of them: that costs what every node of the cluster says, twelve times an hour or more.
+    All,
+}
+
 /// Follows every kind until the receiver of `news` is dropped.
-pub fn start(client: &Client, node_name: &str, news: &Sender<News>) {
+pub fn start(client: &Client, node_name: &str, nodes: Nodes, news: &Sender<News>) {
     let labels = |text: &str| Selection { labels: Some(text.to_owned()), fields: None };
     let services = Selection {
         fields: Some("spec.clusterIP!=None".to_owned()),
         ..labels("!service.kubernetes.io/service-proxy-name")
     };
-    let own_node = Selection { labels: None, fields: Some(format!("metadata.name={node_name}")) };
+    let fields = |text: String| Selection { labels: None, fields: Some(text) };
+    let own_node = fields(format!("metadata.name={node_name}"));
     tokio::spawn(follow::follow::<Service>(client.clone(), services, news.clone()));
     let slices = labels("!service.kubernetes.io/headless");
     tokio::spawn(follow::follow::<EndpointSlice>(client.clone(), slices, news.clone()));
     tokio::spawn(follow::follow::<Node>(client.clone(), own_node, news.clone()));
+    if nodes == Nodes::All {
+        let others = fields(format!("metadata.name!={node_name}"));
+        tokio::spawn(follow::follow::<OtherNode>(client.clone(), others, news.clone()));
+    }
     tokio::spawn(follow::follow::<ServiceCidr>(client.clone(), Selection::default(), news.clone()));
 }
 

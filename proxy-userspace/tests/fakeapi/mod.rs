@@ -8,7 +8,7 @@ use std::time::Duration;
 use proxy_userspace::config::ClusterAccess;
 use proxy_userspace::model::{Change, Event};
 use proxy_userspace::news::News;
-use proxy_userspace::watch;
+use proxy_userspace::watch::{self, Nodes};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -78,10 +78,14 @@ impl FakeApi {
 
     /// Follows this server as the node `node-1`.
     pub(crate) async fn follow(&self) -> Receiver<News> {
+        self.follow_nodes(Nodes::Own).await
+    }
+
+    pub(crate) async fn follow_nodes(&self, nodes: Nodes) -> Receiver<News> {
         let access = ClusterAccess { kubeconfig: None, master: Some(self.url.clone()) };
         let (client, _) = watch::connect(&access).await.unwrap();
         let (sender, receiver) = channel(1024);
-        watch::start(&client, "node-1", &sender);
+        watch::start(&client, "node-1", nodes, &sender);
         receiver
     }
 }
