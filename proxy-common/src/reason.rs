@@ -73,4 +73,6 @@ reasons! {
     ExternalIpClaimed = "external_ip_claimed",
     /// What the node itself sent to a Service, or was answered, finds no route: dropped.
     NoRoute = "no_route",
+    /// The agent left out an address that no object may name: loopback, link-local, multicast, unspecified.
+    AddressRefused = "address_refused",
 }

@@ -18,7 +18,7 @@ use proxy_common::tables::Capacity;
 
 use crate::desired::{self, Claim, ServicePortName, ThisNode};
 use crate::maps::{ApplyError, GrowError, MapError, MapStore};
-use crate::model::{self, Change, Dirty, Model, ObjectName};
+use crate::model::{self, Change, Dirty, Model, ObjectName, Refused};
 use crate::plan::{self, Dialled, Full, Ledger, Op, Planned, growth};
 
 pub struct Converger<S> {
@@ -84,6 +84,8 @@ pub struct Report {
     pub cramped: Option<GrowError>,
     /// externalIPs that are somebody else's, each told once.
     pub claims: Vec<Claim>,
+    /// Addresses that nobody may name, each told once.
+    pub refused: Vec<Refused>,
     /// What was wrong in the tables when they were read.
     pub damage: Vec<plan::Problem>,
 }
@@ -97,6 +99,7 @@ impl Report {
         self.addresses_full = next.addresses_full.or(self.addresses_full.take());
         self.cramped = next.cramped.or(self.cramped.take());
         self.claims.extend(next.claims);
+        self.refused.extend(next.refused);
         self.damage.extend(next.damage);
     }
 }
@@ -197,6 +200,7 @@ impl<S: MapStore> Converger<S> {
         self.write(ledger, &ops, &mut report)?;
         report.cramped = self.growth_error.take();
         report.claims = std::mem::take(&mut self.claims.news);
+        report.refused = self.model.take_refused();
         Ok(report)
     }
 

@@ -33,14 +33,14 @@ use crate::attach::pins::Folder;
 use crate::attach::{AttachError, Datapath, Options};
 use crate::config::Config;
 use crate::converge::{Converger, Report};
-use crate::desired::{Claim, Packets, ThisNode};
+use crate::desired::{Packets, ThisNode};
 use crate::devices::Scope;
 use crate::model::Model;
 use crate::netdev::Host;
 use crate::news::News;
 use crate::plan::{Alarm, Dialled, Ledger, first, growth};
 use crate::timeouts::Timeouts;
-use crate::watch::Events;
+use crate::watch::{Events, Warning};
 use crate::{flows, log, ports, sys};
 use intake::Intake;
 use left_out::LeftOut;
@@ -288,7 +288,7 @@ impl Agent {
         }
         self.heed_growth(&report);
         tell(&report, self.converger.is_cramped());
-        self.tell_claims(&report.claims);
+        self.warn(&report);
         tell_pressure(&mut self.alarm, self.converger.ledger());
         let heard = self.intake.heard.take();
         // Also when there was nothing to write: this is how others see that the agent is ready.
@@ -309,14 +309,17 @@ impl Agent {
         Ok(())
     }
 
-    /// Beside the log: to who looks at the Service, and to who counts.
-    fn tell_claims(&self, claims: &[Claim]) {
-        if claims.is_empty() {
-            return;
+    /// Beside the log: to who looks at the object, and to who counts.
+    fn warn(&self, Report { claims, refused, .. }: &Report) {
+        let addresses = refused.iter().map(|of| of.ips.len()).sum::<usize>();
+        for (reason, times) in [(Reason::ExternalIpClaimed, claims.len()), (Reason::AddressRefused, addresses)] {
+            if times > 0 {
+                self.converger.store().count(reason, times as u64);
+            }
         }
-        self.converger.store().count(Reason::ExternalIpClaimed, claims.len() as u64);
-        let events = self.events.iter();
-        events.for_each(|events| claims.iter().for_each(|claim| events.tell(claim)));
+        if let Some(events) = &self.events {
+            claims.iter().map(Warning::from).chain(refused.iter().map(Warning::from)).for_each(|of| events.tell(of));
+        }
     }
 
     /// A growth that failed is told, and tried again later each time.

@@ -1,6 +1,5 @@
 //! EndpointSlice: where traffic may go (specification A5, B2).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
@@ -176,21 +175,16 @@ fn endpoint_address(at: usize, endpoint: &objects::Endpoint, family: Family, pro
         problems.push(format!("endpoints[{at}] has no address and is not used; give it one"));
         return None;
     };
-    match usable(text, family) {
-        Ok(ip) => Some(ip.into()),
-        Err(why) => {
-            problems.push(format!("endpoints[{at}] {text:?} {why} and is not used; correct or remove it"));
-            None
-        }
+    let message = |why: &str| format!("endpoints[{at}] {text:?} is {why} and is not used; correct or remove it");
+    match parse_ip(text) {
+        None => problems.push(message("no IP address")),
+        Some(ip) => match unfit_for_endpoint(ip) {
+            Some(what) => problems.refuse(ip, message(what)),
+            None if family_of(ip) != family => problems.push(message("not of the slice's addressType")),
+            None => return Some(ip.into()),
+        },
     }
-}
-
-fn usable(text: &str, family: Family) -> Result<IpAddr, String> {
-    let ip = parse_ip(text).ok_or("is no IP address")?;
-    if family_of(ip) != family {
-        return Err("is not of the slice's addressType".into());
-    }
-    unfit_for_endpoint(ip).map_or(Ok(ip), |what| Err(format!("is {what}")))
+    None
 }
 
 fn state(object: &objects::Endpoint, names: &mut Names) -> Arc<State> {

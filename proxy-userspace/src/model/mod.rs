@@ -42,7 +42,7 @@ use proxy_common::addr::Family;
 
 pub use dirty::Dirty;
 pub use names::{ObjectName, ServicePortName};
-pub use problem::Problem;
+pub use problem::{Problem, Refused};
 pub use slices::Joined;
 
 use catalog::Catalog;
@@ -98,6 +98,7 @@ pub struct Model {
     cidrs: BTreeMap<ArcStr, Box<[IpNet]>>,
     listings: kinds::Listings,
     told: Told,
+    refused: Vec<Refused>,
     dirty: Dirty,
 }
 
@@ -122,6 +123,11 @@ impl Model {
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// Addresses that nobody may name and that objects named since the last call; each once for as long as they do.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Says that something outside of the model changed what every Service should be: an address of this host, a setting.
@@ -250,10 +256,13 @@ impl Model {
             return conflicts;
         }
         let title = T::title(&name);
-        let own = problems.into_list(&title);
-        let mut news = self.told.news(title, own);
-        news.extend(conflicts);
-        news
+        let faults = problems.into_faults(&title);
+        let mut news = self.told.news(title, faults);
+        if !news.refused.is_empty() {
+            self.refused.push(Refused { kind: T::NAME, object: name, ips: news.refused });
+        }
+        news.problems.extend(conflicts);
+        news.problems
     }
 
     fn delete<T: Kind>(&mut self, name: &ObjectName) {

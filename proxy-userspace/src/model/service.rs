@@ -265,7 +265,7 @@ fn frontend_ip(field: &str, text: &str, problems: &mut Problems) -> Option<IpAdd
         return None;
     };
     if let Some(what) = unfit_for_frontend(ip) {
-        problems.push(format!("{field} {text:?} is {what} and is not served; use an address of its own"));
+        problems.refuse(ip, format!("{field} {text:?} is {what} and is not served; use an address of its own"));
         return None;
     }
     Some(ip)
@@ -283,7 +283,7 @@ fn external_ips(spec: &ServiceSpec, problems: &mut Problems) -> Box<[IpAddr]> {
 fn outside_ip(field: &str, text: &str, problems: &mut Problems) -> Option<IpAddr> {
     let ip = frontend_ip(field, text, problems)?;
     let Some(what) = unfit_for_endpoint(ip) else { return Some(ip) };
-    problems.push(format!("{field} {text:?} is {what} and is not served; use another one"));
+    problems.refuse(ip, format!("{field} {text:?} is {what} and is not served; use another one"));
     None
 }
 

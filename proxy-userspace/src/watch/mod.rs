@@ -1,4 +1,4 @@
-//! What an API server says, as [`Change`]s; and the one thing that it is told, [`Events`].
+//! What an API server says, as [`Change`]s; and what it is told, [`Events`].
 //!
 //! In: a client. Out: for every kind first the complete list ([`Event::Begin`] to [`Event::End`]), then each change.
 //! Selection happens on the server (specification A1). What is known stays known while the server is away: nothing is ever deleted on a partial
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
 pub use client::connect;
-pub use events::Events;
+pub use events::{Events, Warning};
 
 use crate::model::objects::{EndpointSlice, Metadata, Node, OtherNode, Service, ServiceCidr};
 use crate::model::{Change, Event};

@@ -50,8 +50,12 @@ impl Request {
 
     /// `key` is namespace and name.
     pub(super) fn selects(&self, key: &str) -> bool {
-        let wanted = self.get("fieldSelector").strip_prefix("metadata.name=");
-        wanted.is_none_or(|wanted| key.rsplit('/').next() == Some(wanted))
+        let (selector, name) = (self.get("fieldSelector"), key.rsplit('/').next());
+        match (selector.strip_prefix("metadata.name="), selector.strip_prefix("metadata.name!=")) {
+            (Some(wanted), _) => name == Some(wanted),
+            (_, Some(unwanted)) => name != Some(unwanted),
+            _ => true,
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! In: objects as JSON. Out: what a real server sends for Services, EndpointSlices, Nodes and ServiceCIDRs: lists in
 //! pages or streamed into a watch, changes, bookmarks, 410 for who has been away too long. It says when the bytes of a
-//! change left. Selectors are not looked at, but for a Node's name: give it only what a proxy would be sent.
+//! change left. Selectors are not looked at, but for a name: give it only what a proxy would be sent. Nothing is validated, and
+//! Events are kept.
 
 mod http;
 
@@ -60,7 +61,7 @@ impl Replay {
     pub fn start(netns: &Netns, address: SocketAddr, lists: Lists) -> Result<Self> {
         let listener = netns.inside(|| TcpListener::bind(address).with_context(|| format!("listen at {address}")))?;
         let kinds = PATHS.iter().map(|(_, _, kind)| (*kind, Collection::default())).collect();
-        let state = State { version: 1, kinds, listed: None, ended: false };
+        let state = State { version: 1, kinds, events: Vec::new(), listed: None, ended: false };
         let cluster = Arc::new(Cluster { lists, state: Mutex::new(state), changed: Condvar::new() });
         let (incoming, shared) = (listener.try_clone()?, Arc::clone(&cluster));
         thread::spawn(move || {
@@ -94,6 +95,11 @@ impl Replay {
     /// When the last byte left of the complete list that was sent last.
     pub fn listed(&self) -> Option<Instant> {
         self.cluster.state().listed
+    }
+
+    /// The Events that it was told.
+    pub fn events(&self) -> Vec<Value> {
+        self.cluster.state().events.clone()
     }
 
     /// Deletes the object of this kind and name.
@@ -136,6 +142,7 @@ struct State {
     /// The last resourceVersion given away.
     version: u64,
     kinds: HashMap<&'static str, Collection>,
+    events: Vec<Value>,
     /// When the last byte of a complete list left.
     listed: Option<Instant>,
     ended: bool,
@@ -205,8 +212,9 @@ impl Cluster {
         stream.set_nodelay(true)?;
         let (mut reader, mut writer) = (BufReader::new(stream), stream);
         while let Some(request) = Request::read(&mut reader)? {
-            let Some((_, version, kind)) = PATHS.into_iter().find(|(path, _, _)| *path == request.path) else {
-                writer.write_all(&elsewhere(&request))?;
+            let path = everywhere(&request.path);
+            let Some((_, version, kind)) = PATHS.into_iter().find(|(known, _, _)| *known == path) else {
+                writer.write_all(&self.elsewhere(&request))?;
                 continue;
             };
             let streamed = request.is("sendInitialEvents");
@@ -220,6 +228,18 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// What every client asks beside its lists: the version, and to keep the events that it makes up.
+    fn elsewhere(&self, request: &Request) -> Vec<u8> {
+        match request.path.as_str() {
+            "/version" => answer(200, r#"{"major":"1","minor":"36","gitVersion":"v1.36.3"}"#),
+            path if path.ends_with("/events") => {
+                self.state().events.extend(serde_json::from_slice::<Value>(&request.body));
+                answer(201, &String::from_utf8_lossy(&request.body))
+            }
+            _ => refusal(404, "NotFound", "the server could not find the requested resource"),
+        }
     }
 
     /// One page of a list; `continue` is the version of the first page and the last key of the page before.
@@ -327,12 +347,11 @@ impl Cluster {
     }
 }
 
-/// What every client asks beside its lists: the version, and to keep the events that it makes up.
-fn elsewhere(request: &Request) -> Vec<u8> {
-    match request.path.as_str() {
-        "/version" => answer(200, r#"{"major":"1","minor":"36","gitVersion":"v1.36.3"}"#),
-        path if path.ends_with("/events") => answer(201, &String::from_utf8_lossy(&request.body)),
-        _ => refusal(404, "NotFound", "the server could not find the requested resource"),
+/// The path of a kind in all namespaces, of that in one of them.
+fn everywhere(path: &str) -> String {
+    match path.split_once("/namespaces/").and_then(|(api, rest)| Some((api, rest.split_once('/')?.1))) {
+        Some((api, kind)) => format!("{api}/{kind}"),
+        None => path.to_owned(),
     }
 }
 

@@ -1,20 +1,27 @@
 //! What nobody may do to Services or by way of them, against the real agent (issue 5, line 8; `S` numbers are those of the
-//! threat model). Floods are in `flows.rs`, ports that run out in `ports.rs`, endpoints that nobody may name in `bad_input.rs`.
+//! threat model). Floods are in `flows.rs`, ports that run out in `ports.rs`.
 
 use std::env;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
 use proxy_common::packet::cases::build::{Build, syn, udp};
 use proxy_common::packet::ip::{V4, V6};
+use proxy_tests::agent::Agent;
+use proxy_tests::apiserver::node_object;
 use proxy_tests::edge::{Edge, counters};
 use proxy_tests::frames::Wire;
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, service_cidrs};
 use proxy_tests::node::Pod;
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
+use proxy_tests::replay::{Lists, Replay};
 use proxy_tests::stage::{
-    EXTERNAL4, EXTERNAL6, NODE_PORT, PORT, TARGET, VIP4, VIP6, dialled, eventually, web_endpoints, web_on_node_port,
+    EXTERNAL4, EXTERNAL6, NODE_PORT, PORT, Stage, TARGET, VIP4, VIP6, dialled, eventually, web_endpoints,
+    web_on_node_port, who,
 };
+use proxy_userspace::facts::facts;
+use proxy_userspace::maps::pinned::Pinned;
+use serde_json::{Value, json};
 
 const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/108"];
 
@@ -178,4 +185,97 @@ fn a_service_takes_traffic_to_nodes_and_other_services_only_where_external_ips_a
     };
     assert_eq!(served("--external-ip-policy=Allowed"), (true, ["b".to_owned(), "b".to_owned()]));
     assert_eq!(served("--external-ip-policy=Restricted"), (true, ["a".to_owned(), "node".to_owned()]));
+}
+
+/// What no slice may name. An API server takes none of them, so that none is behind this one.
+const UNUSABLE: [&str; 40] = [
+    "0.0.0.0",
+    "000.000.000.000",
+    "::ffff:0.0.0.0",
+    "127.0.0.0",
+    "127.0.0.1",
+    "127.1.2.3",
+    "127.0.0.53",
+    "127.255.255.255",
+    "127.000.000.001",
+    "::ffff:127.0.0.1",
+    "169.254.0.1",
+    "169.254.20.10",
+    "169.254.169.254",
+    "169.254.255.255",
+    "::ffff:169.254.169.254",
+    "224.0.0.0",
+    "224.0.0.1",
+    "224.0.0.251",
+    "239.255.255.250",
+    "239.255.255.255",
+    "::ffff:224.0.0.1",
+    "255.255.255.255",
+    "::",
+    "0:0:0:0:0:0:0:0",
+    "::1",
+    "0:0:0:0:0:0:0:1",
+    "::0001",
+    "fe80::",
+    "fe80::1",
+    "fe80::a9fe:a9fe",
+    "FE80::1:2",
+    "fe9f::1",
+    "febf::1",
+    "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    "ff00::",
+    "ff01::1",
+    "ff02::1",
+    "ff02::fb",
+    "ff05::2",
+    "ff0e::101",
+];
+
+/// S11.
+#[test]
+fn endpoints_that_nobody_may_name_are_in_no_table_and_their_neighbours_are_served() {
+    const API: &str = "192.0.2.1:8001";
+    let stage = Stage::new().unwrap();
+    let server = Replay::start(&stage.world.uplink, API.parse().unwrap(), Lists::Streamed).unwrap();
+    server.apply(&node_object(&stage.node));
+    server.apply(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "default", "uid": "1" },
+        "spec": { "clusterIP": VIP4, "clusterIPs": [VIP4, VIP6], "ports": [{ "port": PORT, "protocol": "TCP" }] },
+    }));
+    let pod = &stage.a.pod;
+    let slices = [("web-v4", "IPv4", pod.v4.to_string(), 0..22), ("web-v6", "IPv6", pod.v6.to_string(), 22..40)];
+    for (name, family, good, bad) in &slices {
+        let mut addresses = UNUSABLE[bad.clone()].to_vec();
+        addresses.insert(addresses.len() / 2, good);
+        let endpoints: Vec<_> = addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+        let labels = json!({ "kubernetes.io/service-name": "web" });
+        server.apply(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+            "metadata": { "name": name, "namespace": "default", "uid": name, "labels": labels },
+            "ports": [{ "name": "", "port": TARGET, "protocol": "TCP" }], "endpoints": endpoints,
+        }));
+    }
+    let _agent = Agent::follow(&stage.node, &server.kubeconfig().unwrap()).unwrap();
+
+    let client = stage.pod_client().unwrap();
+    for vip in [VIP4, VIP6] {
+        assert_eq!(who(&client, Kind::Tcp, dialled(vip)), "a", "{vip}");
+    }
+    let snapshot = Pinned::open(&stage.node.pin_dir().join("v1")).unwrap().read().unwrap();
+    let facts = facts(&snapshot).into_iter().filter(|fact| fact.contains(" -> ")).collect::<Vec<_>>();
+    let wanted = [(VIP4, IpAddr::from(pod.v4)), (VIP6, pod.v6.into())].map(|(vip, pod)| {
+        let (vip, pod) = (dialled(vip), SocketAddr::new(pod, TARGET));
+        format!("TCP {vip} ClusterIP random -> {pod} cluster,serving")
+    });
+    assert_eq!(facts, wanted, "one endpoint of each family");
+    assert_eq!(counters(&stage.node).unwrap()["address_refused"], UNUSABLE.len() as u64);
+    eventually("each slice is told of", || server.events().len() >= slices.len());
+    let about = |event: &Value| [&event["reason"], &event["regarding"]["kind"], &event["regarding"]["name"]].map(text);
+    let mut told: Vec<_> = server.events().iter().map(about).collect();
+    told.sort();
+    assert_eq!(told, ["web-v4", "web-v6"].map(|name| ["RefusedAddress", "EndpointSlice", name]));
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }

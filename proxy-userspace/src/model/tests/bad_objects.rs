@@ -1,7 +1,7 @@
 //! Objects past the API's validation: each costs only what is wrong with it, and says so once.
 
 use super::*;
-use crate::model::{Change, Event, objects};
+use crate::model::{Change, Event, Refused, objects};
 
 /// What the model says to `change`, one line each.
 fn told(model: &mut Model, change: Change) -> Vec<String> {
@@ -220,6 +220,50 @@ fn a_problem_is_told_once_until_it_changes() {
     assert_eq!(told(&mut model, bad().apply()).len(), 1, "broken again");
     model.apply(bad().delete());
     assert_eq!(told(&mut model, bad().apply()).len(), 1, "made again");
+}
+
+#[test]
+fn addresses_that_nobody_may_name_are_told_apart_from_other_problems_and_each_once() {
+    let mut model = Model::default();
+    let mut refused = |change: Change| {
+        model.apply(change);
+        let line = |of: Refused| {
+            format!(
+                "{} {}: {}",
+                of.kind,
+                of.object,
+                of.ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            )
+        };
+        model.take_refused().into_iter().map(line).collect::<Vec<_>>().join("; ")
+    };
+    let slice = || build::slice("shop/web").endpoint("10.1.0.1").endpoint("ten").endpoint("127.0.0.1");
+    assert_eq!(refused(slice().apply()), "EndpointSlice shop/web-1: 127.0.0.1");
+    assert_eq!(refused(slice().port(80).apply()), "", "it is known");
+    assert_eq!(refused(slice().endpoint("224.0.0.1").apply()), "EndpointSlice shop/web-1: 224.0.0.1", "another one");
+    let all = web().external_ip("fe80::1").load_balancer_ip("169.254.169.254").external_ip("nine");
+    assert_eq!(refused(all.apply()), "Service shop/web: fe80::1 169.254.169.254");
+    assert_eq!(refused(slice().delete()), "");
+    assert_eq!(refused(slice().apply()), "EndpointSlice shop/web-1: 127.0.0.1", "made again");
+}
+
+#[test]
+fn forms_of_an_address_that_nobody_may_name_are_that_address_whatever_the_slice_holds() {
+    let mut slice =
+        build::slice("shop/web").endpoint("::ffff:127.0.0.1").endpoint("::ffff:10.1.0.1").endpoint("fd00::1");
+    slice.0.address_type = "IPv6".into();
+    let mut model = Model::default();
+    model.apply(web().cluster_ip("fd00:10:96::10").apply());
+    assert_eq!(
+        told(&mut model, slice.port(8080).apply()),
+        [
+            "EndpointSlice shop/web-1: endpoints[0] \"::ffff:127.0.0.1\" is a loopback address and is not used; correct or remove it",
+            "EndpointSlice shop/web-1: endpoints[1] \"::ffff:10.1.0.1\" is not of the slice's addressType and is not used; correct or remove it",
+        ]
+    );
+    let service = model.service(&name()).unwrap();
+    let families = [proxy_common::addr::Family::V4, proxy_common::addr::Family::V6];
+    assert_eq!(families.map(|family| model.endpoints(&service.name, &service.ports[0], family).len()), [0, 1]);
 }
 
 #[test]
