@@ -93,12 +93,18 @@ impl Netns {
 
     /// How many packets came in that match `rule` (of nftables), from now on. Once per namespace.
     pub fn count(&self, rule: &str) -> Result<impl Fn() -> Result<u64> + use<>> {
+        self.count_any(&[rule])
+    }
+
+    /// As [`Self::count`], of packets that match any of these.
+    pub fn count_any(&self, rules: &[&str]) -> Result<impl Fn() -> Result<u64> + use<>> {
+        let rules = rules.iter().map(|rule| format!("{rule} counter name seen\n")).collect::<String>();
         self.nft(&format!(
             "table inet count {{
                 counter seen {{ }}
                 chain seen {{
                     type filter hook prerouting priority raw
-                    {rule} counter name seen
+                    {rules}
                 }}
             }}"
         ))?;

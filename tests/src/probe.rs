@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -410,9 +411,19 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Load {
     pub fn start(place: &Place, traffic: Traffic, to: SocketAddr) -> Result<Self> {
-        let mut command = place.command(probe_binary()?)?;
+        Self::started(place.command(probe_binary()?)?, traffic, to, &[])
+    }
+
+    /// As many questions as the machine has time for when everybody else has had theirs.
+    pub fn without_pauses(place: &Place, traffic: Traffic, to: SocketAddr) -> Result<Self> {
+        let mut command = place.command("nice")?;
+        command.arg("--adjustment=10").arg(probe_binary()?);
+        Self::started(command, traffic, to, &["without-pauses"])
+    }
+
+    fn started(mut command: Command, traffic: Traffic, to: SocketAddr, more: &[&str]) -> Result<Self> {
         let traffic = format!("{traffic:?}").to_lowercase();
-        command.args(["load", &traffic, &to.to_string()]);
+        command.args(["load", &traffic, &to.to_string()]).args(more);
         Ok(Self(Lines::start(command)?))
     }
 

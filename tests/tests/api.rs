@@ -189,7 +189,7 @@ fn what_another_node_has_is_refused_as_an_external_ip_where_they_are_restricted_
     plane.apply(&evil).unwrap();
     let answer = |to: SocketAddr| client.dial(Kind::Tcp, to).map(|answer| answer.by);
     let start = |more: &[&str]| {
-        let mut agent = Agent::start_following(&node, &plane.kubeconfig().unwrap(), more).unwrap();
+        let agent = Agent::start_following(&node, &plane.kubeconfig().unwrap(), more).unwrap();
         agent.logged("programmed ").unwrap();
         agent
     };

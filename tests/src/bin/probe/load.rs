@@ -13,11 +13,11 @@ use proxy_tests::probe::{Kind, Outcome, Report};
 use crate::socket::{Socket, dial};
 
 /// Leaves the machine room for what is tested.
-const PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const PAUSE: Duration = Duration::from_millis(1);
 
 type Question = Box<dyn Fn() -> Outcome + Send>;
 
-pub(crate) fn run(traffic: &str, to: SocketAddr) -> Result<()> {
+pub(crate) fn run(traffic: &str, to: SocketAddr, pause: Duration) -> Result<()> {
     let question = question(traffic, to)?;
     let counts = Arc::new(Mutex::new(Report::default()));
     let stop = Arc::new(AtomicBool::new(false));
@@ -27,7 +27,7 @@ pub(crate) fn run(traffic: &str, to: SocketAddr) -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
                 let outcome = question();
                 count(&mut counts.lock().expect("no panic under the lock"), outcome);
-                thread::sleep(PAUSE);
+                thread::sleep(pause);
             }
         }
     });

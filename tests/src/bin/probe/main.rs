@@ -10,6 +10,7 @@ mod tunnel;
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -30,7 +31,8 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["serve", name, addresses @ ..] => serve::run(name, addresses),
         ["obey"] => obey::run(),
         ["receive"] => obey::receive_on_stdin(),
-        ["load", traffic, to] => load::run(traffic, to.parse()?),
+        ["load", traffic, to] => load::run(traffic, to.parse()?, load::PAUSE),
+        ["load", traffic, to, "without-pauses"] => load::run(traffic, to.parse()?, Duration::ZERO),
         ["resolve", transport, server, record, name] => {
             proxy_tests::dns::resolve(transport, server.parse()?, record, name)?
                 .iter()
@@ -40,7 +42,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["tunnel", name, far] => tunnel::run(name, Path::new(far)),
         ["janitor", cgroup] => proxy_tests::world::clean_up_after(Path::new(cgroup)),
         _ => bail!(
-            "serve NAME ADDRESS… | obey | receive | load tcp|udp|datagrams ADDRESS | resolve udp|tcp SERVER TYPE NAME | \
+            "serve NAME ADDRESS… | obey | receive | load tcp|udp|datagrams ADDRESS [without-pauses] | resolve udp|tcp SERVER TYPE NAME | \
              tunnel NAME NAMESPACE | janitor CGROUP"
         ),
     }
