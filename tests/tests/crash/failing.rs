@@ -122,6 +122,12 @@ fn a_running_agent_stands_every_tenth_call_of_a_change_failing() {
     in_lanes(|lane| a_change_stands_failing_calls(&Scene::new(), lane));
 }
 
+/// What a flow needs to leave its backend is written again until it is there.
+#[test]
+fn a_udp_flow_leaves_its_backend_when_every_tenth_call_of_the_change_fails() {
+    in_lanes(|lane| a_change_stands_failing_calls(&Scene::with_flow(), lane));
+}
+
 #[test]
 fn a_running_agent_stands_every_tenth_call_failing_while_its_tables_grow() {
     in_lanes(|lane| a_change_stands_failing_calls(&Scene::nearly_full(), lane));

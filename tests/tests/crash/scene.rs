@@ -58,18 +58,29 @@ pub(crate) struct Scene {
     dials_from: Place,
     /// Services that nothing happens to.
     fillers: u32,
+    /// `web` is served over UDP, too, and somebody keeps asking with one socket.
+    has_flow: bool,
     arguments: Vec<&'static str>,
     wanted: [Image; 2],
 }
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        Self::with(0, &small())
+        Self::with(0, false, &small())
     }
 
     /// Clients are outside, where packets are served that come in by devices. Two of these stand for any number.
     pub(crate) fn at_devices() -> Self {
-        let mut scene = Self::with(0, &[&SMALL_TABLES[..], &["--pod-devices=pod1"]].concat());
+        Self::of_clients_outside(false)
+    }
+
+    /// As [`Self::at_devices`], with a client of whom nothing but its flow is known.
+    pub(crate) fn with_flow() -> Self {
+        Self::of_clients_outside(true)
+    }
+
+    fn of_clients_outside(has_flow: bool) -> Self {
+        let mut scene = Self::with(0, has_flow, &[&SMALL_TABLES[..], &["--pod-devices=pod1"]].concat());
         let outside = scene.stage.world.outside().unwrap();
         let [services4, services6] = ["10.96.0.0/16", "fd00:10:96::/112"];
         let Node { v4, v6, .. } = &scene.stage.node;
@@ -83,15 +94,16 @@ impl Scene {
 
     /// The tables have to grow for what comes.
     pub(crate) fn nearly_full() -> Self {
-        Self::with(NEARLY_FULL, &AT_SOCKETS)
+        Self::with(NEARLY_FULL, false, &AT_SOCKETS)
     }
 
-    fn with(fillers: u32, arguments: &[&'static str]) -> Self {
+    fn with(fillers: u32, has_flow: bool, arguments: &[&'static str]) -> Self {
         let stage = Stage::new().unwrap();
         let c = Backend::start(&stage.node, "c").unwrap();
         let arguments = arguments.to_vec();
         let dials_from = stage.pod.place.clone();
-        let mut scene = Self { stage, c, dials_from, fillers, arguments, wanted: [const { Image::nothing() }; 2] };
+        let wanted = [const { Image::nothing() }; 2];
+        let mut scene = Self { stage, c, dials_from, fillers, has_flow, arguments, wanted };
         scene.wanted = [Told::Before, Told::After].map(|told| {
             scene.clear();
             scene.tell(told);
@@ -113,10 +125,17 @@ impl Scene {
     }
 
     fn manifest(&self, told: Told) -> String {
-        let (web, other) = (tcp("web").cluster_ips(&[VIP4, VIP6]), service("other").cluster_ips(&[OTHER]));
+        let (mut web, other) = (tcp("web").cluster_ips(&[VIP4, VIP6]), service("other").cluster_ips(&[OTHER]));
+        if self.has_flow {
+            web = web.port(Proto::Udp, PORT);
+        }
         let other = other.port(Proto::Udp, PORT);
         let other_ends = endpoints("other").port(Proto::Udp, PORT, TARGET).pod(&self.c.pod);
-        let serve = |pod: &Backend| endpoints("web").port(Proto::Tcp, PORT, TARGET).pod(&pod.pod);
+        let serve = |pod: &Backend| {
+            let slices = endpoints("web").port(Proto::Tcp, PORT, TARGET);
+            let slices = if self.has_flow { slices.port(Proto::Udp, PORT, TARGET) } else { slices };
+            slices.pod(&pod.pod)
+        };
         let filler = |number: u32| {
             let filler = tcp(&format!("fill-{number}")).port(Proto::Udp, PORT);
             filler.cluster_ips(&[address([10, 97, 0, 0], number)])
@@ -248,17 +267,21 @@ fn address([a, b, c, d]: [u8; 4], number: u32) -> IpAddr {
 pub(crate) struct Clients {
     web: Load,
     other: Load,
+    /// Of one socket.
+    flow: Option<Load>,
 }
 
 impl Clients {
     pub(crate) fn start(scene: &Scene) -> Self {
         let start = |traffic, vip| Load::start(&scene.dials_from, traffic, dialled(vip)).unwrap();
-        Self { web: start(Traffic::Tcp, VIP4), other: start(Traffic::Udp, OTHER) }
+        let flow = scene.has_flow.then(|| start(Traffic::Datagrams, VIP4));
+        Self { web: start(Traffic::Tcp, VIP4), other: start(Traffic::Udp, OTHER), flow }
     }
 
     /// Everybody gets more answers, from backends of the Service that they dial, and nobody ever got anything else.
     pub(crate) fn go_on(&mut self, what: &str) {
-        for (load, own) in [(&mut self.web, &["a", "b"][..]), (&mut self.other, &["c"])] {
+        let of_web = [&mut self.web].into_iter().chain(&mut self.flow).map(|load| (load, &["a", "b"][..]));
+        for (load, own) in of_web.chain([(&mut self.other, &["c"][..])]) {
             let report = load.after(ANSWERS).unwrap();
             let foreign = report.by.keys().find(|name| !own.contains(&name.as_str()));
             assert!(report.failed == 0 && foreign.is_none(), "{what}: {report:?}");
@@ -269,7 +292,9 @@ impl Clients {
     pub(crate) fn follow(&mut self, scene: &Scene, told: Told, what: &str) {
         self.go_on(what);
         let gone = if scene.has_changed(told) { "a" } else { "b" };
-        let mut by_gone = || self.web.after(ANSWERS).unwrap().by.get(gone).copied().unwrap_or(0);
-        assert_eq!(by_gone(), by_gone(), "{what}: {gone} still serves");
+        for load in [&mut self.web].into_iter().chain(&mut self.flow) {
+            let mut by_gone = || load.after(ANSWERS).unwrap().by.get(gone).copied().unwrap_or(0);
+            assert_eq!(by_gone(), by_gone(), "{what}: {gone} still serves");
+        }
     }
 }
