@@ -17,6 +17,7 @@ fn every_packet_case_ends_in_the_kernel_as_it_does_on_slices() {
         let twin = twin.borrow();
         let cases = twin.cases.len();
         println!("{cases} cases, {} packets; {} cannot be shown to the kernel", twin.compared, twin.left_out);
-        assert!(cases >= 200 && twin.compared > 10_000, "nothing was left out");
+        // Each of them cut at any byte, too.
+        assert!(cases >= 200 && twin.compared > 50_000, "nothing was left out");
     });
 }

@@ -82,6 +82,7 @@ type Observer = Box<dyn FnMut(&dyn Any)>;
 std::thread_local! {
     static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
     static SHOWN: RefCell<HashSet<(String, Hook, usize)>> = RefCell::default();
+    static SHAPES: RefCell<HashSet<(Hook, u32, Vec<u8>)>> = RefCell::default();
     /// The test that runs, and what it is about.
     static CASE: RefCell<(&'static str, String)> = const { RefCell::new(("", String::new())) };
 }
@@ -108,6 +109,11 @@ pub(super) fn case() -> String {
 /// True for the first packet of this length that the case shows this hook.
 pub(super) fn is_news(hook: Hook, len: usize) -> bool {
     SHOWN.with_borrow_mut(|shown| shown.insert((case(), hook, len)))
+}
+
+/// True for the first packet of these bytes that this hook of such a device is shown.
+pub(super) fn is_new_shape(hook: Hook, device: Device, bytes: &[u8]) -> bool {
+    SHAPES.with_borrow_mut(|shapes| shapes.insert((hook, device.flags, bytes.to_vec())))
 }
 
 pub(super) fn is_observed() -> bool {
