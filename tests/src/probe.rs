@@ -72,6 +72,12 @@ pub enum Ask {
         bytes: u16,
         answer: u16,
     },
+    /// From now on what it sends leaves it whole, and is cut into datagrams of so many bytes where a device cannot do that
+    /// (`UDP_SEGMENT`).
+    CutInto {
+        socket: u32,
+        bytes: u16,
+    },
     Receive {
         socket: u32,
     },
@@ -291,6 +297,11 @@ impl Socket<'_> {
 
     pub fn send_large(&self, to: Option<SocketAddr>, bytes: u16, answer: u16) -> Outcome<()> {
         self.client.done(&Ask::SendLarge { socket: self.id, to, bytes, answer })
+    }
+
+    /// From now on what it sends travels in one piece, to be cut into datagrams of so many bytes as late as may be.
+    pub fn cut_into(&self, bytes: u16) -> Outcome<()> {
+        self.client.done(&Ask::CutInto { socket: self.id, bytes })
     }
 
     /// How many hops its packets live from now on.

@@ -3,6 +3,7 @@
 
 mod abuse;
 mod icmp;
+mod large;
 mod moved;
 mod policies;
 mod ports;

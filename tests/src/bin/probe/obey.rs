@@ -51,6 +51,7 @@ impl Sockets {
             Ask::SendLarge { socket, to, bytes, answer } => {
                 self.get(socket)?.send_large(to, bytes.into(), answer).map(done)
             }
+            Ask::CutInto { socket, bytes } => self.get(socket)?.cut_into(bytes).map(done),
             Ask::Hops { socket, hops } => self.get(socket)?.set_hops(hops).map(done),
             Ask::WatchErrors { socket } => self.get(socket)?.watch_errors().map(done),
             Ask::IcmpError { socket } => self.get(socket)?.icmp_error().map(Tell::IcmpError),

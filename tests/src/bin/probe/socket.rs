@@ -71,6 +71,11 @@ impl Socket {
         sent.map(drop).map_err(name)
     }
 
+    pub(crate) fn cut_into(&self, bytes: u16) -> Outcome<()> {
+        let segment = (libc::SOL_UDP, libc::UDP_SEGMENT, bytes.into());
+        proxy_tests::set_option(self.fd.as_fd(), segment).map_err(|error| io_name(&error))
+    }
+
     pub(crate) fn set_hops(&self, hops: u8) -> Outcome<()> {
         let hops = i32::from(hops);
         let set = if self.is_v6()? { self.set(sockopt::Ipv6Ttl, &hops) } else { self.set(sockopt::Ipv4Ttl, &hops) };
