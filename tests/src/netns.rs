@@ -98,7 +98,8 @@ impl Netns {
 
     /// As [`Self::count`], of packets that match any of these.
     pub fn count_any(&self, rules: &[&str]) -> Result<impl Fn() -> Result<u64> + use<>> {
-        let rules = rules.iter().map(|rule| format!("{rule} counter name seen\n")).collect::<String>();
+        let rules: Vec<_> = rules.iter().map(|rule| format!("{rule} counter name seen")).collect();
+        let rules = rules.join("\n");
         self.nft(&format!(
             "table inet count {{
                 counter seen {{ }}

@@ -124,11 +124,45 @@ fn pods_come_and_go_and_the_service_follows_in_both_families() {
 
 /// What was told about `ip` of a Service.
 fn event_about(plane: &ControlPlane, service: &Value, ip: IpAddr) -> Option<Value> {
-    let metadata = plane.get(service).unwrap()["metadata"].clone();
+    event(plane, service, &Addr::from(ip).octets().map(|octet| format!("{octet:02x}")).concat())
+}
+
+/// What was told about an object, under this key.
+fn event(plane: &ControlPlane, object: &Value, key: &str) -> Option<Value> {
+    let metadata = plane.get(object).unwrap()["metadata"].clone();
     let [name, uid] = ["name", "uid"].map(|field| metadata[field].as_str().unwrap().to_owned());
-    let ip = Addr::from(ip).octets().map(|octet| format!("{octet:02x}")).concat();
-    let metadata = json!({ "name": format!("{name}.{uid}.{ip}"), "namespace": "default" });
+    let metadata = json!({ "name": format!("{name}.{uid}.{key}"), "namespace": "default" });
     plane.get(&json!({ "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": metadata })).ok()
+}
+
+/// An API server takes none of these as an endpoint or an externalIP, but what a load balancer says it does not look at.
+#[test]
+fn an_address_that_nobody_may_name_is_not_served_and_told_in_an_event() {
+    const METADATA: &str = "169.254.169.254";
+    let world = World::new().unwrap();
+    let (plane, node) = cluster(&world);
+    let host = node.host().unwrap();
+    node.netns.ip(&[format!("addr add {METADATA}/32 dev lo")]).unwrap();
+    let to = SocketAddr::new(METADATA.parse().unwrap(), 80);
+    let _server = Server::start(&host, "metadata", &[to]).unwrap();
+    let (_, _evil) = backend(&plane, &node, "evil", "evil");
+    let mut evil = service("evil", Some("evil"));
+    evil["spec"]["type"] = json!("LoadBalancer");
+    evil["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": METADATA }, { "ip": "203.0.113.80" }] } });
+    plane.apply(&evil).unwrap();
+    let _agent = Agent::follow(&node, &plane.kubeconfig().unwrap()).unwrap();
+    let client = Client::start(&host).unwrap();
+    let other = "203.0.113.80:80".parse().unwrap();
+    until("the other address is served", || answering(&client, other) == names(&["evil"]));
+    assert_eq!(client.dial(Kind::Tcp, to).unwrap().by, "metadata");
+    until("it is told", || event(&plane, &evil, "refused").is_some());
+    let event = event(&plane, &evil, "refused").unwrap();
+    assert_eq!([&event["reason"], &event["regarding"]["name"]], ["RefusedAddress", "evil"]);
+    assert!(
+        event["note"].as_str().unwrap().contains(&format!("served at {METADATA}: loopback, link-local")),
+        "{event}"
+    );
+    assert_eq!(counters(&node).unwrap()["address_refused"], 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use proxy_tests::apiserver::node_object;
 use proxy_tests::edge::{Edge, counters};
 use proxy_tests::frames::Wire;
 use proxy_tests::manifest::{Documents, Proto, Service, endpoints, service, service_cidrs};
-use proxy_tests::node::Pod;
+use proxy_tests::node::{Place, Pod};
 use proxy_tests::probe::{Client, Kind, Load, Traffic};
 use proxy_tests::replay::{Lists, Replay};
 use proxy_tests::stage::{
@@ -62,13 +62,28 @@ fn spoofed(stage: &Edge, v6: bool) -> Vec<(bool, Build)> {
 #[test]
 fn sources_that_no_honest_packet_has_reach_nobody_and_each_is_counted() {
     let stage = Edge::new().unwrap();
+    spoofed_reach_nobody(&stage, &stage.outside, "uplink", "eth0");
+}
+
+/// S7, of a pod with rights to its device.
+#[test]
+fn and_so_it_is_with_those_that_a_pod_sends() {
+    let stage = Edge::new().unwrap();
+    let pod = stage.node.pod("evil").unwrap();
+    // No socket hook sees what it asks honestly.
+    let unseen = Place::new(pod.place.netns.clone(), stage.world.cgroup().join("unseen")).unwrap();
+    spoofed_reach_nobody(&stage, &unseen, "eth0", "pods");
+}
+
+/// From `device` of a place by that of the node which it is joined to.
+fn spoofed_reach_nobody(stage: &Edge, from: &Place, device: &str, by: &str) {
     let (web, slices) = objects(&stage.near.pod);
     let _agent = stage.serve(&[&web, &slices, &service_cidrs(&SERVICE_RANGES)], &[]).unwrap();
-    let wire = Wire::between(&stage.outside.netns, "uplink", (&stage.node.netns, "eth0")).unwrap();
+    let wire = Wire::between(&from.netns, device, (&stage.node.netns, by)).unwrap();
     let reached = stage.near.pod.place.netns.count("meta l4proto { tcp, udp } th dport 8080").unwrap();
     let before = counters(&stage.node).unwrap();
 
-    let (v4, v6) = (spoofed(&stage, false), spoofed(&stage, true));
+    let (v4, v6) = (spoofed(stage, false), spoofed(stage, true));
     for (_, packet) in &v4 {
         wire.send::<V4>(packet).unwrap();
     }
@@ -81,7 +96,7 @@ fn sources_that_no_honest_packet_has_reach_nobody_and_each_is_counted() {
     assert!(loopback + spoofed >= 200, "{loopback} and {spoofed}");
 
     // Once this is answered, what came before it on the wire has been seen.
-    let client = Client::start(&stage.outside).unwrap();
+    let client = Client::start(from).unwrap();
     for to in stage.on_node(NODE_PORT) {
         assert_eq!(client.dial(Kind::Udp, to).unwrap().by, "a");
     }

@@ -162,6 +162,41 @@ fn what_the_node_asks_itself_is_told_of_errors_and_answered_in_fragments() {
     }
 }
 
+fn bridge(_: &Edge, to: SocketAddr) -> IpAddr {
+    let [v4, v6] = ["10.244.1.1", "fd00:244:1::1"];
+    if to.is_ipv4() { v4 } else { v6 }.parse().unwrap()
+}
+
+/// Its flows are known at its own device alone, where errors about them come from all sides.
+#[test]
+fn a_pod_that_no_socket_hook_sees_is_told_of_errors_about_its_flows_to_cluster_ips() {
+    let stage = Edge::new().unwrap();
+    let _agent = serve(&stage, &[]);
+    let (pod, client) = stage.unseen_client("sandbox").unwrap();
+    // What goes on to a pod of the same bridge would be told, in the place of an error.
+    stage.node.netns.sysctl(&[("ipv4/conf/pods/send_redirects", "0")]).unwrap();
+    stage.other.netns.ip(&[format!("link set pods mtu {SMALL}")]).unwrap();
+    for (what, number, hops, bytes, kinds, mtu, by) in [
+        ("nobody listens, near", 12, 64, 4, UNREACHABLE, 0, dialled as By),
+        ("nobody listens, far", 13, 64, 4, UNREACHABLE, 0, dialled),
+        ("it lives too short, near", 10, 1, 4, EXPIRED, 0, bridge),
+        ("it lives too short, far", 11, 2, 4, EXPIRED, 0, next),
+        ("it is too large, far", 11, 64, 1400, TOO_BIG, SMALL, next),
+    ] {
+        for to in cluster_ips(number) {
+            pod.place.netns.output("ip", &[family(to), "route", "flush", "cache"]).unwrap();
+            let socket = client.open(Kind::Udp, to);
+            socket.connect(to).unwrap();
+            socket.watch_errors().unwrap();
+            socket.set_hops(hops).unwrap();
+            socket.send_large(None, bytes, 0).unwrap();
+            let (kind, code) = kinds[usize::from(to.is_ipv6())];
+            let wanted = IcmpError { kind, code, mtu, about: to, by: by(&stage, to) };
+            assert_eq!(socket.icmp_error(), Ok(wanted), "{what}, {to}");
+        }
+    }
+}
+
 #[test]
 fn small_hops_on_both_sides_are_found_by_who_sends_too_large_packets() {
     small_hops_are_found(&[]);

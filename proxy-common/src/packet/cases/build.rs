@@ -21,6 +21,8 @@ pub struct Build {
     /// IPv4 options in words, IPv6 extension headers by number.
     options: usize,
     extensions: Vec<u8>,
+    /// Of routing headers.
+    stops_left: u8,
     pub link_header: bool,
     tag: bool,
     padding: usize,
@@ -50,6 +52,7 @@ fn build(route: impl Into<String>, content: Content) -> Build {
         fragment: None,
         options: 0,
         extensions: Vec::new(),
+        stops_left: 0,
         link_header: true,
         tag: false,
         padding: 0,
@@ -144,6 +147,13 @@ impl Build {
     #[must_use]
     pub fn extensions(mut self, numbers: &[u8]) -> Self {
         self.extensions = numbers.to_vec();
+        self
+    }
+
+    /// Its routing header names so many more destinations.
+    #[must_use]
+    pub fn stops_left(mut self, stops: u8) -> Self {
+        self.stops_left = stops;
         self
     }
 
@@ -292,9 +302,9 @@ impl Build {
                 _ => rest.extend([0, 1, 4, 0, 0, 0, 0]),
             }
         }
-        // A routing header with a stop left: its type byte is the option's, its count is 1.
-        if let Some(at) = self.extensions.iter().position(|number| *number == 43) {
-            rest[8 * at + 3] = 0;
+        // Where an option says how long it is, a routing header says how many stops are left.
+        for (at, _) in self.extensions.iter().enumerate().filter(|(_, number)| **number == 43) {
+            rest[8 * at + 3] = self.stops_left;
         }
         rest.extend(body);
         let [high, low] = (rest.len() as u16).to_be_bytes();

@@ -3,7 +3,7 @@
 use std::format;
 use std::string::String;
 
-use super::build::{Build, expired, ping, redirect, syn, tcp, too_big, udp, unreachable};
+use super::build::{Build, expired, ping, redirect, sctp, syn, tcp, too_big, udp, unreachable};
 use super::world::{On, Setup, TestNode};
 use super::{Case, about, cases, in_both_families};
 use crate::packet::ip::Ip;
@@ -12,6 +12,7 @@ pub(super) const CASES: &[Case] = cases![
     an_error_about_a_request_reaches_the_client_in_its_own_terms,
     an_error_about_a_reply_reaches_the_backend_in_its_own_terms,
     errors_about_flows_that_keep_their_address_are_translated_where_the_client_is,
+    errors_about_flows_of_pods_are_translated_at_the_devices_of_pods_whatever_the_protocol,
     errors_about_what_is_not_ours_pass,
     redirects_about_packets_of_flows_do_not_leave_the_node,
     an_error_is_no_sign_of_life,
@@ -153,6 +154,37 @@ fn local<A: Ip>() {
 #[cfg_attr(test, test)]
 fn errors_about_flows_that_keep_their_address_are_translated_where_the_client_is() {
     in_both_families!(local());
+}
+
+fn at_pod_devices<A: Ip>() {
+    const PODS: On = On::PodDevice;
+    for (sentence, port, begin, known, last) in [
+        ("TCP", 80, syn as fn(String) -> Build, tcp as fn(String) -> Build, "tcp A"),
+        ("UDP", 80, udp, udp, "udp"),
+        ("SCTP", 8080, sctp, sctp, "sctp"),
+    ] {
+        about::<A>(sentence);
+        let mut node = Setup::with("L").node::<A>();
+        node.enter(PODS, &begin(format!("pod:4000 > vip:{port}")));
+        let request = known("pod:4000 > local:8080".into()).payload(100);
+        for (what, error, expected) in [
+            ("unreachable", unreachable("local > pod", request.clone()), "vip > pod"),
+            ("too big", too_big("bridge > pod", request.clone()), "bridge > pod"),
+            ("expired", expired("bridge > pod", request.clone()), "bridge > pod"),
+        ] {
+            let expected = format!("{expected} {what} (pod:4000 > vip:{port} {last})");
+            assert_eq!(node.leave(PODS, &error), expected, "{sentence}");
+        }
+        let reply = known(format!("vip:{port} > pod:4000"));
+        let expected = format!("pod > local unreachable (local:8080 > pod:4000 {last})");
+        assert_eq!(node.enter(PODS, &unreachable("pod > vip", reply)), expected, "{sentence}");
+        assert_eq!(node.count(), (0, 1), "{sentence}: errors begin no flow and establish none");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn errors_about_flows_of_pods_are_translated_at_the_devices_of_pods_whatever_the_protocol() {
+    in_both_families!(at_pod_devices());
 }
 
 fn redirected<A: Ip>() {

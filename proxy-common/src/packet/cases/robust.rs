@@ -1,6 +1,8 @@
-//! Packets that are cut short, and bytes that are no packet: nothing panics, nothing reads past the end, and what is cut
-//! where it matters is left to the stack.
+//! Packets that are cut short, bytes that are no packet, and packets at the edge of what is read: nothing panics, nothing reads
+//! past the end, and what is cut where it matters is left to the stack.
 
+use std::format;
+use std::string::String;
 use std::vec::Vec;
 
 #[cfg(test)]
@@ -21,6 +23,8 @@ pub(super) const CASES: &[Case] = cases![
     a_header_of_another_version_or_of_impossible_length_is_broken,
     an_ipv4_address_inside_of_ipv6_is_no_way_to_an_ipv4_service,
     what_a_frame_carries_is_told_by_its_type_or_its_first_byte,
+    what_is_behind_too_many_extension_headers_or_has_stops_left_is_left_to_the_stack,
+    a_checksum_of_udp_that_comes_out_as_zero_is_all_ones_on_the_wire,
 ];
 
 /// Packets of every kind, for a node that has the flows of [`busy`].
@@ -60,7 +64,7 @@ fn busy<A: Ip>() -> TestNode<A> {
 }
 
 /// Both hooks on `bytes`.
-fn actions<A: Ip>(bytes: &Bytes, start: usize) -> [(Action, std::string::String); 2] {
+fn actions<A: Ip>(bytes: &Bytes, start: usize) -> [(Action, String); 2] {
     [Hook::Ingress, Hook::Egress].map(|hook| {
         let (mut node, mut bytes) = (busy::<A>(), bytes.clone());
         node.reasons_since_last_asked();
@@ -162,6 +166,82 @@ fn what_a_frame_carries_is_told_by_its_type_or_its_first_byte() {
     ] {
         assert_eq!(parse::version(&bytes, link_header), expected, "{sentence}");
     }
+}
+
+/// Whole packets: nobody knows the ports, or the destination is not the last one.
+#[cfg_attr(test, test)]
+fn what_is_behind_too_many_extension_headers_or_has_stops_left_is_left_to_the_stack() {
+    const MOST: [u8; 7] = [60; 7];
+    for (sentence, with, translated) in [
+        ("as many as are read", (|packet| packet.extensions(&MOST)) as fn(Build) -> Build, true),
+        ("one more, and the last one is read still", |packet| packet.extensions(&[60; 8]), true),
+        ("one more than are read", |packet| packet.extensions(&[60; 9]), false),
+        ("twice as many", |packet| packet.extensions(&[60; 16]), false),
+        ("a routing header at its last stop", |packet| packet.extensions(&[43]), true),
+        ("a routing header with a stop left", |packet| packet.extensions(&[43]).stops_left(1), false),
+        ("many stops left, behind other headers", |packet| packet.extensions(&[0, 60, 43]).stops_left(255), false),
+        ("stops left, before other headers", |packet| packet.extensions(&[43, 60]).stops_left(2), false),
+    ] {
+        about::<V6>(sentence);
+        let mut node = Setup::with("L").node::<V6>();
+        let expected = |found: &'static str| if translated { found } else { "pass" };
+        let request = udp("client:4000 > lb:80");
+        assert_eq!(
+            node.enter(On::Uplink, &with(request.clone())),
+            expected("client:4000 > local:8080 udp"),
+            "{sentence}"
+        );
+        assert_eq!(node.count(), (0, usize::from(translated)), "{sentence}");
+        // The flow is known from here on.
+        node.enter(On::Uplink, &request);
+        assert_eq!(node.enter(On::Uplink, &with(request)), expected("client:4000 > local:8080 udp"), "{sentence}");
+        let reply = with(udp("local:8080 > client:4000"));
+        assert_eq!(node.leave(On::Uplink, &reply), expected("lb:80 > client:4000 udp"), "{sentence}");
+        let error = unreachable("local > client", with(udp("client:4000 > local:8080")));
+        let told = "lb > client unreachable (client:4000 > lb:80 udp)";
+        assert_eq!(node.leave(On::Uplink, &error), expected(told), "{sentence}");
+    }
+}
+
+/// The client's port with which a datagram of this route (`client:PORT > …`) has no checksum but zero, and so all ones.
+fn port_without_sum<A: Ip>(route: impl Fn(u16) -> String) -> u16 {
+    const PORT: u16 = 4000;
+    let sum = |port| {
+        let bytes = udp(route(port)).bytes::<A>().0;
+        u16::from_be_bytes([bytes[14 + A::HEADER + 6], bytes[14 + A::HEADER + 7]])
+    };
+    // A checksum is what is missing to all ones; carries come back at the other end.
+    let (port, carry) = PORT.overflowing_add(sum(PORT));
+    let port = port + u16::from(carry);
+    assert_eq!(sum(port), 0xffff, "{port}");
+    port
+}
+
+fn sum_of_zero<A: Ip>() {
+    let there = |port: u16| format!("client:{port} > lb:80");
+    let here = |port: u16| format!("client:{port} > local:8080");
+    let reply_here = |port: u16| format!("local:8080 > client:{port}");
+    let reply_there = |port: u16| format!("lb:80 > client:{port}");
+    for (sentence, port) in [
+        ("as it comes", port_without_sum::<A>(there)),
+        ("as it goes on", port_without_sum::<A>(here)),
+        ("the reply as it comes", port_without_sum::<A>(reply_here)),
+        ("the reply as it goes on", port_without_sum::<A>(reply_there)),
+    ] {
+        about::<A>(sentence);
+        let mut node = Setup::with("L").node::<A>();
+        let mut bytes = udp(there(port)).bytes::<A>();
+        assert_eq!(node.act(Hook::Ingress, device(On::Uplink), &mut bytes, 14), Action::Translated);
+        assert_eq!(bytes, udp(here(port)).bytes::<A>(), "{sentence}, {}", family::<A>());
+        let mut bytes = udp(reply_here(port)).bytes::<A>();
+        assert_eq!(node.act(Hook::Egress, device(On::Uplink), &mut bytes, 14), Action::Translated);
+        assert_eq!(bytes, udp(reply_there(port)).bytes::<A>(), "{sentence}, {}", family::<A>());
+    }
+}
+
+#[cfg_attr(test, test)]
+fn a_checksum_of_udp_that_comes_out_as_zero_is_all_ones_on_the_wire() {
+    in_both_families!(sum_of_zero());
 }
 
 #[cfg(test)]
