@@ -16,7 +16,7 @@ use proxy_tests::manifest::{Documents, endpoints, service};
 use proxy_tests::node::{Node, Place, Pod};
 use proxy_tests::pins::names;
 use proxy_tests::probe::{Answer, Client, Kind, Traffic};
-use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled};
+use proxy_tests::stage::{Backend, EXTERNAL4, EXTERNAL6, PORT, TARGET, VIP4, VIP6, dialled};
 use proxy_userspace::attach::object::DEVICE_HOOKS;
 use proxy_userspace::maps::described::say;
 use proxy_userspace::maps::shape::Shape;
@@ -217,6 +217,66 @@ fn cgroups_that_patterns_name_are_not_steered_and_neither_is_what_comes_up_below
     proxy_tests::stage::eventually("a pod that came later is left out", || served_by("pod-1") == ["a", "a"]);
     assert_eq!(served_by("pod-1/containers/one"), ["a", "a"], "a container of this pod, made now");
     assert_eq!(served_by("other-2"), ["b", "b"], "no pattern names it");
+}
+
+/// What leaves a pod for Services, and what leaves it for their backends, before its rules redirect anything.
+fn witness(stage: &Edge) -> String {
+    let (Node { v4, v6, .. }, [near, far]) = (&stage.node, [&stage.near.pod, &stage.far.pod]);
+    format!(
+        "table inet witness {{
+            counter dialled {{ }}
+            counter steered {{ }}
+            chain output {{
+                type filter hook output priority -200
+                ip daddr {{ 10.96.0.0/16, {v4} }} counter name dialled
+                ip6 daddr {{ fd00:10:96::/112, {v6} }} counter name dialled
+                meta l4proto {{ tcp, udp }} ip daddr {{ {}, {} }} counter name steered
+                meta l4proto {{ tcp, udp }} ip6 daddr {{ {}, {} }} counter name steered
+            }}
+        }}",
+        near.v4, far.v4, near.v6, far.v6
+    )
+}
+
+#[test]
+fn what_rules_of_a_pod_leave_alone_is_served_at_its_device_where_its_sockets_are_not_steered() {
+    let stage = stage();
+    let mesh = Backend::start(&stage.node, "mesh").unwrap();
+    let netns = &mesh.pod.place.netns;
+    netns.nft(&redirect(&mesh.pod)).unwrap();
+    netns.nft(&witness(&stage)).unwrap();
+    let nodes = [IpAddr::from(stage.node.v4), stage.node.v6.into()];
+    let left_alone = Place::new(netns.clone(), stage.node.cgroup.join("mesh.slice/pod-1/main")).unwrap();
+    for (argument, place) in
+        [("--socket-lb-exclude=mesh.slice/pod-*", &left_alone), ("--socket-lb=off", &mesh.pod.place)]
+    {
+        let _agent = stage.agent(&[&PODS[..], &[argument]].concat());
+        let client = Client::start(place).unwrap();
+        let mut dials = 0;
+        for (kind, v6) in [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| [(kind, 0), (kind, 1)]) {
+            let own = mesh.pod.address_like(nodes[v6]);
+            // The pod's rules know of the far Service's TCP port, and of no other.
+            let far = if kind == Kind::Tcp { "mesh" } else { "b" };
+            for (to, by, seen) in [
+                (dialled([VIP4, VIP6][v6]), "a", own),
+                (dialled(FAR_VIPS[v6]), far, own),
+                (stage.on_node(NEAR)[v6], "a", own),
+                (stage.on_node(FAR)[v6], "b", nodes[v6]),
+            ] {
+                let answer = answer_of(by, &client, kind, to);
+                assert_eq!(answer.seen_as.ip(), seen, "{argument}, {kind:?} {to}");
+                let is_ours = OUR_PORTS.contains(&answer.seen_as.port());
+                assert_eq!(is_ours, seen == nodes[v6], "{argument}, {kind:?} {to}: {}", answer.seen_as);
+                dials += 1;
+            }
+        }
+        let counters = netns.counters().unwrap();
+        assert_eq!(counters["steered"], 0, "{argument}");
+        assert!(counters["dialled"] >= dials, "{argument}: {counters:?}");
+    }
+    let _agent = stage.agent(&PODS);
+    answer_of("a", &Client::start(&mesh.pod.place).unwrap(), Kind::Udp, dialled(VIP4));
+    assert!(netns.counters().unwrap()["steered"] > 0, "other pods are steered");
 }
 
 #[test]
