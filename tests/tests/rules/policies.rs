@@ -459,3 +459,55 @@ fn source_ranges_are_held_against_everybody_who_dials_a_load_balancer_address_an
     assert!(denied() - before >= wanted, "{} of {wanted}", denied() - before);
     assert_eq!(counters(&cast.stage.node).unwrap()["source_unknown"], 0);
 }
+
+/// Where the node has a load-balancer address itself, that is the address with which it dials it (specification B9, the node's
+/// own allowance). Ranges without the node hold against it all the same.
+#[test]
+fn the_node_may_dial_a_load_balancer_address_that_it_has_itself_where_ranges_hold_the_node() {
+    let (cast, mut agent) = Cast::new(&[]);
+    let stage = &cast.stage;
+    let (node4, node6) = (format!("{}/32", stage.node.v4), format!("{}/128", stage.node.v6));
+    let ranges: [[&str; 2]; 2] = [[&node4, &node6], ["192.0.2.250/32", "2001:db8::fa/128"]];
+    // Backends on the node, and elsewhere.
+    let [within, without] = [[number(0, 1), number(0, 2)], [number(1, 1), number(2, 2)]];
+    let mut objects: Vec<Box<dyn Documents>> = vec![Box::new(node_object(&stage.node))];
+    for (numbers, ranges) in [within, without].iter().zip(&ranges) {
+        for (number, placement) in numbers.iter().zip(["L", "R"]) {
+            objects.push(Box::new(web(*number).source_ranges(ranges)));
+            objects.push(Box::new(slices(stage, *number, placement)));
+        }
+    }
+    let documents: Vec<&dyn Documents> = objects.iter().map(AsRef::as_ref).collect();
+    stage.manifests.write("manifest", &documents).unwrap();
+    for has_address in [false, true] {
+        agent.end_with(nix::sys::signal::Signal::SIGTERM).unwrap();
+        if has_address {
+            let all = [within, without].concat();
+            let addresses = all.iter().flat_map(|number| Frontend::LoadBalancer.of(*number, &stage.node));
+            let nodad = |to: SocketAddr| if to.is_ipv6() { " nodad" } else { "" };
+            let lines: Vec<_> = addresses.map(|to| format!("addr add {} dev lo{}", to.ip(), nodad(to))).collect();
+            stage.node.netns.ip(&lines).unwrap();
+        }
+        agent = stage.agent(&[BY_CLUSTER, "--socket-lb=off"]);
+        let denied = || counters(&stage.node).unwrap()["source_not_allowed"];
+        let (before, mut wanted) = (denied(), 0);
+        for (v6, kind) in FAMILIES.into_iter().flat_map(|v6| KINDS.map(|kind| (v6, kind))) {
+            for (place, by) in ["a", "b"].into_iter().enumerate() {
+                let at = |numbers: [u8; 2]| cast.to(Frontend::LoadBalancer, numbers[place], v6);
+                let what = format!("{kind:?}, backend {by}, the node has the address: {has_address}");
+                let answer =
+                    cast.clients["node"].dial(kind, at(within)).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!((answer.by.as_str(), answer.from), (by, Some(at(within))), "{what}");
+                assert_eq!(cast.seen("node", &answer), Node, "{what}");
+                is_silent(&cast.clients["node"], kind, at(without), &format!("the node, out of range, {what}"));
+                for who in ["pod", "steered pod", "outside"] {
+                    for to in [within, without] {
+                        is_silent(&cast.clients[who], kind, at(to), &format!("{who}, out of range, {what}"));
+                    }
+                }
+                wanted += 7;
+            }
+        }
+        assert!(denied() - before >= wanted, "{} of {wanted}", denied() - before);
+    }
+}
