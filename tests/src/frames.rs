@@ -51,6 +51,18 @@ impl Wire {
         send(self.0.as_raw_fd(), frame, MsgFlags::empty()).map(drop).context("put a frame on the wire")
     }
 
+    /// The largest frame, in bytes, of those that came by and were not asked for: as many as the kernel keeps.
+    pub fn largest(&self) -> Result<usize> {
+        let mut largest = 0;
+        loop {
+            match recv(self.0.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+                Ok(length) => largest = largest.max(length),
+                Err(Errno::EAGAIN) => return Ok(largest),
+                Err(error) => return Err(error).context("read from the wire"),
+            }
+        }
+    }
+
     /// The next frame in either direction that `wanted` wants.
     pub fn until(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
         let end = Instant::now() + patience;

@@ -140,17 +140,43 @@ fn serves(shape: Shape, arguments: &[&str], is_forwarded: fn(Whom) -> bool) {
     }
     for (lane, places, features) in lanes(&topology) {
         topology.turn(&places, features).unwrap();
-        for whom in [Whom::Near, Whom::Far, Whom::Host] {
-            for to in topology.node_ports(whom) {
-                outside
-                    .exchange(to, MUCH)
-                    .unwrap_or_else(|error| panic!("{shape:?}: {lane}, outside to {to}: {error}"));
-            }
-            for to in whom.cluster_ips() {
-                pod.exchange(to, MUCH).unwrap_or_else(|error| panic!("{shape:?}: {lane}, pod to {to}: {error}"));
-            }
+        for whom in Whom::ALL {
+            exchanges(&outside, whom, topology.node_ports(whom), &format!("{shape:?}: {lane}, outside"));
+            exchanges(&pod, whom, whom.cluster_ips(), &format!("{shape:?}: {lane}, pod"));
         }
         assert_eq!(topology.counted().unwrap().invalid, 0, "{lane}");
+        has_large_packets(&topology, lane, &outside, topology.node_ports(Whom::Myself));
+    }
+}
+
+/// Much over TCP, and a datagram.
+fn exchanges(client: &Client, whom: Whom, to: [SocketAddr; 2], what: &str) {
+    for to in to {
+        client.exchange(to, MUCH).unwrap_or_else(|error| panic!("{what} to {to}: {error}"));
+        let answer = client.dial(Kind::Udp, to).unwrap_or_else(|error| panic!("{what} to {to}: {error}"));
+        assert_eq!((answer.by.as_str(), answer.from), (whom.name(), Some(to)), "{what}");
+    }
+}
+
+/// Whether devices of node one are given packets that are larger than any frame is as `lane` says, by what `client` exchanges
+/// with the pod that dials elsewhere.
+fn has_large_packets(topology: &Topology, lane: &str, client: &Client, to: [SocketAddr; 2]) {
+    const LARGEST: usize = 14 + 1500;
+    // A device without link headers takes no more than a frame from who writes to it.
+    let up = (topology.shape != Shape::Layer3).then_some("eth0");
+    for device in up.into_iter().chain([&*topology.client.pod.device]) {
+        for to in to {
+            let wire = Wire::of(&topology.node.netns, device).unwrap();
+            client.exchange(to, MUCH).unwrap();
+            let largest = wire.largest().unwrap();
+            let what = format!("{:?}: {lane}, {to} at {device}: {largest} bytes", topology.shape);
+            assert!(largest > 1000, "{what}");
+            match lane {
+                "offloads on" => assert!(largest > LARGEST, "{what}"),
+                "offloads off" => assert!(largest <= LARGEST, "{what}"),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -172,9 +198,9 @@ fn serves_the_node(shape: Shape) {
     }
     for (lane, places, features) in lanes(&topology) {
         topology.turn(&places, features).unwrap();
-        for whom in [Whom::Near, Whom::Far, Whom::Host] {
-            for to in whom.cluster_ips().into_iter().chain(topology.node_ports(whom)) {
-                host.exchange(to, MUCH).unwrap_or_else(|error| panic!("{shape:?}: {lane}, the node to {to}: {error}"));
+        for whom in Whom::ALL {
+            for to in [whom.cluster_ips(), topology.node_ports(whom)] {
+                exchanges(&host, whom, to, &format!("{shape:?}: {lane}, the node"));
             }
         }
     }
@@ -470,6 +496,56 @@ fn what_does_not_fit_or_has_no_life_left_is_told_by_the_stack_to_who_sends_it() 
         let family = if to.is_ipv4() { "-4" } else { "-6" };
         topology.outside.netns.output("ip", &[family, "route", "flush", "cache"]).unwrap();
         outside.exchange(to, MUCH).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+}
+
+/// How many hops a packet in a frame may still make.
+fn hops(frame: &[u8]) -> u8 {
+    if frame[12..14] == [0x08, 0] { frame[22] } else { frame[21] }
+}
+
+#[test]
+fn what_goes_past_the_stack_arrives_with_a_hop_less() {
+    const HOPS: u8 = 37;
+    /// Of who answers.
+    const DEFAULT: u8 = 64;
+    let Fast { topology, outside, wire, .. } = &Fast::new();
+    for (to, from) in topology.node_ports(Whom::Myself).into_iter().zip(topology.origin) {
+        let pod = Wire::of(&topology.client.pod.place.netns, "eth0").unwrap();
+        let socket = outside.open(Kind::Udp, to);
+        socket.connect(to).unwrap();
+        socket.set_hops(HOPS).unwrap();
+        let is_by_stack = is_seen(topology, || assert_eq!(socket.ask().unwrap().by, "myself", "{to}"));
+        assert_eq!(is_by_stack, !has_fast_path(), "{to}");
+        let own = socket.local_name().unwrap().port().to_be_bytes();
+        let ports = if to.is_ipv4() { 34 } else { 54 };
+        let has_own = |frame: &[u8], at: usize| frame.get(ports + at..ports + at + 2) == Some(&own);
+        let asked = pod.until(PATIENCE, |frame| is_from(frame, from) && has_own(frame, 0)).unwrap();
+        let answered = wire.until(PATIENCE, |frame| is_from(frame, to.ip()) && has_own(frame, 2)).unwrap();
+        assert_eq!([hops(&asked), hops(&answered)], [HOPS - 1, DEFAULT - 1], "{to}");
+    }
+}
+
+/// The node would have to make another packet of it: here one that the device takes as it is, so that it arrives.
+#[test]
+fn what_its_route_wraps_up_goes_through_the_stack() {
+    let Fast { topology, outside, .. } = &Fast::new();
+    let (netns, far, other) = (&topology.node.netns, &topology.far.pod, &topology.other);
+    let routes = [
+        (format!("{}/32", far.v4), format!("encap ip id 7 dst {} via {} dev eth0", other.v4, other.v4)),
+        (format!("{}/128", far.v6), format!("encap ip6 id 7 dst {} via {} dev eth0", other.v6, other.v6)),
+    ];
+    for (to, (pod, way)) in topology.node_ports(Whom::Far).into_iter().zip(routes) {
+        let ask = |socket: &Socket<'_>| assert_eq!(socket.ask_at(to).unwrap().by, "far", "{to}");
+        let early = outside.open(Kind::Udp, to);
+        assert_eq!(is_seen(topology, || ask(&early)), !has_fast_path(), "{to}");
+        netns.ip(&[format!("route add {pod} {way}")]).unwrap();
+        let late = outside.open(Kind::Udp, to);
+        assert!(is_seen(topology, || ask(&late)), "{to}, a new flow");
+        assert_eq!(seen(topology, || ask(&early)), [true, !has_fast_path()], "{to}, requests of a flow of before");
+        netns.ip(&[format!("route del {pod}")]).unwrap();
+        assert_eq!(is_seen(topology, || ask(&outside.open(Kind::Udp, to))), !has_fast_path(), "{to}, afterwards");
+        assert!(is_seen(topology, || ask(&late)), "{to}, where it was before");
     }
 }
 
