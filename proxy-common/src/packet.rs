@@ -195,8 +195,10 @@ pub trait Host {
     fn settings(&self) -> Option<&PacketSettings>;
     /// The one that the packet comes in or goes out by.
     fn device(&self) -> Option<&Device>;
-    /// True when a socket of this node would take what the backend of `flow` sends to its source port.
-    fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool;
+    /// Finds the address with which this node sends to `to`: nobody's where it does not know.
+    fn find_local<A: Ip>(&self, to: &A, found: &mut A);
+    /// True when a socket of this node would take what the backend of `flow` sends to its source port at `local`.
+    fn has_socket<A: Ip>(&self, flow: &Flow<A>, local: &A) -> bool;
     /// Whether flows may go past the stack.
     fn has_fast_path(&self) -> bool;
     /// True when the packet is one that this node would forward, and client and backend of `flow`

@@ -78,13 +78,14 @@ impl Skb {
         unsafe { (&raw const (*self.0).ifindex).read_volatile() }
     }
 
-    /// True when a socket that is bound to no single address, or connected to the backend of `flow`, has its source port.
+    /// True when a socket would take what the backend of `flow` sends to its source port at `local`; where that is nobody's
+    /// address, when one that is bound to no single one would.
     /// Never inlined: it is asked in a loop, and the verifier would take each way through it into the next round.
     #[inline(never)]
-    pub(crate) fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool {
+    pub(crate) fn has_socket<A: Ip>(&self, flow: &Flow<A>, local: &A) -> bool {
         let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
         let tuple = tuple.as_mut_ptr();
-        let (len, namespace) = (fill(tuple.cast(), flow), BPF_F_CURRENT_NETNS as u64);
+        let (len, namespace) = (fill(tuple.cast(), flow, local), BPF_F_CURRENT_NETNS as u64);
         // SAFETY: the tuple is on the stack; what is found is given back.
         unsafe {
             let socket = match flow.proto {
@@ -221,14 +222,15 @@ impl Skb {
     }
 }
 
-/// Makes `place` what the backend of `flow` sends to its source port, whatever the local address; how long that is.
+/// Makes `place` what the backend of `flow` sends to its source port at `local`; how long that is.
 #[inline(always)]
-fn fill<A: Ip>(place: *mut u32, flow: &Flow<A>) -> u32 {
+fn fill<A: Ip>(place: *mut u32, flow: &Flow<A>, local: &A) -> u32 {
     let ([a, b], [c, d]) = (flow.backend_port.raw().to_ne_bytes(), flow.source_port.raw().to_ne_bytes());
-    let (peer, ports) = (flow.backend.addr().words(), u32::from_ne_bytes([a, b, c, d]));
+    let ([e, f, g, h], [i, j, k, l]) = (flow.backend.addr().words(), local.addr().words());
+    let ports = u32::from_ne_bytes([a, b, c, d]);
     match A::FAMILY {
-        Family::V4 => write(place, [peer[3], 0, ports]),
-        Family::V6 => write(place, [peer[0], peer[1], peer[2], peer[3], 0, 0, 0, 0, ports]),
+        Family::V4 => write(place, [h, l, ports]),
+        Family::V6 => write(place, [e, f, g, h, i, j, k, l, ports]),
     }
 }
 

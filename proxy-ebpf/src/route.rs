@@ -88,6 +88,20 @@ fn words<A: Ip>(address: &A) -> [u32; 4] {
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
+/// As [`proxy_common::packet::Host::find_local`]: the address of the device on the route, or where that has no program (a bridge,
+/// whose ports do) of the one by which the packet came.
+#[inline(never)]
+pub(crate) fn find_local<A: Ip>(skb: Skb, to: &A, found: &mut A) {
+    let (route, _) = Route::to(skb, to);
+    found.set(&A::ANY);
+    if let Some(device) = device(route.device()).or_else(|| device(skb.device())) {
+        found.set(&A::of(match A::FAMILY {
+            Family::V4 => &device.source_v4,
+            Family::V6 => &device.source_v6,
+        }));
+    }
+}
+
 /// Out, to its flow's backend. The hook of that device gives it its source.
 #[inline(never)]
 pub(crate) fn out<A: Ip>(skb: Skb, state: &State<A>) -> i32 {

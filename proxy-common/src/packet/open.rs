@@ -192,6 +192,7 @@ pub fn pick<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(),
     let seed = node.settings().map_or(0, |settings| settings.seed) ^ u32::from(state.contested);
     state.hash = state.found.flow.request_hash(seed);
     state.loosest = (hold::FIRM, 0);
+    node.find_local(&state.found.flow.backend, &mut state.local);
     for number in 0..TRIES {
         if !try_port(node, state, number) {
             continue;
@@ -229,7 +230,7 @@ fn try_port<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>, number: u32) 
     let Some(candidate) = ports.candidate(wanted, state.hash, number) else { return false };
     flow.source_port = Be16::new(candidate);
     state.key = flow.reply_key(ports);
-    candidate != state.contested && !node.has_socket(flow)
+    candidate != state.contested && !node.has_socket(flow, &state.local)
 }
 
 #[inline(always)]

@@ -45,6 +45,8 @@ pub struct State<A> {
     pub contested: u16,
     /// Decides which ports are tried.
     pub hash: u32,
+    /// The address at which sockets might have them.
+    pub local: A,
     /// Of the ports tried, how firmly the one is held whose owner gives way soonest ([`crate::packet::track::hold`]), and its
     /// number.
     pub loosest: (u32, u32),
@@ -165,6 +167,7 @@ impl<A: Ip> State<A> {
             moved: false,
             contested: 0,
             hash: 0,
+            local: A::ANY,
             loosest: (0, 0),
             rival: found,
             stop: Stop::Pass,

@@ -189,8 +189,13 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
-    fn has_socket<A: Ip>(&self, flow: &Flow<A>) -> bool {
-        self.0.has_socket(flow)
+    fn find_local<A: Ip>(&self, to: &A, found: &mut A) {
+        route::find_local(self.0, to, found);
+    }
+
+    #[inline(always)]
+    fn has_socket<A: Ip>(&self, flow: &Flow<A>, local: &A) -> bool {
+        self.0.has_socket(flow, local)
     }
 
     #[inline(always)]

@@ -508,7 +508,12 @@ impl<A: Ip> Host for TestNode<A> {
         Some(&self.succession)
     }
 
-    fn has_socket<B: Ip>(&self, flow: &Flow<B>) -> bool {
+    /// Its sockets have their ports at every address.
+    fn find_local<B: Ip>(&self, _to: &B, found: &mut B) {
+        found.set(&B::ANY);
+    }
+
+    fn has_socket<B: Ip>(&self, flow: &Flow<B>, _local: &B) -> bool {
         self.sockets.contains(&flow.source_port.get())
     }
 
