@@ -170,6 +170,32 @@ fn a_pod_that_no_socket_hook_sees_reaches_cluster_ips() {
     }
 }
 
+/// The backend answers its neighbour straight away, by the bridge. Whether netfilter sees that is a setting (`br_netfilter`), which
+/// is 1 where the module is loaded.
+#[test]
+fn a_backend_on_the_clients_own_bridge_is_reached_whether_netfilter_sees_what_is_bridged_or_not() {
+    let stage = stage();
+    let _agent = stage.agent(&PODS);
+    let (pod, client) = stage.unseen_client("sandbox").unwrap();
+    let netns = &stage.node.netns;
+    let has_setting = netns.output("ls", &["/proc/sys/net"]).unwrap().contains("bridge");
+    for is_seen in if has_setting { &["1", "0"][..] } else { &["0"] } {
+        if has_setting {
+            let names = ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"];
+            netns.sysctl(&names.map(|name| (name, *is_seen))).unwrap();
+        }
+        for (kind, to) in [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| {
+            [dialled(VIP4), dialled(VIP6)].into_iter().chain(stage.on_node(NEAR)).map(move |to| (kind, to))
+        }) {
+            let answer = answer_of("a", &client, kind, to);
+            assert_eq!(answer.seen_as.ip(), pod.address_like(to.ip()), "{kind:?} {to}, netfilter sees it: {is_seen}");
+        }
+        for to in [VIP4, VIP6] {
+            client.exchange(dialled(to), 1 << 20).unwrap_or_else(|error| panic!("{to}, {is_seen}: {error}"));
+        }
+    }
+}
+
 /// As meshes do: what the pod sends to the far Service goes to a listener of the pod.
 fn redirect(to: &Pod) -> String {
     let Pod { v4, v6, .. } = to;

@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = cases![
     traffic_in_one_direction_keeps_both_entries_young,
     a_syn_begins_a_new_connection_only_where_the_old_one_is_over,
     affinity_is_of_a_client_address_over_all_frontends_of_a_service_port,
+    packets_of_a_flow_do_not_make_affinity_last_longer,
     what_another_version_may_know_is_left_to_it_for_as_long_as_it_is_there,
 ];
 
@@ -335,6 +336,34 @@ fn affinity<A: Ip>() {
 #[cfg_attr(test, test)]
 fn affinity_is_of_a_client_address_over_all_frontends_of_a_service_port() {
     in_both_families!(affinity());
+}
+
+fn affinity_of_flows<A: Ip>() {
+    for (sentence, dial, goes_on) in
+        [("a connection", syn as fn(String) -> Build, tcp as fn(String) -> Build), ("datagrams", udp, udp)]
+    {
+        about::<A>(sentence);
+        let mut node = Setup { affinity_seconds: 60, ..Setup::default() }.node::<A>();
+        let mut reached = HashSet::new();
+        for port in 4000..4020 {
+            let backend = goes_to(&mut node, &dial(format!("client:{port} > lb:80")));
+            let record = node.tables.affinity.borrow().clone();
+            for _ in 0..2 {
+                node.pass(29);
+                assert_eq!(goes_to(&mut node, &goes_on(format!("client:{port} > lb:80"))), backend, "{sentence}");
+                node.leave(UP, &goes_on(format!("{backend}:8080 > client:{port}")));
+            }
+            assert_eq!(*node.tables.affinity.borrow(), record, "{sentence}: who has a flow does not dial");
+            node.pass(2);
+            reached.insert(backend);
+        }
+        assert_eq!(reached.len(), 2, "{sentence}: a record outlives the last dial by a minute, whatever its flow says");
+    }
+}
+
+#[cfg_attr(test, test)]
+fn packets_of_a_flow_do_not_make_affinity_last_longer() {
+    in_both_families!(affinity_of_flows());
 }
 
 fn succeeded<A: Ip>() {
