@@ -213,7 +213,7 @@ where
     let entries = table.iter().collect::<Result<Halves<A>, _>>().unwrap();
     for (key, flow) in entries {
         let client = Wire::<A>::client_of(&flow);
-        let direction = if client / 2 % 2 == 0 { FlowKey::<A>::REQUEST } else { FlowKey::<A>::REPLY };
+        let direction = if (client / 2).is_multiple_of(2) { FlowKey::<A>::REQUEST } else { FlowKey::<A>::REPLY };
         if of(client) && key.direction() == direction {
             table.remove(&key).unwrap();
         }
@@ -286,7 +286,7 @@ where
         } else if client < begun {
             // Each has packets in one direction only.
             speak(&mut wire, client);
-            let passed = if client / 2 % 2 == 0 { wire.ask(client) } else { wire.answer(client) };
+            let passed = if (client / 2).is_multiple_of(2) { wire.ask(client) } else { wire.answer(client) };
             assert!(passed.unwrap(), "connection {client}, {stranger} later");
         }
     }

@@ -178,7 +178,8 @@ where
 
     /// Pins what the collector of flows reads in `folder`.
     pub fn pin(&mut self, folder: &Path) -> Result<()> {
-        for table in [name::PACKETS, name::CONFIG, name::FLOWS4, name::FLOWS6, name::EMBRYONIC4, name::EMBRYONIC6] {
+        let flows = [name::FLOWS4, name::FLOWS6, name::EMBRYONIC4, name::EMBRYONIC6];
+        for table in [name::PACKETS, name::CONFIG, name::DIRECT].into_iter().chain(flows) {
             self.twin.ebpf().map_mut(table).with_context(|| format!("no table {table}"))?.pin(folder.join(table))?;
         }
         Ok(())
