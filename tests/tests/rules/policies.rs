@@ -2,6 +2,7 @@
 //! addresses (B7) and affinity (B8), for clients outside, pods that sockets serve and pods that devices serve, and the node
 //! itself (issue 5, line 4).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -322,16 +323,21 @@ const NEW: [&str; 2] = ["198.51.100.9", "2001:db8:51::9"];
 const SERVED: Duration = Duration::from_millis(500);
 const NOT_SERVED: Duration = Duration::from_secs(1);
 
-/// Four dials, each in a socket of its own: no flow of before serves them.
+/// Four dials, each from a port of its own: no flow of before serves them.
 struct Dials<'a> {
     client: &'a Client,
     ways: Vec<(Kind, SocketAddr)>,
+    port: Cell<u16>,
 }
 
 impl<'a> Dials<'a> {
     fn to(client: &'a Client, port: u16) -> Self {
         let addresses = NEW.map(|address| SocketAddr::new(address.parse().unwrap(), port));
-        Self { client, ways: KINDS.into_iter().flat_map(|kind| addresses.map(|to| (kind, to))).collect() }
+        Self {
+            client,
+            ways: KINDS.into_iter().flat_map(|kind| addresses.map(|to| (kind, to))).collect(),
+            port: Cell::new(10_000),
+        }
     }
 
     /// Who has the address and no node port refuses at once, so that an answer may take its time on a busy machine; where nobody
@@ -342,6 +348,8 @@ impl<'a> Dials<'a> {
     fn is_served(&self, (kind, to): (Kind, SocketAddr), patience: u32) -> bool {
         let socket = self.client.open(kind, to);
         socket.set_patience(patience).unwrap();
+        self.port.update(|port| port + 1);
+        socket.bind(SocketAddr::new(outside_address(to.ip()), self.port.get())).unwrap();
         let answer = socket.connect(to).and_then(|()| if kind == Kind::Udp { socket.ask() } else { socket.receive() });
         answer.is_ok_and(|answer| answer.by == "a")
     }
