@@ -185,6 +185,17 @@ impl Skb {
         unsafe { (&raw const (*self.0).vlan_present).read_volatile() != 0 }
     }
 
+    /// The number of its VLAN, 0 for none. Older kernels leave there what an earlier tag said.
+    #[inline(always)]
+    pub(crate) fn vlan(&self) -> u16 {
+        const NUMBER: u32 = 0xfff;
+        if !self.is_tagged() {
+            return 0;
+        }
+        // SAFETY: as for `device`.
+        unsafe { ((&raw const (*self.0).vlan_tci).read_volatile() & NUMBER) as u16 }
+    }
+
     /// A number that stays with it from device to device: of queueing disciplines, of which no kernel in use asks for it.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u16 {

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
     BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
     BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
-use proxy_common::abi::{Device, Flow};
+use proxy_common::abi::{Device, Flow, near};
 use proxy_common::addr::Family;
 use proxy_common::packet::flow::Point;
 use proxy_common::packet::ip::Ip;
@@ -251,7 +251,7 @@ fn link<A: Ip>(mut skb: Skb, start: usize, to: [u8; 6]) -> Result<(), Broken> {
 /// Devices without programs of ours are bridges, the loopback device and others with a link header.
 #[inline(always)]
 fn has_link_header(index: u32) -> bool {
-    packets::has_link_header(index).unwrap_or(true)
+    packets::near(index).is_none_or(near::has_link_header)
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use proxy_common::packet::state::State;
 use proxy_common::packet::{Action, hook};
 
 use crate::maps::Kernel;
-use crate::maps::packets::{ask_predecessor, has_link_header, is_told, state};
+use crate::maps::packets::{ask_predecessor, is_told, near, state};
 use crate::packet::Skb;
 use crate::route;
 
@@ -48,8 +48,7 @@ fn known(action: Option<i32>, context: &TcContext, hook: u32) -> i32 {
 /// The version of a packet and where its network header begins; `None` for what is not ours.
 #[inline(always)]
 fn view(skb: Skb) -> Option<(Family, usize)> {
-    let has_link_header = has_link_header(skb.device())?;
-    version(&skb, has_link_header).ok()?
+    version(&skb, near(skb.device())?, skb.vlan()).ok()?
 }
 
 #[inline(always)]

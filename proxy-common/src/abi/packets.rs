@@ -139,16 +139,23 @@ impl Device {
     pub const NO_LINK_HEADER: u32 = 1 << 1;
     /// Packets that enter here are sent by a pod.
     pub const FACES_POD: u32 = 1 << 2;
+    /// It is the port of a bridge or of Open vSwitch, which takes VLAN tags off and puts them on: packets with one are ours here.
+    pub const HAS_VLANS: u32 = 1 << 3;
 
     #[inline(always)]
     pub const fn has_link_header(&self) -> bool {
         self.flags & Self::NO_LINK_HEADER == 0
     }
+
+    #[inline(always)]
+    pub const fn has_vlans(&self) -> bool {
+        self.flags & Self::HAS_VLANS != 0
+    }
 }
 
 /// NEAR, by the last bits of an interface index: which device has this place, and what every packet asks of it. A device
 /// that finds its place taken is in DEVICES alone. 0 is nobody's.
-pub type NearDevice = u32;
+pub type NearDevice = u64;
 
 /// What a [`NearDevice`] says.
 pub mod near {
@@ -165,17 +172,28 @@ pub mod near {
 
     #[inline(always)]
     pub const fn of(index: u32, device: &Device) -> NearDevice {
-        index << 1 | device.has_link_header() as u32
+        (index as NearDevice) << 2 | (device.has_vlans() as NearDevice) << 1 | device.has_link_header() as NearDevice
+    }
+
+    /// Whose place it is.
+    #[inline(always)]
+    pub const fn index(near: NearDevice) -> u32 {
+        (near >> 2) as u32
     }
 
     #[inline(always)]
     pub const fn is_of(near: NearDevice, index: u32) -> bool {
-        near >> 1 == index
+        self::index(near) == index
     }
 
     #[inline(always)]
     pub const fn has_link_header(near: NearDevice) -> bool {
         near & 1 != 0
+    }
+
+    #[inline(always)]
+    pub const fn has_vlans(near: NearDevice) -> bool {
+        near & 1 << 1 != 0
     }
 }
 

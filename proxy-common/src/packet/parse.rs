@@ -4,6 +4,7 @@
 //! filled in its place: the verifier forgets what is in memory, and so does not follow each way through a header by itself.
 //! Everything that a translation rewrites has been read here, so that no translation ends half way.
 
+use crate::abi::{NearDevice, near};
 use crate::addr::{Be16, Family};
 use crate::packet::ip::{Header, Ip, Part, V4, V6, is_extension};
 use crate::packet::{Broken, Packet, tcp};
@@ -81,11 +82,15 @@ pub struct Quoted<A> {
     pub header: Header<A>,
 }
 
-/// The version of a packet and where its network header begins; `None` for what is not ours: other protocols, and tagged
-/// frames, which the hooks of the VLAN's own device see without tag.
+/// The version of a packet and where its network header begins; `None` for what is not ours: other protocols, and packets of a
+/// VLAN, which the hooks of its own device see without tag. The kernel keeps a tag beside the packet: `vlan` is the number that
+/// it says, 0 for none (or for a priority only). A second one is in the packet.
 #[inline(always)]
-pub fn version(packet: &impl Packet, link_header: bool) -> Result<Option<(Family, usize)>, Broken> {
-    if !link_header {
+pub fn version(packet: &impl Packet, device: NearDevice, vlan: u16) -> Result<Option<(Family, usize)>, Broken> {
+    if vlan != 0 && !near::has_vlans(device) {
+        return Ok(None);
+    }
+    if !near::has_link_header(device) {
         let [first] = packet.load(0)?;
         return Ok(match first >> 4 {
             4 => Some((Family::V4, 0)),

@@ -283,12 +283,12 @@ pub(crate) fn device(index: u32) -> Option<&'static Device> {
     unsafe { DEVICES.get(&index) }
 }
 
-/// Whether packets of a device begin with a link header; `None` where nothing is to be translated. Every packet asks.
+/// What every packet asks of its device; `None` where nothing is to be translated.
 #[inline(always)]
-pub(crate) fn has_link_header(index: u32) -> Option<bool> {
+pub(crate) fn near(index: u32) -> Option<NearDevice> {
     match NEAR.get(near::place(index)) {
-        Some(near) if near::is_of(*near, index) => Some(near::has_link_header(*near)),
-        _ => device(index).map(Device::has_link_header),
+        Some(near) if near::is_of(*near, index) => Some(*near),
+        _ => device(index).map(|device| near::of(index, device)),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Choice {
     pub format: Format,
     /// What enters by it comes from a pod of this node, to a detector by interface (specification B6).
     pub local_pods: bool,
+    /// It is the port of what takes VLAN tags off and puts them on.
+    pub has_vlans: bool,
     /// What masqueraded packets leave with.
     pub source_v4: Option<Ipv4Addr>,
     pub source_v6: Option<Ipv6Addr>,
@@ -130,6 +132,7 @@ pub fn choose(snapshot: &Snapshot, settings: &Settings) -> Vec<Choice> {
         reason: reason(snapshot, settings, *index, link),
         format: link.format,
         local_pods: is_of_local_pods(snapshot, &settings.detector, link),
+        has_vlans: master(snapshot, link).is_some_and(is_switch),
         source_v4: source(snapshot, *index, link, |ip| match ip {
             IpAddr::V4(ip) => Some(ip),
             IpAddr::V6(_) => None,
@@ -166,7 +169,7 @@ fn reason(snapshot: &Snapshot, settings: &Settings, index: u32, link: &Link) -> 
 /// Why the packets of a device are none of its own concern, if so.
 fn others_see(snapshot: &Snapshot, link: &Link) -> Option<Reason> {
     if let Some(master) = link.master
-        && !snapshot.links.get(&master).is_some_and(has_ports)
+        && !self::master(snapshot, link).is_some_and(has_ports)
     {
         return Some(Reason::MemberOf(snapshot.name(master)));
     }
@@ -186,7 +189,16 @@ fn others_see(snapshot: &Snapshot, link: &Link) -> Option<Reason> {
 /// Whether packets pass a port first and last. All other masters (bonds, teams, a network card and its virtual function)
 /// are where they pass as if the members were not there.
 fn has_ports(link: &Link) -> bool {
-    matches!(link.kind.as_str(), "bridge" | "vrf" | "openvswitch")
+    is_switch(link) || link.kind == "vrf"
+}
+
+/// Whether ports hand on frames rather than packets.
+fn is_switch(link: &Link) -> bool {
+    matches!(link.kind.as_str(), "bridge" | "openvswitch")
+}
+
+fn master<'a>(snapshot: &'a Snapshot, link: &Link) -> Option<&'a Link> {
+    snapshot.links.get(&link.master?)
 }
 
 /// What a device is by itself.
@@ -243,7 +255,7 @@ fn is_in_a_network(snapshot: &Snapshot, device: u32) -> bool {
 
 /// A port stands for its bridge: that is the interface that netfilter sees.
 fn is_of_local_pods(snapshot: &Snapshot, detector: &Detector, link: &Link) -> bool {
-    let master = link.master.and_then(|master| snapshot.links.get(&master)).filter(|master| has_ports(master));
+    let master = master(snapshot, link).filter(|master| has_ports(master));
     let names = [Some(link), master].map(|link| link.map(|link| link.name.as_str()));
     let any = |fits: &dyn Fn(&str) -> bool| names.iter().flatten().any(|name| fits(name));
     match detector {

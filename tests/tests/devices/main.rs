@@ -1,7 +1,7 @@
 //! Programs at devices: chosen, followed, kept and removed, beside those of others (issue 5, line 1).
 //!
-//! Each test has a network namespace and a BPF filesystem of its own. What is attached here counts packets and does nothing
-//! else; that the product's programs leave alone what is not theirs is shown where they are tested.
+//! Each test has a network namespace and a BPF filesystem of its own. What stands-in agents attach counts packets and does
+//! nothing else; `real` has the product's programs.
 //!
 //! ```text
 //! stage    a node whose programs count, an outside, and the thread of an agent
@@ -10,6 +10,7 @@
 //! others   beside whose programs
 //! keep     one of ours at each hook, whatever happens
 //! clean    until ours are taken away
+//! real     a node with the agent itself
 //! ```
 
 mod choice;
@@ -17,4 +18,5 @@ mod clean;
 mod follow;
 mod keep;
 mod others;
+mod real;
 mod stage;

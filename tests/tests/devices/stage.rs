@@ -131,7 +131,7 @@ impl Stage {
 
     /// The device at the place that this one would have, 0 for none.
     pub(crate) fn near(&self, device: u32) -> u32 {
-        self.devices.near.get(&near::place(device)).unwrap().unwrap() >> 1
+        near::index(self.devices.near.get(&near::place(device)).unwrap().unwrap())
     }
 
     pub(crate) fn pins(&self) -> Vec<String> {

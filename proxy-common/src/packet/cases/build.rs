@@ -24,7 +24,8 @@ pub struct Build {
     /// Of routing headers.
     stops_left: u8,
     pub link_header: bool,
-    tag: bool,
+    /// Of the VLAN tag that the kernel keeps beside it, 0 for none.
+    pub vlan: u16,
     padding: usize,
 }
 
@@ -54,7 +55,7 @@ fn build(route: impl Into<String>, content: Content) -> Build {
         extensions: Vec::new(),
         stops_left: 0,
         link_header: true,
-        tag: false,
+        vlan: 0,
         padding: 0,
     }
 }
@@ -173,8 +174,8 @@ impl Build {
     }
 
     #[must_use]
-    pub fn tagged(mut self) -> Self {
-        self.tag = true;
+    pub fn of_vlan(mut self, number: u16) -> Self {
+        self.vlan = number;
         self
     }
 
@@ -193,9 +194,6 @@ impl Build {
         let mut frame = Vec::new();
         if self.link_header {
             frame.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
-            if self.tag {
-                frame.extend([0x81, 0, 0, 7]);
-            }
             frame.extend(A::ETHERTYPE);
         }
         frame.extend(self.datagram::<A>());

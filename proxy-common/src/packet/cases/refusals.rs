@@ -10,6 +10,7 @@ use crate::packet::tcp::{ACK, FIN, RST, SYN};
 
 pub(super) const CASES: &[Case] = cases![
     what_is_for_nobody_we_know_passes_untouched,
+    packets_of_a_vlan_are_for_its_own_device_but_at_the_ports_of_bridges,
     traffic_in_the_clusters_own_range_is_refused_or_dropped,
     a_service_without_endpoints_is_refused_whatever_its_protocol_and_policies,
     who_finds_no_local_endpoint_is_dropped_silently,
@@ -54,14 +55,28 @@ fn what_is_for_nobody_we_know_passes_untouched() {
         ("somebody else, from loopback's neighbour", syn("stranger:1 > web:1")),
         ("a reply to one of our ports that no flow has", tcp("remote:8080 > node:61005")),
         ("a datagram to one of our ports that no flow has", udp("remote:8080 > node:61005")),
-        ("a tagged frame to a Service", syn("client:4000 > vip:80").tagged()),
+        ("a Service, in a VLAN that is another device's", syn("client:4000 > vip:80").of_vlan(7)),
     ];
     let cases = cases.map(|(sentence, packet)| (sentence, packet, "pass"));
-    // A tagged frame is sorted out before its version is known.
-    let (tagged, untagged) = cases.split_last().unwrap();
-    in_both_families!(hold(&Setup::default(), On::Uplink, untagged));
-    let frame = tagged.1.bytes::<crate::packet::ip::V4>();
-    assert_eq!(crate::packet::parse::version(&frame, true), Ok(None), "{}", tagged.0);
+    in_both_families!(hold(&Setup::default(), On::Uplink, &cases));
+}
+
+fn vlans<A: Ip>() {
+    let mut node = Setup::with("L").node::<A>();
+    let (asked, answered) = ("client:4000 > lb:80", "local:8080 > client:4000");
+    about::<A>("of a VLAN, at a port of a bridge");
+    assert_eq!(node.enter(On::Port, &syn(asked).of_vlan(7)), "client:4000 > local:8080 tcp S");
+    about::<A>("of a VLAN, elsewhere");
+    assert_eq!(node.enter(On::Uplink, &tcp(asked).of_vlan(7)), "pass");
+    let answer = tcp(answered).flags(SYN | ACK);
+    assert_eq!(node.leave(On::Uplink, &answer.clone().of_vlan(7)), "pass");
+    about::<A>("of a VLAN, out by a port of a bridge");
+    assert_eq!(node.leave(On::Port, &answer.of_vlan(7)), "lb:80 > client:4000 tcp SA");
+}
+
+#[cfg_attr(test, test)]
+fn packets_of_a_vlan_are_for_its_own_device_but_at_the_ports_of_bridges() {
+    in_both_families!(vlans());
 }
 
 #[cfg_attr(test, test)]

@@ -12,6 +12,7 @@ use super::build::{Build, ping, raw, sctp, syn, tcp, too_big, udp, unreachable};
 use super::observe::Hook;
 use super::world::{On, Setup, TestNode, device};
 use super::{Bytes, Case, about, cases, family, in_both_families};
+use crate::abi::{Device, near};
 use crate::packet::ip::{Ip, V4, V6};
 use crate::packet::state::State;
 use crate::packet::{Action, parse};
@@ -153,18 +154,25 @@ fn what_a_frame_carries_is_told_by_its_type_or_its_first_byte() {
     use crate::addr::Family;
     let frame = |packet: &Build, six: bool| if six { packet.bytes::<V6>() } else { packet.bytes::<V4>() };
     let (ethernet, bare) = (udp("client:1 > web:2"), udp("client:1 > web:2").without_link_header());
-    for (sentence, bytes, link_header, expected) in [
-        ("IPv4 in a frame", frame(&ethernet, false), true, Ok(Some((Family::V4, 14)))),
-        ("IPv6 in a frame", frame(&ethernet, true), true, Ok(Some((Family::V6, 14)))),
-        ("IPv4 without a frame", frame(&bare, false), false, Ok(Some((Family::V4, 0)))),
-        ("IPv6 without a frame", frame(&bare, true), false, Ok(Some((Family::V6, 0)))),
-        ("ARP", Bytes([&[0; 12][..], &[8, 6], &[0; 28]].concat()), true, Ok(None)),
-        ("a tagged frame", frame(&ethernet.clone().tagged(), false), true, Ok(None)),
-        ("half a frame", Bytes(std::vec![0; 13]), true, Err(crate::packet::Broken)),
-        ("nothing", Bytes(std::vec![]), false, Err(crate::packet::Broken)),
-        ("garbage without a frame", Bytes(std::vec![0x10; 40]), false, Ok(None)),
+    let mut tagged = frame(&ethernet, false);
+    tagged.0.splice(12..12, [0x81, 0, 0, 7]);
+    let device = |flags| near::of(7, &Device { flags, ..Device::default() });
+    let (link, none, port) = (device(0), device(Device::NO_LINK_HEADER), device(Device::HAS_VLANS));
+    let v4 = Ok(Some((Family::V4, 14)));
+    for (sentence, bytes, device, vlan, expected) in [
+        ("IPv4 in a frame", frame(&ethernet, false), link, 0, v4),
+        ("IPv6 in a frame", frame(&ethernet, true), link, 0, Ok(Some((Family::V6, 14)))),
+        ("IPv4 without a frame", frame(&bare, false), none, 0, Ok(Some((Family::V4, 0)))),
+        ("IPv6 without a frame", frame(&bare, true), none, 0, Ok(Some((Family::V6, 0)))),
+        ("ARP", Bytes([&[0; 12][..], &[8, 6], &[0; 28]].concat()), link, 0, Ok(None)),
+        ("a frame of a VLAN", frame(&ethernet, false), link, 7, Ok(None)),
+        ("a frame of a VLAN at a port", frame(&ethernet, false), port, 7, v4),
+        ("a frame with a second tag, or with a tag inside", tagged, port, 0, Ok(None)),
+        ("half a frame", Bytes(std::vec![0; 13]), link, 0, Err(crate::packet::Broken)),
+        ("nothing", Bytes(std::vec![]), none, 0, Err(crate::packet::Broken)),
+        ("garbage without a frame", Bytes(std::vec![0x10; 40]), none, 0, Ok(None)),
     ] {
-        assert_eq!(parse::version(&bytes, link_header), expected, "{sentence}");
+        assert_eq!(parse::version(&bytes, device, vlan), expected, "{sentence}");
     }
 }
 

@@ -367,7 +367,8 @@ fn entry(choice: &Choice) -> Device {
         source_v6: choice.source_v6.map_or(Addr::unspecified(Family::V6), |ip| std::net::IpAddr::V6(ip).into()),
         flags: flag(choice.local_pods, Device::LOCAL_PODS)
             | flag(choice.format == Format::Network, Device::NO_LINK_HEADER)
-            | flag(choice.role() == Role::Pod, Device::FACES_POD),
+            | flag(choice.role() == Role::Pod, Device::FACES_POD)
+            | flag(choice.has_vlans, Device::HAS_VLANS),
     }
 }
 

@@ -94,6 +94,7 @@ mod tests {
             reason,
             format,
             local_pods: false,
+            has_vlans: false,
             source_v4: None,
             source_v6: None,
         };

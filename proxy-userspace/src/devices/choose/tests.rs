@@ -340,3 +340,13 @@ fn a_detector_by_interface_counts_a_port_as_its_bridge() {
     assert_eq!(local(Detector::InterfaceNamePrefix("bond".into())), ["bond0"], "a bond's member is no port");
     assert!(local(Detector::NodeCidr).is_empty());
 }
+
+#[test]
+fn packets_of_vlans_are_for_ports_of_bridges_and_switches_and_for_nobody_else() {
+    let node = node().link("br0", "bridge").link("eth0", "").of("br0").link("ovs-system", "openvswitch");
+    let node = node.link("eth1", "").of("ovs-system").link("red", "vrf").link("eth2", "").of("red");
+    let node = node.link("bond0", "bond").link("eth3", "").of("bond0").link("eth4", "");
+    let choices = node.choices(&Settings::default());
+    let taken = choices.iter().filter(|choice| choice.has_vlans);
+    assert_eq!(taken.map(|choice| choice.name.as_str()).collect::<Vec<_>>(), ["eth0", "eth1"]);
+}
