@@ -1,13 +1,15 @@
 //! Devices come, go and come back: programs are there soon, and nothing of who left stays.
 
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use proxy_common::abi::near;
+use proxy_common::abi::{Device, near};
+use proxy_common::addr::Addr;
 use proxy_tests::stage::eventually;
 use proxy_userspace::attach::devices::Way;
 
-use crate::stage::{Stage, run, ways};
+use crate::stage::{Stage, run, since, ways};
 
 /// How soon a change must be known.
 const SOON: Duration = Duration::from_millis(250);
@@ -101,7 +103,37 @@ fn five_hundred_veths_a_minute_are_each_known_within_a_quarter_of_a_second() {
     assert!(took[took.len() * 19 / 20] <= SOON, "{took:?}");
 }
 
-/// None when the agent was sooner than the command.
-fn since(change: SystemTime, known: SystemTime) -> Duration {
-    known.duration_since(change).unwrap_or_default()
+#[test]
+fn a_device_that_becomes_something_else_is_known_as_that_within_a_quarter_of_a_second() {
+    let stage = Stage::new();
+    stage.uplink();
+    stage.veth("left");
+    stage.veth("right");
+    stage.node.ip(&["link add br0 up type bridge mcast_snooping 0", "route add default dev left"]).unwrap();
+    let _agent = stage.agent(Way::of_this_kernel());
+    let [up, left, right] = ["uplink", "left", "right"].map(|name| stage.index(name));
+    let is = |device, flag| stage.told(device).flags & flag != 0;
+    let source = || stage.told(up).source_v4;
+    let addr = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+    let (first, second) = (addr("10.0.0.1"), addr("10.0.0.77"));
+    let changes: [(&str, &dyn Fn() -> bool); 6] = [
+        ("link set uplink master br0", &|| is(up, Device::HAS_VLANS)),
+        ("link set uplink nomaster", &|| !is(up, Device::HAS_VLANS)),
+        ("route replace default dev right", &|| is(left, Device::FACES_POD) && !is(right, Device::FACES_POD)),
+        ("route replace default dev left", &|| !is(left, Device::FACES_POD) && is(right, Device::FACES_POD)),
+        ("addr del 10.0.0.1/24 dev uplink\naddr add 10.0.0.77/24 dev uplink", &|| source() == second),
+        ("addr del 10.0.0.77/24 dev uplink\naddr add 10.0.0.1/24 dev uplink", &|| source() == first),
+    ];
+    let mut took = Vec::new();
+    for (change, is_known) in (0..10).flat_map(|_| &changes) {
+        assert!(!is_known(), "{change}: not yet");
+        stage.node.ip(&change.lines().collect::<Vec<_>>()).unwrap();
+        let changed = Instant::now();
+        eventually(change, is_known);
+        took.push(changed.elapsed());
+        assert!([up, left, right].iter().all(|device| stage.stands_at(*device)), "{change}: all are served on");
+    }
+    // As above.
+    took.sort_unstable();
+    assert!(took[took.len() * 19 / 20] <= SOON, "{took:?}");
 }

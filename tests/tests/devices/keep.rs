@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use proxy_tests::stage::eventually;
 use proxy_userspace::attach::devices::Way;
 use proxy_userspace::sys::bpf::{self, tcx};
 
-use crate::stage::{Counting, Stage, exchange, run, ways};
+use crate::stage::{Counting, Stage, Tally, exchange, passed, run, since, ways};
 
 #[test]
 fn what_somebody_detaches_is_attached_again_without_a_trigger() {
@@ -16,16 +17,21 @@ fn what_somebody_detaches_is_attached_again_without_a_trigger() {
     stage.uplink();
     let up = stage.index("uplink");
     let _agent = stage.agent(Way::Tcx);
-    let pin = stage.links.join(format!("devices/{up}-ingress"));
-    for harm in ["bpftool link detach pinned", "rm"] {
-        run(&format!("{harm} {}", pin.display()));
-        eventually(&format!("after {harm} it stands again"), || stage.stands_at(up));
-        assert_eq!(
-            bpf::tcx_programs(up, tcx::INGRESS).unwrap(),
-            [stage.ours.id()],
-            "exactly one of ours, after {harm}"
-        );
+    let pin = stage.links.join(format!("devices/{up}-egress"));
+    let mut took = Vec::new();
+    for _ in 0..10 {
+        for harm in ["bpftool link detach pinned", "rm"] {
+            run(&format!("{harm} {}", pin.display()));
+            let harmed = SystemTime::now();
+            eventually(&format!("after {harm} it stands again"), || stage.stands_at(up));
+            took.push(since(harmed, stage.pinned_at(up)));
+            let exactly_one = || bpf::tcx_programs(up, tcx::EGRESS).unwrap() == [stage.ours.id()];
+            eventually(&format!("exactly one of ours, after {harm}"), exactly_one);
+        }
     }
+    // One in twenty may wait longer for a processor.
+    took.sort_unstable();
+    assert!(took[took.len() * 19 / 20 - 1] <= Duration::from_millis(500), "{took:?}");
 }
 
 #[test]
@@ -76,19 +82,7 @@ fn every_packet_meets_exactly_one_program_while_they_are_swapped() {
         stage.uplink();
         let agent = stage.agent(way);
         let other = Counting::new();
-        let passed = || {
-            let text = stage.node.output("ip", &["-s", "-j", "link", "show", "uplink"]).unwrap();
-            let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-            ["rx", "tx"].map(|way| told[0]["stats64"][way]["packets"].as_u64().unwrap()).iter().sum::<u64>()
-        };
-        let seen = || stage.ours.seen() + other.seen();
-        // Neighbours talk as well, right after a link is up more than later: no packet comes between these two.
-        let (passed_before, seen_before) = loop {
-            let (before, passed) = (seen(), passed());
-            if seen() == before {
-                break (passed, before);
-            }
-        };
+        let tally = Tally::new(|| passed(&stage.node, "uplink"), || stage.ours.seen() + other.seen());
         let (outside, done) = (&stage.outside, AtomicBool::new(false));
         let had_its_turn = || stage.ours.seen() > 500 && other.seen() > 500;
         let swaps = thread::scope(|scope| {
@@ -109,7 +103,7 @@ fn every_packet_meets_exactly_one_program_while_they_are_swapped() {
         });
         assert!(had_its_turn());
         // Neighbours may still be talking; a packet that was missed or seen twice stays so.
-        let once = || passed() - passed_before == seen() - seen_before;
+        let once = || tally.since().0 == tally.since().1;
         eventually(&format!("each packet was seen once, {way:?}, {swaps} swaps"), once);
     }
 }

@@ -129,6 +129,11 @@ impl Stage {
         self.devices.all.get(&device).unwrap().is_some()
     }
 
+    /// What programs are told of a device.
+    pub(crate) fn told(&self, device: u32) -> Device {
+        self.devices.all.get(&device).unwrap().unwrap()
+    }
+
     /// The device at the place that this one would have, 0 for none.
     pub(crate) fn near(&self, device: u32) -> u32 {
         near::index(self.devices.near.get(&near::place(device)).unwrap().unwrap())
@@ -153,6 +158,44 @@ impl Stage {
     pub(crate) fn exchange(&self, count: usize) {
         exchange(&self.outside, count);
     }
+}
+
+/// How many packets have passed a device of this namespace, in either direction.
+pub(crate) fn passed(netns: &Netns, device: &str) -> u64 {
+    let text = netns.output("ip", &["-s", "-j", "link", "show", device]).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+    ["rx", "tx"].map(|way| told[0]["stats64"][way]["packets"].as_u64().unwrap()).iter().sum()
+}
+
+/// What passes a device and what programs there see, from a moment on at which neither is on its way to the other.
+pub(crate) struct Tally<P, S> {
+    passed: P,
+    seen: S,
+    before: (u64, u64),
+}
+
+impl<P: Fn() -> u64, S: Fn() -> u64> Tally<P, S> {
+    pub(crate) fn new(passed: P, seen: S) -> Self {
+        // Neighbours talk as well, right after a link is up more than later: no packet comes between these two.
+        let before = loop {
+            let (seen_before, passed) = (seen(), passed());
+            if seen() == seen_before {
+                break (passed, seen_before);
+            }
+        };
+        Self { passed, seen, before }
+    }
+
+    /// Packets that passed since, and how often programs saw one.
+    pub(crate) fn since(&self) -> (u64, u64) {
+        let passed = (self.passed)() - self.before.0;
+        (passed, (self.seen)() - self.before.1)
+    }
+}
+
+/// None when the agent was sooner than the command.
+pub(crate) fn since(change: SystemTime, known: SystemTime) -> Duration {
+    known.duration_since(change).unwrap_or_default()
 }
 
 fn modified(path: &Path) -> SystemTime {

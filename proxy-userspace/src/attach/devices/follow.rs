@@ -19,8 +19,9 @@ use super::DeviceHooks;
 use crate::devices::{Choice, Role, Settings, Snapshot, choose};
 use crate::netdev::{self, Host};
 
-/// No message tells of a TCX program that somebody detached. Looking at one costs a few microseconds.
-const AUDIT: Duration = Duration::from_millis(500);
+/// No message tells of a TCX program that somebody detached, which is to be back within half a second. Looking at one costs a
+/// few microseconds.
+const AUDIT: Duration = Duration::from_millis(400);
 
 /// What the thread keeps.
 pub type Hooks = Arc<Mutex<DeviceHooks>>;
