@@ -1,7 +1,7 @@
 //! Programs at devices by filters of the queueing discipline `clsact` (before kernel 6.6).
 //!
 //! A filter is ours by its handle and name. A pin of the program stands for it, so that it is known without looking at
-//! every device; another one says that `clsact` itself was put there by us. One request replaces the program of a filter,
+//! every device; a note says that `clsact` itself was put there by us. One request replaces the program of a filter,
 //! and packets see the old one or the new one (`cls_bpf_change`). A link of ours that stood there before goes as soon as
 //! the filter is there, and before its pin does.
 
@@ -14,8 +14,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{Done, Hook, Order, Site, fresh, is_of_filter, tcx};
-use crate::sys::bpf::{pin, pin_anew, program_id};
+use super::{Done, Hook, Order, Site, fresh, is_noted, is_of_filter, note, tcx};
+use crate::sys::bpf::{pin, program_id};
 use crate::sys::netlink::exchange;
 
 const NAME: &str = "sluice";
@@ -32,7 +32,7 @@ pub(super) fn ensure(site: &Site, program: BorrowedFd<'_>, order: Order) -> io::
         return Ok(Done::Stood);
     }
     if add_clsact(site.device)? {
-        pin_anew(program, &site.made_clsact()).map_err(|error| error.source)?;
+        note(&site.made_clsact())?;
     }
     // Before the filter: there is never one that nobody knows of.
     let fresh = fresh(&site.pin);
@@ -49,7 +49,7 @@ pub(super) fn ensure(site: &Site, program: BorrowedFd<'_>, order: Order) -> io::
 pub(super) fn remove(site: &Site) -> io::Result<()> {
     remove_at(site, FIRST)?;
     remove_at(site, LAST)?;
-    if site.made_clsact().exists() && !is_used(site.device)? {
+    if is_noted(&site.made_clsact()) && !is_used(site.device)? {
         request(RouteNetlinkMessage::DelQueueDiscipline(clsact(site.device)), 0).or_else(gone)?;
         fs::remove_file(site.made_clsact())?;
     }

@@ -1,25 +1,23 @@
 //! What the loopback device needs besides a program, where packets turn round: answers of a Service at an address of the node
 //! come in there with that address for their source, which IPv4 takes only if it is told to.
 //!
-//! In: a network namespace (the calling thread's). Out: `accept_local` of its loopback device, and a pin where that is our
+//! In: a network namespace (the calling thread's). Out: `accept_local` of its loopback device, and a note where that is our
 //! doing. No packet comes to this device from outside of the node.
 
 use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::sys::bpf::pin;
+use super::{is_noted, note};
 
 const ACCEPTS: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
 
-/// Lets it take addresses of the node. `made` then says that it did not before, by a pin of `program`.
-pub(super) fn accept_own(made: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+/// Lets it take addresses of the node. `made` then notes that it did not before.
+pub(super) fn accept_own(made: &Path) -> io::Result<()> {
     if fs::read_to_string(ACCEPTS)?.trim() != "0" {
         return Ok(());
     }
-    let _ = fs::remove_file(made);
-    pin(program, made).map_err(|error| error.source)?;
+    note(made)?;
     fs::write(ACCEPTS, "1").map_err(|error| {
         let told =
             format!("{ACCEPTS} could not be written ({error}); set net.ipv4.conf.lo.accept_local=1 on this node");
@@ -29,5 +27,5 @@ pub(super) fn accept_own(made: &Path, program: BorrowedFd<'_>) -> io::Result<()>
 
 /// Leaves it as it was.
 pub(super) fn as_before(made: &Path) -> io::Result<()> {
-    if made.exists() { fs::write(ACCEPTS, "0") } else { Ok(()) }
+    if is_noted(made) { fs::write(ACCEPTS, "0") } else { Ok(()) }
 }

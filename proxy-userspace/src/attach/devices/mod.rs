@@ -11,9 +11,12 @@
 //!
 //! ```text
 //! 12-ingress, 12-egress   of device 12: the TCX link, or the program of the filter
+//! 12-ingress-innermost    the link was attached in that order
 //! 12-clsact               `clsact` was put there by us
 //! 1-accepts               and so was a setting of the loopback device
 //! ```
+//!
+//! The last three are notes: symbolic links, which keep no program alive.
 //!
 //! In: [`Choice`]s, [`Programs`]. Out: attachments, and the tables DEVICES and NEAR. The calling thread is in the node's network
 //! namespace.
@@ -27,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use proxy_common::abi::{Device, NearDevice, near};
@@ -166,6 +170,23 @@ impl Site {
 
     fn made_clsact(&self) -> PathBuf {
         self.pin.with_file_name(format!("{}-clsact", self.device))
+    }
+
+    /// The order in which the link there was attached.
+    fn order(&self) -> Order {
+        if is_noted(&self.innermost()) { Order::Innermost } else { Order::Outermost }
+    }
+
+    fn note_order(&self, order: Order) -> io::Result<()> {
+        match order {
+            Order::Innermost => note(&self.innermost()),
+            Order::Outermost if is_noted(&self.innermost()) => fs::remove_file(self.innermost()),
+            Order::Outermost => Ok(()),
+        }
+    }
+
+    fn innermost(&self) -> PathBuf {
+        self.pin.with_file_name(format!("{}-innermost", pin_name(self.device, self.hook)))
     }
 }
 
@@ -313,7 +334,7 @@ fn put(folder: &Path, programs: &Programs, way: Way, order: Order, choice: &Choi
         }
     }
     match choice.role() {
-        Role::Itself => loopback::accept_own(&accepts(folder, choice.index), programs.at(Hook::Egress)),
+        Role::Itself => loopback::accept_own(&accepts(folder, choice.index)),
         _ => Ok(()),
     }
 }
@@ -379,6 +400,15 @@ fn fresh(pin: &Path) -> PathBuf {
     let fresh = pin.with_file_name(name);
     let _ = fs::remove_file(&fresh);
     fresh
+}
+
+/// Notes something, once. The name says it all; what the link leads to is nothing.
+fn note(path: &Path) -> io::Result<()> {
+    if is_noted(path) { Ok(()) } else { symlink("noted", path) }
+}
+
+fn is_noted(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// Whether what is pinned there stands for a filter.

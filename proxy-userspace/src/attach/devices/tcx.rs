@@ -17,23 +17,30 @@ pub(super) fn works() -> bool {
 }
 
 /// Makes `program` the one of ours at `site`. A link that still holds on to it is kept: others have arranged themselves
-/// around its position.
+/// around its position. Only where that was chosen by another order does a new link come, and the old one goes after that:
+/// for a moment packets meet both, and what the first one has translated is not the other one's any more.
 pub(super) fn ensure(site: &Site, program: BorrowedFd<'_>, order: Order) -> io::Result<Done> {
-    if let Some(link) = standing(site)? {
-        let info = tcx_link_info(link.fd.as_fd())?;
-        if info.program_id == program_id(program)? {
-            return Ok(Done::Stood);
-        }
+    let old = standing(site)?;
+    let runs = old.as_ref().map(|link| tcx_link_info(link.fd.as_fd())).transpose()?.map(|info| info.program_id);
+    if runs == Some(program_id(program)?) {
+        return Ok(Done::Stood);
+    }
+    // A link that nobody came to put in its place goes with its pin.
+    let fresh = fresh(&site.pin);
+    if let Some(link) = &old
+        && site.order() == order
+    {
         link_update(link.fd.as_fd(), program)?;
         return Ok(Done::Swapped);
     }
     let link = tcx_attach(program, site.device, attach_type(site.hook), position(site.hook, order))?;
-    let fresh = fresh(&site.pin);
     pin(link.as_fd(), &fresh).map_err(|error| error.source)?;
     if is_of_filter(&site.pin)? {
         clsact::remove(site)?;
     }
     fs::rename(&fresh, &site.pin)?;
+    site.note_order(order)?;
+    old.map_or(Ok(()), |link| bpf::link_detach(link.fd.as_fd()))?;
     Ok(Done::Attached)
 }
 
