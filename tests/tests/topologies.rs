@@ -274,6 +274,11 @@ fn everybody_is_served_over_bridges_and_routes() {
 }
 
 #[test]
+fn everybody_is_served_over_bridges_and_routes_by_filters() {
+    serves(Shape::Bridged, &["--socket-lb=host", "--device-hooks=clsact"], |_| true);
+}
+
+#[test]
 fn everybody_is_served_over_routed_veths() {
     serves_everybody(Shape::Routed);
 }

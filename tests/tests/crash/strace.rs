@@ -16,7 +16,7 @@ use proxy_userspace::attach::object::DEVICE_HOOKS;
 pub(crate) const FILE: &str = "/run/trace";
 
 /// What is looked at.
-pub(crate) const LOOK: [&str; 4] = ["-o", FILE, "-e", "trace=bpf,rename,mkdir,unlink,unlinkat,rmdir"];
+pub(crate) const LOOK: [&str; 4] = ["-o", FILE, "-e", "trace=bpf,rename,mkdir,symlink,unlink,unlinkat,rmdir"];
 
 /// Commands of bpf(2) that change what outlives the process. All others (look-ups, also programs, maps and links, which
 /// go with the process until they are pinned) leave what the call before them left, so that ending at one of them is the
