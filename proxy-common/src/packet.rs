@@ -148,6 +148,13 @@ pub enum Action {
     Forward,
 }
 
+/// Whether a packet comes in or goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    In,
+    Out,
+}
+
 /// Which table a flow is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Table {
@@ -204,10 +211,11 @@ pub trait Host {
     /// True when the packet is one that this node would forward, and client and backend of `flow`
     /// reach each other by routes in no tunnel of their own, to devices with link headers and to neighbours that are known.
     fn has_plain_ways<A: Ip>(&self, flow: &Flow<A>) -> bool;
-    /// True when [`Host::note_translated`] was said of the packet: by a device above this one, whose VLAN it is perhaps.
-    fn was_translated(&self) -> bool;
-    /// The packet goes out translated.
-    fn note_translated(&mut self);
+    /// True when [`Host::note_translated`] was said of the packet on this way, and nothing after that: by another device on top of
+    /// this one or under it.
+    fn was_translated(&self, way: Way) -> bool;
+    /// The packet goes on translated.
+    fn note_translated(&mut self, way: Way);
     /// What programs of another version still do; `None` where there are none.
     #[inline(always)]
     fn succession(&self) -> Option<&Succession> {

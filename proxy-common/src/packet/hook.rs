@@ -24,7 +24,7 @@ use crate::packet::parse::{Content, Parsed, SCTP, parse};
 use crate::packet::state::{Form, Next, State};
 use crate::packet::tcp::{self, seen};
 use crate::packet::track::{self, Found, Standing};
-use crate::packet::{Action, Broken, Host, Node, Packet, Stop, Table, answer, fragment, redirect, rewrite, spoof};
+use crate::packet::{Action, Broken, Host, Node, Packet, Stop, Table, Way, answer, fragment, redirect, rewrite, spoof};
 use crate::reason::Reason;
 use crate::socket::TCP;
 use crate::tables::Tables;
@@ -45,7 +45,11 @@ pub fn ingress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: 
     if next == Next::Past {
         next = past(node, state);
     }
-    finish(node, packet, state, next)
+    let action = finish(node, packet, state, next);
+    if action == Action::Translated {
+        node.note_translated(Way::In);
+    }
+    action
 }
 
 /// A packet goes out on a device.
@@ -66,7 +70,7 @@ pub fn egress<A: Ip>(node: &mut impl Node<A>, packet: &mut impl Packet, state: &
     }
     let action = finish(node, packet, state, next);
     if action == Action::Translated {
-        node.note_translated();
+        node.note_translated(Way::Out);
     }
     action
 }
@@ -184,7 +188,7 @@ fn is_taken<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
     let Parsed { tuple, flags, .. } = &state.parsed;
     let begins =
         state.form == Form::Transport && if tuple.proto == TCP { tcp::opens(*flags) } else { tuple.proto != SCTP };
-    if !begins {
+    if !begins || node.was_translated(Way::In) {
         return false;
     }
     state.key = tuple.reversed().reply_key(track::own_ports(node));
@@ -486,7 +490,7 @@ fn takes_own_port<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool 
     let takes = state.form != Form::WithoutPorts
         && tuple.proto != SCTP
         && track::own_ports(node).contains(tuple.src_port.get())
-        && !node.was_translated();
+        && !node.was_translated(Way::Out);
     if takes {
         dial_as_it_is(state);
     }

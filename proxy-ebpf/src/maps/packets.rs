@@ -13,7 +13,7 @@ use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_common::packet::rush::Rush;
 use proxy_common::packet::state::State;
 use proxy_common::packet::track::whole_seconds;
-use proxy_common::packet::{Flows, Host, NotAdded, Table};
+use proxy_common::packet::{Flows, Host, NotAdded, Table, Way};
 use proxy_common::reason::Reason;
 #[cfg(feature = "test-programs")]
 use proxy_common::stress::Moment;
@@ -210,13 +210,13 @@ impl Host for Kernel<Skb> {
     }
 
     #[inline(always)]
-    fn was_translated(&self) -> bool {
-        self.0.mark() == left(self)
+    fn was_translated(&self, way: Way) -> bool {
+        self.0.mark() == translated(self, way)
     }
 
     #[inline(always)]
-    fn note_translated(&mut self) {
-        self.0.set_mark(left(self));
+    fn note_translated(&mut self, way: Way) {
+        self.0.set_mark(translated(self, way));
     }
 
     #[inline(always)]
@@ -235,11 +235,15 @@ impl Host for Kernel<Skb> {
     }
 }
 
-/// Marks what left translated. Not zero, and not what another node says whose namespaces are in this kernel: a packet that goes
-/// there is the same to both.
+/// Marks what was translated. Not zero, and not what another node says whose namespaces are in this kernel: a packet that goes
+/// there is the same to both. What comes in may go out, and netfilter change it in between.
 #[inline(always)]
-fn left(host: &impl Host) -> u16 {
-    host.settings().map_or(0, |settings| settings.seed as u16) | 1
+fn translated(host: &impl Host, way: Way) -> u16 {
+    let seed = host.settings().map_or(0, |settings| settings.seed as u16);
+    match way {
+        Way::In => (seed | 2) & !1,
+        Way::Out => seed | 1,
+    }
 }
 
 /// `CLOCK_MONOTONIC` as it was in this tick, when it was read first: to read it costs more than two look-ups, and nobody here

@@ -23,7 +23,7 @@ use crate::packet::parse::{SCTP, parse, version};
 use crate::packet::rush::Rush;
 use crate::packet::state::State;
 use crate::packet::tcp::{ACK, SYN};
-use crate::packet::{Action, Flows, Host, NotAdded, Table, hook};
+use crate::packet::{Action, Flows, Host, NotAdded, Table, Way, hook};
 use crate::reason::Reason;
 use crate::socket::{TCP, UDP};
 use crate::tables::Tables;
@@ -83,8 +83,8 @@ pub(super) struct TestNode<A> {
     pub(super) room: usize,
     /// The device of the packet.
     device: Device,
-    /// A device above that one let it leave already.
-    has_left: bool,
+    /// A device on top of that one, or under it, translated it already.
+    was_translated: Option<Way>,
     /// Local ports that some process has.
     pub(super) sockets: Vec<u16>,
     pub(super) now: Cell<u64>,
@@ -132,7 +132,7 @@ impl<A: Ip> TestNode<A> {
             flows_room: u32::MAX,
             room: usize::MAX,
             device: Device::default(),
-            has_left: false,
+            was_translated: None,
             sockets: Vec::new(),
             now: Cell::new(1_000 * NANOSECONDS),
             meanwhile: None,
@@ -157,9 +157,9 @@ impl<A: Ip> TestNode<A> {
     /// What has left by a device above this one.
     #[cfg(test)]
     pub(super) fn leave_below(&mut self, on: On, packet: &Build) -> String {
-        self.has_left = true;
+        self.was_translated = Some(Way::Out);
         let outcome = self.leave(on, packet);
-        self.has_left = false;
+        self.was_translated = None;
         outcome
     }
 
@@ -250,7 +250,7 @@ impl<A: Ip> TestNode<A> {
             return;
         }
         let (mut node, mut again) = (self.clone(), bytes.clone());
-        node.has_left = hook == Hook::Egress;
+        node.was_translated = Some(if hook == Hook::Egress { Way::Out } else { Way::In });
         node.hook(hook, device, &mut again, start);
         assert_eq!(again, *bytes, "{}: translated once more", case());
     }
@@ -555,11 +555,11 @@ impl<A: Ip> Host for TestNode<A> {
         true
     }
 
-    fn was_translated(&self) -> bool {
-        self.has_left
+    fn was_translated(&self, way: Way) -> bool {
+        self.was_translated == Some(way)
     }
 
-    fn note_translated(&mut self) {}
+    fn note_translated(&mut self, _: Way) {}
 
     fn count_flow(&self, backend: u32) {
         *self.begun.borrow_mut().entry(backend).or_default() += 1;
