@@ -11,6 +11,7 @@
 //! keep     one of ours at each hook, whatever happens
 //! clean    until ours are taken away
 //! real     a node with the agent itself
+//! upper    devices on top of others
 //! ```
 
 mod choice;
@@ -20,3 +21,4 @@ mod keep;
 mod others;
 mod real;
 mod stage;
+mod upper;

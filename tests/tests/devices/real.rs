@@ -18,7 +18,7 @@ use proxy_userspace::sys::bpf::{self, tcx, tcx_attach};
 
 use crate::stage::{Counting, Tally, passed, ways};
 
-pub(crate) const FAR_VIPS: [IpAddr; 2] =
+const FAR_VIPS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 11)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x11))];
 
 /// Node ports in front of the pod of the node, and of the one elsewhere.

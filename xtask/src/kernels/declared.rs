@@ -11,8 +11,8 @@
 //!
 //! | run | on every kernel | on the newest | on the oldest |
 //! |---|---|---|---|
-//! | usual | two tests that between them run each program | | also one test of each thing that a kernel does for the agent |
-//! | `--all` | those, and one of each thing that a kernel does for the agent | also every test of the programs | every test |
+//! | usual | two tests that between them run each program | also VLANs and bonds, which the machine's own kernel may lack | those, and one test of each thing that a kernel does for the agent |
+//! | `--all` | those, VLANs and bonds, and one of each thing that a kernel does for the agent | also every test of the programs | every test |
 
 use anyhow::{Result, ensure};
 
@@ -44,6 +44,11 @@ const fn needs_tcx(test: &'static str) -> LeftOut {
     }
 }
 
+/// A test of how soon something is done.
+const fn measures_time(program: &'static str, test: &'static str) -> LeftOut {
+    LeftOut { program, test: Some(test), before: None, reason: "measures time" }
+}
+
 /// A test whose node, which is in a namespace of its own, has to be told from its pods.
 const fn needs_cookies(program: &'static str, test: &'static str) -> LeftOut {
     LeftOut {
@@ -54,7 +59,7 @@ const fn needs_cookies(program: &'static str, test: &'static str) -> LeftOut {
     }
 }
 
-pub(super) const LEFT_OUT: [LeftOut; 31] = [
+pub(super) const LEFT_OUT: [LeftOut; 33] = [
     program("api", "needs the Kubernetes programs"),
     program("beside", "needs the Kubernetes programs"),
     program("bench", "measures time"),
@@ -97,38 +102,24 @@ pub(super) const LEFT_OUT: [LeftOut; 31] = [
         before: Some((5, 12)),
         reason: "nothing goes past the stack there, whose bridges lose what netfilter took together (IPv6)",
     },
-    LeftOut {
-        program: "devices",
-        test: Some("follow::five_hundred_veths_a_minute_are_each_known_within_a_quarter_of_a_second"),
-        before: None,
-        reason: "measures time",
-    },
+    measures_time(
+        "devices",
+        "follow::a_device_that_becomes_something_else_is_known_as_that_within_a_quarter_of_a_second",
+    ),
+    measures_time("devices", "follow::five_hundred_veths_a_minute_are_each_known_within_a_quarter_of_a_second"),
+    measures_time("devices", "keep::what_somebody_detaches_is_attached_again_without_a_trigger"),
     LeftOut {
         program: "growth",
         test: Some("ten_thousand_services_take_what_was_calculated_and_less_than_eight_megabytes"),
         before: Some((6, 4)),
         reason: "the kernel tells what a full table would take there",
     },
-    LeftOut {
-        program: "pins",
-        test: Some("a_quarter_of_a_million_endpoints_take_less_than_a_second_to_write_and_to_read"),
-        before: None,
-        reason: "measures time",
-    },
-    LeftOut {
-        program: "reap",
-        test: Some("sockets_move_within_a_tenth_of_a_second_whether_they_have_a_slot_or_not"),
-        before: None,
-        reason: "measures time",
-    },
-    LeftOut {
-        program: "rules",
-        test: Some(
-            "policies::node_ports_are_served_on_an_address_half_a_second_after_it_came_and_no_more_a_second_after_it_went",
-        ),
-        before: None,
-        reason: "measures time",
-    },
+    measures_time("pins", "a_quarter_of_a_million_endpoints_take_less_than_a_second_to_write_and_to_read"),
+    measures_time("reap", "sockets_move_within_a_tenth_of_a_second_whether_they_have_a_slot_or_not"),
+    measures_time(
+        "rules",
+        "policies::node_ports_are_served_on_an_address_half_a_second_after_it_came_and_no_more_a_second_after_it_went",
+    ),
     LeftOut {
         program: "socket",
         test: Some("multipath_tcp_reaches_the_service_but_names_its_backend_as_the_peer"),
@@ -184,7 +175,12 @@ const fn agent(program: &'static str, test: &'static str) -> Run {
     Run { program, test: Some(test), usual: On::Oldest, all: On::Every }
 }
 
-const RUNS: [Run; 7] = [
+/// A test of devices that the machine's own kernel may lack.
+const fn devices(test: &'static str) -> Run {
+    Run { program: "devices", test: Some(test), usual: On::Ends, all: On::Every }
+}
+
+const RUNS: [Run; 9] = [
     Run { program: "hooks", test: None, usual: On::No, all: On::Ends },
     // connect, getpeername and the end of a socket, IPv4 and IPv6
     hooks("a_tcp_connection_reaches_a_backend_and_its_peer_is_what_was_dialled"),
@@ -198,6 +194,8 @@ const RUNS: [Run; 7] = [
     agent("reap", "a_connected_socket_moves_in_place_in_every_namespace_and_others_stay"),
     // sockets listed in every namespace
     agent("sweep", "a_slot_is_freed_when_its_socket_is_gone_and_kept_while_it_lives"),
+    devices("upper::packets_of_a_vlan_are_translated_at_its_device_and_not_under_it"),
+    devices("upper::packets_of_a_bond_are_translated_at_the_bond_and_not_at_its_members"),
 ];
 
 /// Whether a guest with a kernel of `series` runs `test`.

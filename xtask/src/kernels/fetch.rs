@@ -17,7 +17,7 @@ use crate::{cache, step};
 const VARIABLE: &str = "SLUICE_KERNEL_PACKAGES";
 
 /// Drivers that a guest loads, with what they need: the host's files, and what the tests make.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 24] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
@@ -25,6 +25,8 @@ const MODULES: [&str; 22] = [
     "bridge",
     "br_netfilter",
     "macvlan",
+    "8021q",
+    "bonding",
     "vxlan",
     "ifb",
     "tun",
