@@ -99,7 +99,8 @@ fn every_table_is_refused(closed: &Path) {
     for layout in layouts() {
         fs::create_dir(&one).unwrap();
         pin(Pin::open(&closed.join(layout.name)).unwrap().fd.as_fd(), &one.join(layout.name)).unwrap();
-        let for_packets = [&name::OF_FLOWS[..], &[name::PACKETS, name::DEVICES]].concat().contains(&layout.name);
+        let for_packets =
+            [&name::OF_FLOWS[..], &[name::PACKETS, name::DEVICES, name::DIRECT]].concat().contains(&layout.name);
         let object = Object::load(&one, &growth::smallest(&Capacity::LIMIT), &Constants::default(), for_packets);
         let refused = if for_packets {
             object.expect("sockets do not need this table").device_programs(&one).map(drop)

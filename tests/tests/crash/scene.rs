@@ -45,7 +45,8 @@ pub(crate) struct Image {
     /// Entries in use, by table.
     used: Vec<(&'static str, u32)>,
     damage: Vec<String>,
-    /// ABSENT does not say yet of all that is absent that it is.
+    /// ABSENT does not say yet of all that is absent that it is. Where packets are served it says so of nothing that flows may
+    /// dial.
     untidy: bool,
     pins: Vec<String>,
     links: Vec<String>,
@@ -217,6 +218,10 @@ impl Scene {
         assert_eq!(&image, wanted, "{what}");
     }
 
+    fn serves_packets(&self) -> bool {
+        !AT_SOCKETS.iter().all(|argument| self.arguments.contains(argument))
+    }
+
     fn image(&self) -> Image {
         let pins = self.stage.node.pin_dir();
         let Ok(tables) = Pinned::open(&pins.join("v1")) else { return Image::nothing() };
@@ -226,7 +231,11 @@ impl Scene {
             facts: facts(&snapshot),
             used: ledger.pressure().iter().map(|pressure| (pressure.table, pressure.used)).collect(),
             damage: damage.iter().map(ToString::to_string).collect(),
-            untidy: ledger.has_retired(),
+            untidy: if self.serves_packets() {
+                snapshot.absent.iter().all(|word| *word == 0)
+            } else {
+                ledger.has_retired()
+            },
             links: [names(&pins.join("links")), names(&pins.join("links/devices"))].concat(),
             pins: names(&pins),
         }

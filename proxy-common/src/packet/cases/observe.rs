@@ -30,6 +30,8 @@ pub enum Hook {
 pub struct Run<A> {
     /// What the case says that this is about; a name of its own.
     pub case: String,
+    /// The packet ends before it should.
+    pub is_cut: bool,
     pub hook: Hook,
     pub device: Device,
     /// Where the network header begins.

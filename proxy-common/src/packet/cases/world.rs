@@ -83,6 +83,8 @@ pub(super) struct TestNode<A> {
     pub(super) room: usize,
     /// The device of the packet.
     device: Device,
+    /// The packet ends before it should.
+    is_cut: bool,
     /// A device on top of that one, or under it, translated it already.
     was_translated: Option<Way>,
     /// Local ports that some process has.
@@ -132,6 +134,7 @@ impl<A: Ip> TestNode<A> {
             flows_room: u32::MAX,
             room: usize::MAX,
             device: Device::default(),
+            is_cut: false,
             was_translated: None,
             sockets: Vec::new(),
             now: Cell::new(1_000 * NANOSECONDS),
@@ -193,6 +196,7 @@ impl<A: Ip> TestNode<A> {
         if let Some((before, random, begun)) = before {
             show(&Run {
                 case: case(),
+                is_cut: self.is_cut,
                 hook,
                 device,
                 start,
@@ -235,6 +239,7 @@ impl<A: Ip> TestNode<A> {
                 continue;
             }
             let (mut node, mut after) = (self.clone(), cut.clone());
+            node.is_cut = true;
             let action = node.act(hook, device, &mut after, start);
             if is_broken {
                 let is_untouched = after == cut && node.flows == self.flows && node.fragments == self.fragments;

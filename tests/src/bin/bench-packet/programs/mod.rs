@@ -78,8 +78,8 @@ fn everyday() -> (Vec<Run<V4>>, Vec<Run<V6>>) {
     let keep = Rc::clone(&seen);
     observe(move |run: &dyn Any| {
         let (four, six) = &mut *keep.borrow_mut();
-        four.extend(run.downcast_ref::<Run<V4>>().cloned());
-        six.extend(run.downcast_ref::<Run<V6>>().cloned());
+        four.extend(run.downcast_ref::<Run<V4>>().filter(|run| !run.is_cut).cloned());
+        six.extend(run.downcast_ref::<Run<V6>>().filter(|run| !run.is_cut).cloned());
     });
     run_everyday();
     seen.take()
