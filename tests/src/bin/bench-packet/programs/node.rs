@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions};
 use nix::time::{ClockId, clock_gettime};
-use proxy_common::abi::{Flow, FlowKey, FragmentKey, PacketSettings, near};
+use proxy_common::abi::{Flow, FlowKey, FragmentKey, PacketSettings, direct, near};
 use proxy_common::addr::{Addr, Family};
 use proxy_common::packet::cases::observe::{Hook, Run};
 use proxy_common::reason::Reason;
@@ -74,6 +74,8 @@ impl Node {
     {
         let mut first = about(runs, "a new flow")?.clone();
         first.settings.flags |= if self.fast_path { PacketSettings::FAST_PATH } else { 0 };
+        // As on a node where no client keeps its port by UDP, and none had to be given another one.
+        first.direct = [direct::PASS; direct::WORDS as usize];
         first.before.flows.clone_from(&about(runs, "a request that leaves")?.before.flows);
         let now = u32::try_from(clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec())?;
         first.before.flows.iter_mut().for_each(|(.., flow)| flow.used = now);
