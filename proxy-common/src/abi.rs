@@ -330,6 +330,12 @@ impl Config {
     /// Programs at the devices of pods decide what only the address of a pod can (specification B9): its sockets leave that to
     /// them.
     pub const PODS_AT_DEVICES: u32 = 1 << 2;
+
+    /// Seconds that UDP flows outlive their last packet: of a question with or without its answer, and of those that went on.
+    #[inline(always)]
+    pub const fn udp_timeouts(&self) -> (u32, u32) {
+        (self.udp_timeout, self.udp_stream_timeout)
+    }
 }
 
 /// AFFINITY key: one client of one service port.

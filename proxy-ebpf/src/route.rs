@@ -95,10 +95,7 @@ pub(crate) fn find_local<A: Ip>(skb: Skb, to: &A, found: &mut A) {
     let (route, _) = Route::to(skb, to);
     found.set(&A::ANY);
     if let Some(device) = device(route.device()).or_else(|| device(skb.device())) {
-        found.set(&A::of(match A::FAMILY {
-            Family::V4 => &device.source_v4,
-            Family::V6 => &device.source_v6,
-        }));
+        found.set(&A::of(device.source(A::FAMILY)));
     }
 }
 

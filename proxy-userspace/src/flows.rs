@@ -82,7 +82,7 @@ impl Collector {
         // In new tables nobody has said yet how long flows last.
         let Some((settings, config)) = told else { return Ok(Seen::default()) };
         let now = monotonic_seconds();
-        let clock = Clock { settings, udp: (config.udp_timeout, config.udp_stream_timeout), now };
+        let clock = Clock { settings, udp: config.udp_timeouts(), now };
         let directs = Directs::ask(current)?;
         let mut seen = Seen::default();
         // Flows move from the second table of a family to the first one: none may be missed.

@@ -151,6 +151,15 @@ impl Device {
     pub const fn has_vlans(&self) -> bool {
         self.flags & Self::HAS_VLANS != 0
     }
+
+    /// The address that masqueraded packets of a family leave with.
+    #[inline(always)]
+    pub const fn source(&self, family: Family) -> &Addr {
+        match family {
+            Family::V4 => &self.source_v4,
+            Family::V6 => &self.source_v6,
+        }
+    }
 }
 
 /// NEAR, by the last bits of an interface index: which device has this place, and what every packet asks of it. A device

@@ -166,7 +166,7 @@ impl<A: Ip> Flow<A> {
         self.flags & Self::FOREIGN != 0
     }
 
-    /// Whether packets of its client to no Service may have to be told from it ([`direct`]).
+    /// Whether packets of its client to no Service may have to be told from it ([`crate::abi::direct`]).
     #[inline(always)]
     pub fn is_like_direct(&self) -> bool {
         !self.is_masqueraded() && (self.proto != TCP || self.is_foreign())

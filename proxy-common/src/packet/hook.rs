@@ -14,7 +14,7 @@
 //! stack than a kernel program has, and the verifier, which forgets what is in memory, meets each one in few states.
 
 use crate::abi::{Flow, FlowKey, PacketSettings, PortRange, Succession, address, direct};
-use crate::addr::{Addr, Family};
+use crate::addr::Addr;
 use crate::balance::{Choice, is_reserved};
 use crate::packet::caller::address_flags;
 use crate::packet::flow::Point;
@@ -185,16 +185,17 @@ fn aside<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Next {
 /// itself, which has another port.
 #[inline(always)]
 fn is_taken<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> bool {
-    let Parsed { tuple, flags, .. } = &state.parsed;
-    let begins =
-        state.form == Form::Transport && if tuple.proto == TCP { tcp::opens(*flags) } else { tuple.proto != SCTP };
+    let Parsed { tuple, .. } = &state.parsed;
+    let begins = state.form == Form::Transport && tuple.proto != SCTP && state.parsed.may_begin();
     if !begins || node.was_translated(Way::In) {
         return false;
     }
     state.key = tuple.reversed().reply_key(track::own_ports(node));
     state.is_foreign =
         track::find(node, &state.key, &mut state.found) && state.found.flow.client == state.parsed.tuple.src;
-    dial_as_it_is(state);
+    if state.is_foreign {
+        dial_as_it_is(state);
+    }
     state.is_foreign
 }
 
@@ -308,7 +309,7 @@ fn may_dial<A: Ip>(node: &impl Node<A>, state: &State<A>) -> Result<Next, Stop> 
     let begins = match state.form {
         Form::Error => return Err(Stop::Pass),
         Form::WithoutPorts => false,
-        _ => state.parsed.tuple.proto != TCP || tcp::opens(state.parsed.flags),
+        _ => state.parsed.may_begin(),
     };
     if is_theirs(node, begins) {
         return Err(Stop::Pass);
@@ -517,10 +518,7 @@ fn give_source<A: Ip>(node: &mut impl Node<A>, state: &mut State<A>) -> Result<(
     if flow.source != A::ANY {
         return Ok(());
     }
-    let source = node.device().map_or(Addr::UNSPECIFIED_V6, |device| match A::FAMILY {
-        Family::V4 => device.source_v4,
-        Family::V6 => device.source_v6,
-    });
+    let source = node.device().map_or(Addr::UNSPECIFIED_V6, |device| *device.source(A::FAMILY));
     if source.is_unspecified() {
         return Err(Stop::Drop(Reason::NoSourceAddress));
     }

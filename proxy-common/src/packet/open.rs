@@ -22,13 +22,14 @@ use crate::tables::Tables;
 /// Finds the frontend of a request that no flow is known for.
 #[inline(always)]
 pub fn dial<A: Ip, N: Node<A>>(node: &mut N, state: &mut State<A>) -> Result<(), Stop> {
-    let State { parsed: Parsed { tuple, flags, .. }, class, source, .. } = state;
+    let State { parsed, class, source, .. } = state;
+    let tuple = &parsed.tuple;
     let src = tuple.src.addr();
     *source = address_flags(node, &src).unwrap_or(0);
     let caller = Caller::new(node, tuple, *source);
     let dialled = FrontendKey { addr: tuple.dst.addr(), port: tuple.dst_port, proto: tuple.proto, pad: 0 };
     let found = find_at(node, &caller, &dialled, *class);
-    if tuple.proto == TCP && !tcp::opens(*flags) {
+    if !parsed.may_begin() {
         // It names no backend that could be chosen for it again: its flow was forgotten, or never was ours.
         let is_frontend = matches!(found, Found::Frontend(_));
         return Err(if is_frontend { Stop::Leave(Reason::TcpWithoutFlow) } else { Stop::Pass });

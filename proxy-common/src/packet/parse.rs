@@ -58,6 +58,14 @@ pub struct Parsed<A> {
     pub quoted: Quoted<A>,
 }
 
+impl<A> Parsed<A> {
+    /// False for a segment in the middle of a connection: all else with ports may be the first packet of a flow.
+    #[inline(always)]
+    pub fn may_begin(&self) -> bool {
+        self.tuple.proto != TCP || tcp::opens(self.flags)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A segment or datagram, or the first fragment of one.

@@ -5,7 +5,7 @@
 //! tell the other entry. So both are young to the LRU while either direction is used, an entry that was evicted comes back,
 //! and one whose partner's key was taken by another flow goes.
 
-use crate::abi::{Flow, FlowKey, PortRange};
+use crate::abi::{Config, Flow, FlowKey, PortRange};
 use crate::balance::NANOSECONDS;
 use crate::packet::ip::Ip;
 use crate::packet::parse::Parsed;
@@ -123,7 +123,7 @@ fn is_alive<A: Ip>(node: &impl Node<A>, key: &FlowKey<A>, flow: &Flow<A>, now: u
     if now <= flow.used {
         return true;
     }
-    let udp = node.config().map_or((0, 0), |config| (config.udp_timeout, config.udp_stream_timeout));
+    let udp = node.config().map_or((0, 0), Config::udp_timeouts);
     node.settings().is_some_and(|settings| flow.is_alive(key, settings, udp, now))
 }
 

@@ -67,7 +67,7 @@ where
         let settings = self.settings.get(&0)?.unwrap_or_default();
         let told = self.config.get(&0)?.filter(|config| config.udp_timeout > 0);
         // In new tables nobody has said yet how long flows last.
-        let udp = told.map_or((u32::MAX, u32::MAX), |config| (config.udp_timeout, config.udp_stream_timeout));
+        let udp = told.map_or((u32::MAX, u32::MAX), |config| config.udp_timeouts());
         Ok(Adopter { ours: self, clock: Clock { settings, udp, now: monotonic_seconds() } })
     }
 

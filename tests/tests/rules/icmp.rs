@@ -15,8 +15,9 @@ use proxy_common::packet::ip::{Ip, V4, V6};
 use proxy_tests::edge::{Edge, counters, outside_address};
 use proxy_tests::frames::{Wire, is_from};
 use proxy_tests::manifest::{Documents, endpoints, service};
+use proxy_tests::netns::Netns;
 use proxy_tests::node::Pod;
-use proxy_tests::probe::{Client, IcmpError, Kind, PATIENCE, Server};
+use proxy_tests::probe::{Client, IcmpError, Kind, Outcome, PATIENCE, Server};
 use proxy_tests::stage::{EXTERNAL4, EXTERNAL6, PORT, TARGET, eventually, on};
 
 /// Node ports in front of the pod on node one and of the one on node two, of ports of theirs that nobody serves, and of no
@@ -115,16 +116,9 @@ fn errors_reach_the_client(more: &[&str]) {
         ("it is too large, far", FAR, 64, 1400, TOO_BIG, SMALL, next),
     ] {
         for to in stage.on_node(port) {
-            // What was learned of a path to the same address.
-            away.netns.output("ip", &[family(to), "route", "flush", "cache"]).unwrap();
-            let socket = client.open(Kind::Udp, to);
-            socket.connect(to).unwrap();
-            socket.watch_errors().unwrap();
-            socket.set_hops(hops).unwrap();
-            socket.send_large(None, bytes, 0).unwrap();
             let (kind, code) = kinds[usize::from(to.is_ipv6())];
             let wanted = IcmpError { kind, code, mtu, about: to, by: by(&stage, to) };
-            assert_eq!(socket.icmp_error(), Ok(wanted), "{what}, {to}");
+            assert_eq!(error_about(&client, &away.netns, to, hops, bytes), Ok(wanted), "{what}, {to}");
         }
     }
 }
@@ -162,6 +156,18 @@ fn what_the_node_asks_itself_is_told_of_errors_and_answered_in_fragments() {
     }
 }
 
+/// What a client is told who sends so many bytes with so many hops to live, from a namespace that knows of no path to there.
+fn error_about(client: &Client, netns: &Netns, to: SocketAddr, hops: u8, bytes: u16) -> Outcome<IcmpError> {
+    // What was learned of a path to the same address.
+    netns.output("ip", &[family(to), "route", "flush", "cache"]).unwrap();
+    let socket = client.open(Kind::Udp, to);
+    socket.connect(to).unwrap();
+    socket.watch_errors().unwrap();
+    socket.set_hops(hops).unwrap();
+    socket.send_large(None, bytes, 0).unwrap();
+    socket.icmp_error()
+}
+
 fn bridge(_: &Edge, to: SocketAddr) -> IpAddr {
     let [v4, v6] = ["10.244.1.1", "fd00:244:1::1"];
     if to.is_ipv4() { v4 } else { v6 }.parse().unwrap()
@@ -184,15 +190,9 @@ fn a_pod_that_no_socket_hook_sees_is_told_of_errors_about_its_flows_to_cluster_i
         ("it is too large, far", 11, 64, 1400, TOO_BIG, SMALL, next),
     ] {
         for to in cluster_ips(number) {
-            pod.place.netns.output("ip", &[family(to), "route", "flush", "cache"]).unwrap();
-            let socket = client.open(Kind::Udp, to);
-            socket.connect(to).unwrap();
-            socket.watch_errors().unwrap();
-            socket.set_hops(hops).unwrap();
-            socket.send_large(None, bytes, 0).unwrap();
             let (kind, code) = kinds[usize::from(to.is_ipv6())];
             let wanted = IcmpError { kind, code, mtu, about: to, by: by(&stage, to) };
-            assert_eq!(socket.icmp_error(), Ok(wanted), "{what}, {to}");
+            assert_eq!(error_about(&client, &pod.place.netns, to, hops, bytes), Ok(wanted), "{what}, {to}");
         }
     }
 }
